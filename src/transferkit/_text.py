@@ -1,0 +1,33 @@
+"""Results as text: one table format for the terminal and one for numbers with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Lay out ``rows`` under ``header`` in aligned columns.
+
+    Args:
+        header: Column titles, K of them.
+        rows: Rows of K cells, already formatted.
+        left: How many leading columns are flush left; the rest are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = enumerate(zip(cells, widths, strict=True))
+        return "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in pairs).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def percent(value: float, *, digits: int = 1) -> str:
+    """Format a share in [0, 1] as a percentage: ``0.8125`` is ``"81.2 %"``."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def percent_interval(value: float, interval: tuple[float, float], *, digits: int = 1) -> str:
+    """Format a share with its interval: ``"81.2 % [77.1, 84.8]"``."""
+    low, high = interval
+    return f"{percent(value, digits=digits)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"

@@ -1,0 +1,16 @@
+"""Array types, named once."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array: TypeAlias = NDArray[np.uint8]
+Int64Array: TypeAlias = NDArray[np.int64]
+Float64Array: TypeAlias = NDArray[np.float64]
+FloatArray: TypeAlias = NDArray[np.floating]
+BoolArray: TypeAlias = NDArray[np.bool_]
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"

@@ -1,0 +1,17 @@
+"""Fixtures that every room uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_path() -> Path:
+    """The folder of real X-rays and real weights beside the project, or a skip."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data and weights are not here: no folder {SHARED.name} beside the project")
+    return SHARED
