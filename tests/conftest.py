@@ -13,5 +13,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def shared_path() -> Path:
     """The folder of real X-rays and real weights beside the project, or a skip."""
     if not SHARED.is_dir():
-        pytest.skip(f"real data and weights are not here: no folder {SHARED.name} beside the project")
+        pytest.skip(
+            f"real data and weights are not here: no folder {SHARED.name} beside the project"
+        )
     return SHARED

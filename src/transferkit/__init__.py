@@ -1,3 +1,155 @@
-"""transferkit: transfer learning for image classification."""
+"""transferkit: transfer learning for image classification.
 
-from transferkit._version import __version__ as __version__
+Everything public is a name of this module, listed in ``__all__`` and loaded on first use, so that
+``import transferkit`` stays fast and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from transferkit._version import __version__
+
+if TYPE_CHECKING:
+    from transferkit import plots
+    from transferkit.audit.finding import Finding
+    from transferkit.audit.gap import GapReport
+    from transferkit.audit.report import AuditReport
+    from transferkit.backbones.catalog import (
+        get_backbone_spec,
+        list_backbones,
+        register_backbone,
+    )
+    from transferkit.backbones.spec import BackboneSpec, WeightsSpec
+    from transferkit.data.augment import Augment
+    from transferkit.data.dataset import ImageData, Splits
+    from transferkit.data.load import load_splits
+    from transferkit.data.phantom import PhantomSite, phantom_splits
+    from transferkit.data.splits import resplit
+    from transferkit.errors import (
+        ConfigError,
+        DataError,
+        MissingDependencyError,
+        OutputError,
+        TrainingError,
+        TransferkitError,
+        UnknownNameError,
+        WeightsError,
+    )
+    from transferkit.features.extract import extract_features
+    from transferkit.metrics.evaluation import Evaluation, Predictions
+    from transferkit.models.classifier import Classifier, create_classifier
+    from transferkit.models.freezing import freeze, stages, unfreeze
+    from transferkit.models.groups import param_groups
+    from transferkit.models.persistence import load_classifier, save_classifier
+    from transferkit.models.summary import summary
+    from transferkit.training.evaluate import evaluate, predict
+    from transferkit.training.history import History
+    from transferkit.training.trainer import Trainer
+    from transferkit.workflows.audit import audit_splits, explain_gap
+    from transferkit.workflows.probe import linear_probe
+    from transferkit.workflows.result import Result
+    from transferkit.workflows.tune import fine_tune
+
+__all__ = [
+    "AuditReport",
+    "Augment",
+    "BackboneSpec",
+    "Classifier",
+    "ConfigError",
+    "DataError",
+    "Evaluation",
+    "Finding",
+    "GapReport",
+    "History",
+    "ImageData",
+    "MissingDependencyError",
+    "OutputError",
+    "PhantomSite",
+    "Predictions",
+    "Result",
+    "Splits",
+    "Trainer",
+    "TrainingError",
+    "TransferkitError",
+    "UnknownNameError",
+    "WeightsError",
+    "WeightsSpec",
+    "__version__",
+    "audit_splits",
+    "create_classifier",
+    "evaluate",
+    "explain_gap",
+    "extract_features",
+    "fine_tune",
+    "freeze",
+    "get_backbone_spec",
+    "linear_probe",
+    "list_backbones",
+    "load_classifier",
+    "load_splits",
+    "param_groups",
+    "phantom_splits",
+    "plots",
+    "predict",
+    "register_backbone",
+    "resplit",
+    "save_classifier",
+    "stages",
+    "summary",
+    "unfreeze",
+]
+
+# Where each public name lives: the import happens when the name is first used.
+_HOMES = {
+    "audit.finding": ("Finding",),
+    "audit.gap": ("GapReport",),
+    "audit.report": ("AuditReport",),
+    "backbones.catalog": ("get_backbone_spec", "list_backbones", "register_backbone"),
+    "backbones.spec": ("BackboneSpec", "WeightsSpec"),
+    "data.augment": ("Augment",),
+    "data.dataset": ("ImageData", "Splits"),
+    "data.load": ("load_splits",),
+    "data.phantom": ("PhantomSite", "phantom_splits"),
+    "data.splits": ("resplit",),
+    "errors": (
+        "ConfigError",
+        "DataError",
+        "MissingDependencyError",
+        "OutputError",
+        "TrainingError",
+        "TransferkitError",
+        "UnknownNameError",
+        "WeightsError",
+    ),
+    "features.extract": ("extract_features",),
+    "metrics.evaluation": ("Evaluation", "Predictions"),
+    "models.classifier": ("Classifier", "create_classifier"),
+    "models.freezing": ("freeze", "stages", "unfreeze"),
+    "models.groups": ("param_groups",),
+    "models.persistence": ("load_classifier", "save_classifier"),
+    "models.summary": ("summary",),
+    "training.evaluate": ("evaluate", "predict"),
+    "training.history": ("History",),
+    "training.trainer": ("Trainer",),
+    "workflows.audit": ("audit_splits", "explain_gap"),
+    "workflows.probe": ("linear_probe",),
+    "workflows.result": ("Result",),
+    "workflows.tune": ("fine_tune",),
+}
+_MODULE_OF = {name: f"transferkit.{home}" for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "plots":
+        return import_module("transferkit.plots")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'transferkit' has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,7 +22,9 @@ class UnknownNameError(TransferkitError, LookupError):
     """A name (a backbone, a stage, a strategy) that nothing goes by."""
 
     @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> UnknownNameError:
+    def among(
+        cls, kind: str, name: str, known: Iterable[str], *, hint: str = ""
+    ) -> UnknownNameError:
         """Build the error for ``name``, with the nearest of the ``known`` names.
 
         Args:

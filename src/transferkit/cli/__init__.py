@@ -1,1 +1,5 @@
-"""Room: cli."""
+"""The command line: parse, call a workflow, print."""
+
+from transferkit.cli.app import main
+
+__all__ = ["main"]

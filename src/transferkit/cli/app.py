@@ -1,0 +1,39 @@
+"""The group of commands. Exit status: 0 fine, 1 a gate failed, 2 an error."""
+
+from __future__ import annotations
+
+import click
+
+from transferkit._version import __version__
+from transferkit.cli.backbones import info_command, list_command
+from transferkit.cli.demo import demo_command
+from transferkit.cli.predict import predict_command
+from transferkit.cli.train import train_command
+from transferkit.errors import TransferkitError
+
+ERROR_STATUS = 2
+
+
+class Application(click.Group):
+    """A group that reports the library's own errors as one message, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; an error of ours ends with its message and status 2."""
+        try:
+            return super().invoke(ctx)
+        except TransferkitError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(ERROR_STATUS)
+
+
+@click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="transferkit")
+def main() -> None:
+    """Transfer learning for image classification.
+
+    Choose a backbone, train it on a folder of images, and get an honest test score.
+    """
+
+
+for command in (list_command, info_command, train_command, predict_command, demo_command):
+    main.add_command(command)
