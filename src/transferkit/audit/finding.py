@@ -1,0 +1,194 @@
+"""One result of one check, how grave it is, and what settles that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+from transferkit._typing import JSON
+from transferkit.errors import ConfigError
+
+Severity: TypeAlias = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+
+
+def json_number(value: float | None) -> float | None:
+    """Return ``value`` for JSON, which has neither NaN nor infinity: those become None."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a finding rests on: an image, or images that belong together, and a remark.
+
+    Attributes:
+        names: File names; one for a single image, two for a pair.
+        note: A few words, such as ``"labels NORMAL and PNEUMONIA"`` or ``"flipped"``.
+    """
+
+    names: tuple[str, ...] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        names = " = ".join(self.names)
+        return f"{names} ({self.note})" if names and self.note else names or self.note
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the evidence as JSON-ready values."""
+        return {"names": list(self.names), "note": self.note}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One typed result of one audit check.
+
+    A check that finds nothing wrong says so in a finding of severity ``"info"``.
+
+    Attributes:
+        check: Name of the check; shift checks have ``shift`` in theirs.
+        severity: ``"info"``, ``"warning"`` or ``"error"``.
+        splits: The splits concerned, one or two or more.
+        class_name: The class in which it was found, or None where it concerns all.
+        statistic: What the check measured, in its own unit (pairs found, a KS distance, an AUC).
+        p_value: Its p-value, corrected for the number of tests, or None without a test.
+        effect: Its size between 0 (nothing) and 1, so that findings compare: a share of images,
+            a KS distance, 2 AUC - 1, accuracy lost.
+        interval: Confidence interval of ``effect``.
+        message: What was found, in one sentence.
+        evidence: The images or statistics that it rests on, the strongest first.
+        advice: What to do about it, in one sentence.
+    """
+
+    check: str
+    severity: Severity
+    splits: tuple[str, ...] = ()
+    class_name: str | None = None
+    statistic: float | None = None
+    p_value: float | None = None
+    effect: float | None = None
+    interval: tuple[float, float] | None = None
+    message: str
+    evidence: tuple[Evidence, ...] = ()
+    advice: str = ""
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ConfigError(f"severity must be one of {SEVERITIES}, got {self.severity!r}")
+
+    def __str__(self) -> str:
+        where = f" in {self.class_name}" if self.class_name is not None else ""
+        return f"{self.severity} {self.check} [{', '.join(self.splits)}{where}] {self.message}"
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the finding as JSON-ready values."""
+        bounds = None if self.interval is None else [json_number(b) for b in self.interval]
+        return {
+            "check": self.check,
+            "severity": self.severity,
+            "splits": list(self.splits),
+            "class_name": self.class_name,
+            "statistic": json_number(self.statistic),
+            "p_value": json_number(self.p_value),
+            "effect": json_number(self.effect),
+            "interval": None if bounds is None else list(bounds),
+            "message": self.message,
+            "evidence": [item.to_dict() for item in self.evidence],
+            "advice": self.advice,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """From which effect on a check warns, and from which it fails.
+
+    An effect counts as far as it is proven: with an interval, by the bound nearer zero; with a
+    p-value, only if that is at most alpha. Both limits are exclusive, so 0.0 means "any".
+    """
+
+    warning: float
+    error: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warning <= self.error:
+            raise ConfigError(
+                f"thresholds need 0 <= warning <= error, got {self.warning} and {self.error}"
+            )
+
+    def severity(
+        self,
+        effect: float,
+        *,
+        interval: tuple[float, float] | None = None,
+        p_value: float | None = None,
+        alpha: float = 0.05,
+    ) -> Severity:
+        """Grade ``effect``, whose sign does not matter."""
+        if not math.isfinite(effect) or (p_value is not None and not p_value <= alpha):
+            return "info"
+        proven = abs(effect) if interval is None else _nearest_to_zero(interval)
+        if proven > self.error:
+            return "error"
+        return "warning" if proven > self.warning else "info"
+
+
+def _nearest_to_zero(interval: tuple[float, float]) -> float:
+    low, high = interval
+    return max(low, -high, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditConfig:
+    """Severity thresholds of every family of checks, and how much evidence to keep.
+
+    Effects are shares of images, distances in [0, 1] or accuracy; see :class:`Finding`.
+
+    Attributes:
+        shift: Distance between two splits (KS distance, 2 AUC - 1, ...).
+        label_shift: Total variation distance between class shares.
+        exact_leak: Share of the judged split that is pixel-identical to another split's image.
+        near_leak: The same for near-duplicates.
+        group_leak: Share of the judged split whose group also lies in another split.
+        repeats: Share of a split that repeats another image of the same split.
+        label_conflict: Share of images that carry another image's pixels and another label.
+        broken_images: Share of corrupt, blank or low-information images.
+        odd_images: Share of images of odd size or of outlying statistics.
+        shortcut: How well one trivial statistic tells the classes: 2 AUC - 1.
+        gap: Accuracy lost from one split to another.
+        evidence: How many pieces of evidence a finding keeps.
+    """
+
+    shift: Thresholds = field(default=Thresholds(0.05, 0.3))
+    label_shift: Thresholds = field(default=Thresholds(0.02, 0.1))
+    exact_leak: Thresholds = field(default=Thresholds(0.0, 0.0))
+    near_leak: Thresholds = field(default=Thresholds(0.0, 0.01))
+    group_leak: Thresholds = field(default=Thresholds(0.0, 0.01))
+    repeats: Thresholds = field(default=Thresholds(0.0, 0.1))
+    label_conflict: Thresholds = field(default=Thresholds(0.0, 0.01))
+    broken_images: Thresholds = field(default=Thresholds(0.0, 0.01))
+    odd_images: Thresholds = field(default=Thresholds(0.01, 0.2))
+    shortcut: Thresholds = field(default=Thresholds(0.8, 0.96))
+    gap: Thresholds = field(default=Thresholds(0.01, 0.05))
+    evidence: int = 24
+
+    def __post_init__(self) -> None:
+        if self.evidence < 1:
+            raise ConfigError(f"evidence must be at least 1, got {self.evidence}")
+
+
+def order_by_cost(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Put the gravest first: by severity, then by the effect as far as its interval proves it."""
+    return tuple(sorted(findings, key=_cost, reverse=True))
+
+
+def _cost(finding: Finding) -> tuple[int, float]:
+    effect = finding.effect if finding.effect is not None else 0.0
+    proven = abs(effect) if finding.interval is None else _nearest_to_zero(finding.interval)
+    return SEVERITIES.index(finding.severity), proven if math.isfinite(proven) else 0.0
+
+
+def worst(findings: Sequence[Finding]) -> Severity:
+    """Return the gravest severity among ``findings``; ``"info"`` if there are none."""
+    ranks = [SEVERITIES.index(finding.severity) for finding in findings]
+    return SEVERITIES[max(ranks, default=0)]
