@@ -1,0 +1,153 @@
+"""From stored images to what a backbone takes: size, channels and normalisation, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transferkit._typing import JSON
+from transferkit.errors import ConfigError, DataError
+
+Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
+
+LUMINANCE = (0.2989, 0.587, 0.114)
+"""Grey from red, green and blue: ITU-R BT.601, with torchvision's digits."""
+
+
+class Preprocess(nn.Module):
+    """Resize with antialiasing, bring to the network's channels, subtract mean, divide by std.
+
+    Equal to torchvision's ``to_dtype(float32, scale=True)``, ``resize(antialias=True)`` and
+    ``normalize`` in that order. uint8 is made float before it is resized, so that nothing is
+    rounded and that every device gives the same answer to float tolerance.
+
+    Attributes:
+        image_size: Height and width that come out.
+        in_channels: Channels that come out.
+        interpolation: ``"bilinear"`` or ``"bicubic"``.
+        statistics: Mean and std as they were given, in double precision.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        in_channels: int = 3,
+        interpolation: Interpolation = "bilinear",
+    ) -> None:
+        """Fix the recipe.
+
+        Args:
+            image_size: Height and width in pixels.
+            mean: One value a channel, or one for all, in units of [0, 1].
+            std: The same.
+            in_channels: Channels that the network takes.
+            interpolation: How sizes are changed.
+
+        Raises:
+            ConfigError: A size or count below 1, a std not above 0, or lengths that do not fit.
+        """
+        super().__init__()
+        check_recipe(image_size, mean, std, in_channels, interpolation)
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.in_channels = in_channels
+        self.interpolation: Interpolation = interpolation
+        self.statistics = tuple(map(float, mean)), tuple(map(float, std))
+        self.register_buffer("mean", channel_values(mean, in_channels), persistent=False)
+        self.register_buffer("std", channel_values(std, in_channels), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Prepare a batch.
+
+        Args:
+            images: uint8, or float in [0, 1]; (B, C, H, W), C being 1, 3 or ``in_channels``.
+
+        Returns:
+            float32 (B, in_channels, height, width), normalised.
+
+        Raises:
+            DataError: Another shape or type.
+        """
+        self.check(images)
+        scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
+        values = images.to(torch.float32)
+        if values.shape[1] == 3 and self.in_channels == 1:
+            weights = values.new_tensor(LUMINANCE).view(1, 3, 1, 1)
+            values = (values * weights).sum(1, keepdim=True)
+        if values.shape[2:] != self.image_size:
+            values = functional.interpolate(
+                values,
+                size=self.image_size,
+                mode=self.interpolation,
+                align_corners=False,
+                antialias=True,
+            )
+        return torch.addcmul(-self.mean / self.std, values, scale / self.std)
+
+    def check(self, images: Tensor) -> None:
+        """Raise unless ``images`` is a batch that can be prepared."""
+        if images.ndim != 4 or images.shape[1] not in {1, 3, self.in_channels}:
+            raise DataError(
+                "Expected images of shape (B, C, H, W) with C 1, 3 or "
+                f"{self.in_channels}, got {tuple(images.shape)}."
+            )
+        if images.shape[1] != self.in_channels and self.in_channels != 1 and images.shape[1] != 1:
+            raise DataError(
+                f"The network takes {self.in_channels} channels, the images have "
+                f"{images.shape[1]}; give the images 1 or {self.in_channels} channels."
+            )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise DataError(f"Expected uint8 images or floats in [0, 1], got {images.dtype}.")
+
+    def recipe(self) -> dict[str, JSON]:
+        """Return the keyword arguments that rebuild this, ready for JSON."""
+        return {
+            "image_size": list(self.image_size),
+            "mean": list(self.statistics[0]),
+            "std": list(self.statistics[1]),
+            "in_channels": self.in_channels,
+            "interpolation": self.interpolation,
+        }
+
+    def extra_repr(self) -> str:
+        """Describe the recipe in the module's printed form."""
+        height, width = self.image_size
+        return f"{self.in_channels}x{height}x{width}, {self.interpolation}"
+
+
+def channel_values(values: Sequence[float], in_channels: int) -> Tensor:
+    """Return (1, in_channels, 1, 1) float32, one value standing for all channels if alone."""
+    tensor = torch.tensor([float(value) for value in values], dtype=torch.float32)
+    return tensor.expand(in_channels).clone().view(1, in_channels, 1, 1)
+
+
+def check_recipe(
+    image_size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    in_channels: int,
+    interpolation: str,
+) -> None:
+    """Raise ConfigError unless the recipe makes sense."""
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ConfigError(
+            f"image_size must be a height and a width of 1 or more, got {image_size}."
+        )
+    if in_channels < 1:
+        raise ConfigError(f"in_channels must be 1 or more, got {in_channels}.")
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, in_channels):
+            raise ConfigError(f"{name} must have 1 or {in_channels} values, got {len(values)}.")
+    if not min(std) > 0:
+        raise ConfigError(f"std must be above 0, got {tuple(std)}.")
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ConfigError(f"interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}.")
