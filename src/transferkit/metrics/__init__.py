@@ -1,1 +1,1 @@
-"""Room: metrics."""
+"""Judging predictions: arrays in, numbers, intervals and typed results out."""

@@ -1,0 +1,267 @@
+"""All the scores of one split, in one frozen result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from transferkit._text import percent, percent_interval, table
+from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
+from transferkit.errors import DataError
+from transferkit.metrics._checks import (
+    check_classes,
+    check_labels,
+    check_probabilities,
+    check_same_length,
+)
+from transferkit.metrics._json import plain
+from transferkit.metrics.calibration import expected_calibration_error
+from transferkit.metrics.counts import (
+    ClassScores,
+    balanced_accuracy_of,
+    confusion_matrix,
+    per_class_scores,
+)
+from transferkit.metrics.intervals import wilson_interval
+from transferkit.metrics.probabilistic import auroc, average_precision, brier, log_loss
+
+MANY_CLASSES = 12
+"""Beyond this many classes the printed table shows the worst ones only."""
+
+UNDEFINED = "undefined"
+"""Printed for a score that the labels leave without a value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """How well probabilities fit the labels of one split.
+
+    Attributes:
+        n: Images.
+        classes: K class names; with two, the second is the positive class.
+        accuracy: Share of images that are right.
+        accuracy_interval: Its Wilson interval, 95 %.
+        balanced_accuracy: Mean recall over the classes that have images.
+        auroc: Area under the ROC curve (K > 2: macro, one against the rest); NaN for one class.
+        average_precision: Area under precision and recall, likewise.
+        log_loss: Mean negative log likelihood, in nats.
+        brier: Mean squared error of the probabilities.
+        ece: Expected calibration error over 15 bins.
+        per_class: Precision, recall and F1 of each class.
+        confusion: Counts ``(K, K)``, rows the truth.
+        probabilities: ``(N, K)``, kept for curves; not in ``to_dict()``.
+        labels: ``(N,)``, likewise.
+    """
+
+    n: int
+    classes: tuple[str, ...]
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    balanced_accuracy: float
+    auroc: float
+    average_precision: float
+    log_loss: float
+    brier: float
+    ece: float
+    per_class: tuple[ClassScores, ...]
+    confusion: Int64Array
+    probabilities: Float64Array = field(repr=False)
+    labels: Int64Array = field(repr=False)
+
+    @property
+    def predicted(self) -> Int64Array:
+        """Predicted classes ``(N,)``."""
+        winners: Int64Array = np.argmax(self.probabilities, axis=1)
+        return winners
+
+    @property
+    def correct(self) -> BoolArray:
+        """Whether each image is right ``(N,)``, for paired tests."""
+        return np.equal(self.predicted, self.labels)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the scores as plain values, ready for JSON; NaN is None."""
+        left_out = {"per_class", "probabilities", "labels"}
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+        per_class: list[JSON] = [scores.to_dict() for scores in self.per_class]
+        return {name: plain(value) for name, value in values.items()} | {"per_class": per_class}
+
+    def __str__(self) -> str:
+        blocks = [self._scores_text(), self._classes_text(), self._confusion_text()]
+        return "\n\n".join(filter(None, blocks))
+
+    def _scores_text(self) -> str:
+        rows = [
+            ["accuracy", percent_interval(self.accuracy, self.accuracy_interval)],
+            ["balanced accuracy", _share(self.balanced_accuracy)],
+            ["AUROC", _number(self.auroc)],
+            ["average precision", _number(self.average_precision)],
+            ["log loss", f"{self.log_loss:.4f}"],
+            ["Brier score", f"{self.brier:.4f}"],
+            ["calibration error", percent(self.ece)],
+        ]
+        return table([f"{self.n} images", f"{len(self.classes)} classes"], rows, left=2)
+
+    def _classes_text(self) -> str:
+        shown = self.per_class
+        if len(shown) > MANY_CLASSES:
+            present = [scores for scores in shown if scores.support]
+            shown = tuple(sorted(present, key=lambda scores: scores.recall)[:MANY_CLASSES])
+        rows = [
+            [
+                scores.name,
+                _share(scores.precision),
+                _share(scores.recall, scores.recall_interval),
+                _share(scores.f1),
+                str(scores.support),
+            ]
+            for scores in shown
+        ]
+        title = "class" if len(shown) == len(self.classes) else "class (lowest recall)"
+        return table([title, "precision", "recall", "F1", "images"], rows)
+
+    def _confusion_text(self) -> str:
+        if len(self.classes) > MANY_CLASSES:
+            return self._confused_pairs_text()
+        rows = [
+            [name, *map(str, counts)]
+            for name, counts in zip(self.classes, self.confusion.tolist(), strict=True)
+        ]
+        return table(["truth \\ predicted", *self.classes], rows)
+
+    def _confused_pairs_text(self) -> str:
+        errors = self.confusion - np.diag(np.diag(self.confusion))
+        worst = np.argsort(-errors, axis=None, kind="stable")[:MANY_CLASSES]
+        pairs = [divmod(int(flat), len(self.classes)) for flat in worst]
+        rows = [
+            [self.classes[truth], self.classes[guess], str(errors[truth, guess])]
+            for truth, guess in pairs
+            if errors[truth, guess]
+        ]
+        return table(["most confused: truth", "predicted", "images"], rows, left=2) if rows else ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What a classifier says of each image.
+
+    Attributes:
+        probabilities: ``(N, K)``.
+        predicted: ``(N,)`` the most probable class.
+        classes: K class names.
+        labels: ``(N,)`` true classes, where they are known.
+        names: N file names, where they are known.
+    """
+
+    probabilities: Float64Array
+    predicted: Int64Array
+    classes: tuple[str, ...]
+    labels: Int64Array | None = None
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: ArrayLike,
+        *,
+        labels: ArrayLike | None = None,
+        classes: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Predictions:
+        """Build predictions from checked probabilities ``(N, K)``.
+
+        Raises:
+            DataError: NaN, rows that do not sum to one, or lengths that differ.
+        """
+        values = check_probabilities(probabilities)
+        n, num_classes = values.shape
+        truth = None if labels is None else check_labels(labels, num_classes=num_classes)
+        if truth is not None:
+            check_same_length(labels=truth, probabilities=values)
+        if names is not None and len(names) != n:
+            raise DataError(f"Expected {n} names, one per image; {len(names)} came.")
+        return cls(
+            probabilities=values,
+            predicted=values.argmax(axis=1),
+            classes=check_classes(classes, num_classes),
+            labels=truth,
+            names=None if names is None else tuple(names),
+        )
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+    def evaluation(self) -> Evaluation:
+        """Judge the predictions against their labels.
+
+        Raises:
+            DataError: The labels are not known.
+        """
+        if self.labels is None:
+            raise DataError("Predictions without labels cannot be judged; predict labelled data.")
+        return evaluate_probabilities(self.probabilities, self.labels, classes=self.classes)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return plain values, ready for JSON."""
+        return {name: plain(getattr(self, name)) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        limit = 20
+        names = self.names or tuple(map(str, range(len(self))))
+        rows = [
+            [names[i], self.classes[k], percent(self.probabilities[i, k])]
+            for i, k in enumerate(self.predicted[:limit].tolist())
+        ]
+        more = f"\n... and {len(self) - limit} more" if len(self) > limit else ""
+        return table(["image", "predicted", "probability"], rows, left=2) + more
+
+
+def evaluate_probabilities(
+    probabilities: ArrayLike, labels: ArrayLike, *, classes: Sequence[str] | None = None
+) -> Evaluation:
+    """Judge probabilities against labels, with every score at once.
+
+    Args:
+        probabilities: ``(N, K)``, K at least 2, rows summing to one.
+        labels: True classes ``(N,)``, in ``[0, K)``.
+        classes: K names; ``"0"``, ``"1"``, ... by default. With two, the second is positive.
+
+    Raises:
+        DataError: NaN or infinity, rows off one, labels outside the range, lengths that differ.
+    """
+    values = check_probabilities(probabilities)
+    truth = check_labels(labels, num_classes=values.shape[1])
+    check_same_length(labels=truth, probabilities=values)
+    names = check_classes(classes, values.shape[1])
+    confusion = confusion_matrix(truth, values.argmax(axis=1), values.shape[1])
+    right, n = int(np.trace(confusion)), len(truth)
+    return Evaluation(
+        n=n,
+        classes=names,
+        accuracy=right / n,
+        accuracy_interval=wilson_interval(right, n),
+        balanced_accuracy=balanced_accuracy_of(confusion),
+        auroc=auroc(truth, values),
+        average_precision=average_precision(truth, values),
+        log_loss=log_loss(truth, values),
+        brier=brier(truth, values),
+        ece=expected_calibration_error(truth, values),
+        per_class=per_class_scores(confusion, classes=names),
+        confusion=confusion,
+        probabilities=values,
+        labels=truth,
+    )
+
+
+def _share(value: float, interval: tuple[float, float] | None = None) -> str:
+    if math.isnan(value):
+        return UNDEFINED
+    return percent(value) if interval is None else percent_interval(value, interval)
+
+
+def _number(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:.4f}"
