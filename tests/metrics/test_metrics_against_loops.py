@@ -1,0 +1,173 @@
+"""Every metric against an independent implementation: its definition as a plain loop."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+
+from transferkit.metrics import calibration, counts, probabilistic
+
+nan = float("nan")
+
+
+def auroc_by_pairs(positive, scores) -> float:
+    """Return the share of positive-negative pairs in the right order, ties one half."""
+    high, low = scores[positive][:, None], scores[~positive][None, :]
+    if high.size == 0 or low.size == 0:
+        return nan
+    return float(((high > low) + 0.5 * (high == low)).mean())
+
+
+def average_precision_by_steps(positive, scores) -> float:
+    """Return the sum of precision times the rise of recall over falling thresholds."""
+    if positive.all() or not positive.any():
+        return nan
+    total, recall_before = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        taken = scores >= threshold
+        recall = (positive & taken).sum() / positive.sum()
+        total += (recall - recall_before) * (positive & taken).sum() / taken.sum()
+        recall_before = recall
+    return total
+
+
+def macro(score: Callable[[Any, Any], float]) -> Callable[[Any], float]:
+    def average(case) -> float:
+        ranks = [1] if case.num_classes == 2 else range(case.num_classes)
+        values = [score(case.labels == k, case.probabilities[:, k]) for k in ranks]
+        defined = [value for value in values if not math.isnan(value)]
+        return sum(defined) / len(defined) if defined else nan
+
+    return average
+
+
+def accuracy_by_loop(case) -> float:
+    return sum(a == b for a, b in zip(case.labels, case.predicted, strict=True)) / len(case.labels)
+
+
+def balanced_accuracy_by_loop(case) -> float:
+    recalls = [(case.predicted[case.labels == k] == k).mean() for k in set(case.labels.tolist())]
+    return float(sum(recalls) / len(recalls))
+
+
+def log_loss_by_loop(case) -> float:
+    own = [p[k] for p, k in zip(case.probabilities, case.labels, strict=True)]
+    return -sum(math.log(min(max(p, 2.0**-52), 1)) for p in own) / len(own)
+
+
+def brier_by_loop(case) -> float:
+    total = 0.0
+    for row, label in zip(case.probabilities, case.labels, strict=True):
+        total += sum((p - (k == label)) ** 2 for k, p in enumerate(row))
+    return total / len(case.labels) / (2 if case.num_classes == 2 else 1)
+
+
+def calibration_error_by_loop(case) -> float:
+    """Return Guo et al. 2017, equation 3, bin by bin."""
+    confidence = case.probabilities.max(axis=1)
+    edges, error = np.linspace(0, 1, 16), 0.0
+    for low, high in pairwise(edges):
+        held = (confidence > low) & (confidence <= high)
+        if held.any():
+            right = (case.predicted == case.labels)[held].mean()
+            error += held.mean() * abs(right - confidence[held].mean())
+    return float(error)
+
+
+METRICS: dict[str, tuple[Callable[[Any], float], Callable[[Any], float]]] = {
+    "accuracy": (lambda c: counts.accuracy(c.labels, c.predicted), accuracy_by_loop),
+    "balanced_accuracy": (
+        lambda c: counts.balanced_accuracy(c.labels, c.predicted),
+        balanced_accuracy_by_loop,
+    ),
+    "auroc": (
+        lambda c: probabilistic.auroc(c.labels, c.probabilities),
+        macro(auroc_by_pairs),
+    ),
+    "average_precision": (
+        lambda c: probabilistic.average_precision(c.labels, c.probabilities),
+        macro(average_precision_by_steps),
+    ),
+    "log_loss": (lambda c: probabilistic.log_loss(c.labels, c.probabilities), log_loss_by_loop),
+    "brier": (lambda c: probabilistic.brier(c.labels, c.probabilities), brier_by_loop),
+    "ece": (
+        lambda c: calibration.expected_calibration_error(c.labels, c.probabilities),
+        calibration_error_by_loop,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_equals_its_definition(name: str, case) -> None:
+    ours, independent = METRICS[name]
+    assert ours(case) == pytest.approx(independent(case), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_ignores_the_order_of_images(name: str, case) -> None:
+    order = np.random.default_rng(0).permutation(len(case.labels))
+    shuffled = type(case)(case.labels[order], case.probabilities[order])
+    ours, _ = METRICS[name]
+    assert ours(shuffled) == pytest.approx(ours(case), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", METRICS.keys() - {"ece"})  # bins jump where a value is rounded
+def test_metric_takes_float32(name: str, case) -> None:
+    ours, _ = METRICS[name]
+    single = type(case)(case.labels.astype(np.int32), case.probabilities.astype(np.float32))
+    assert ours(single) == pytest.approx(ours(case), abs=1e-4, nan_ok=True)
+
+
+def test_confusion_matrix_and_class_scores_agree_with_scikit_learn(case) -> None:
+    k = case.num_classes
+    matrix = counts.confusion_matrix(case.labels, case.predicted, k)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = sk.confusion_matrix(case.labels, case.predicted, labels=range(k))
+        scores = sk.precision_recall_fscore_support(
+            case.labels, case.predicted, labels=range(k), zero_division=np.nan
+        )
+    np.testing.assert_array_equal(matrix, expected)
+    ours = counts.per_class_scores(matrix)
+    for field, column in zip(("precision", "recall", "f1", "support"), scores, strict=True):
+        np.testing.assert_allclose([getattr(s, field) for s in ours], column, err_msg=field)
+
+
+def test_multi_class_auroc_agrees_with_scikit_learn(full_case) -> None:
+    expected = sk.roc_auc_score(full_case.labels, full_case.probabilities, multi_class="ovr")
+    assert probabilistic.auroc(full_case.labels, full_case.probabilities) == pytest.approx(expected)
+
+
+def test_roc_curve_encloses_the_area(binary_case) -> None:
+    case = binary_case
+    curve = probabilistic.roc_curve(case.labels, case.probabilities[:, 1])
+    rate = curve.false_positive_rate
+    area = np.sum(np.diff(rate) * (curve.true_positive_rate[1:] + curve.true_positive_rate[:-1]))
+    assert area / 2 == pytest.approx(probabilistic.auroc(case.labels, case.probabilities))
+    assert (rate[0], curve.true_positive_rate[0]) == (0, 0)
+    assert (rate[-1], curve.true_positive_rate[-1]) == (1, 1)
+
+
+def test_scores_of_class_one_rank_like_probabilities(binary_case) -> None:
+    case = binary_case
+    scores = case.probabilities[:, 1]
+    for metric in (probabilistic.auroc, probabilistic.average_precision):
+        both = metric(case.labels, scores), metric(case.labels, case.probabilities)
+        assert both[0] == pytest.approx(both[1], nan_ok=True)
+
+
+def test_reliability_curve_counts_every_image(case) -> None:
+    curve = calibration.reliability_curve(case.labels, case.probabilities, bins=7)
+    assert curve.counts.sum() == len(case.labels)
+    filled = curve.counts > 0
+    assert np.isnan(curve.accuracy[~filled]).all()
+    assert (curve.confidence[filled] > curve.edges[:-1][filled]).all()
+    assert (curve.confidence[filled] <= curve.edges[1:][filled] + 1e-12).all()
+    assert "confidence" in str(curve)
