@@ -1,0 +1,274 @@
+"""The catalog: every backbone of every source, by name.
+
+A full name carries its source, ``"torchvision/resnet50"``. A bare name resolves to the first
+source that has it, torchvision before timm. A tag may follow a dot, ``"resnet50.a1_in1k"``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from transferkit.backbones.measures import published_measures
+from transferkit.backbones.registered import RegisteredSource, Registration
+from transferkit.backbones.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneSpec,
+    InputSize,
+    Network,
+    Source,
+)
+from transferkit.errors import ConfigError, UnknownNameError
+
+# In the order in which a bare name is looked for. Each module holds one ``SOURCE`` and is
+# imported when its source is first asked, so that torchvision never waits for timm.
+_LIBRARIES = {
+    "torchvision": "transferkit.backbones.torchvision",
+    "timm": "transferkit.backbones.timm",
+}
+_OWN = "user"
+_HINT = "List them with list_backbones()."
+_registered: dict[str, RegisteredSource] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where a name leads: a source, its bare name for the backbone, a tag if one was given."""
+
+    source: Source
+    name: str
+    tag: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The name with its source, without the tag."""
+        return f"{self.source.name}/{self.name}"
+
+
+def list_backbones(
+    pattern: str = "*",
+    *,
+    source: str | None = None,
+    pretrained: bool = False,
+    max_params: int | None = None,
+) -> list[str]:
+    """List backbones by name, in the order of their sources.
+
+    Args:
+        pattern: Shell-style, on the full or the bare name: ``"resnet*"``, ``"timm/vit_*"``;
+            upper and lower case are the same.
+        source: One source only: ``"torchvision"``, ``"timm"``, ``"transferkit"``, ``"user"``.
+        pretrained: Only those with pretrained weights.
+        max_params: Only those with at most so many parameters, their own classifier included.
+
+    Returns:
+        Full names, such as ``"torchvision/resnet50"``; empty where nothing matches.
+
+    Raises:
+        UnknownNameError: There is no such source.
+    """
+    chosen = _sources() if source is None else iter([_source(source)])
+    prefix, slash, _ = pattern.partition("/")
+    found = []
+    for one in chosen:
+        if slash and not fnmatchcase(one.name, prefix.lower()):
+            continue
+        found += [f"{one.name}/{name}" for name in one.names() if _matches(name, one, pattern)]
+    if pretrained:
+        found = [name for name in found if _has_weights(name)]
+    if max_params is not None:
+        found = [name for name in found if count_params(name) <= max_params]
+    return found
+
+
+def get_backbone_spec(name: str) -> BackboneSpec:
+    """Measure and look up the facts of a backbone, without memory for its weights.
+
+    Args:
+        name: A full name, a bare name, or either with a tag: then that tag is the default.
+
+    Raises:
+        UnknownNameError: Nothing goes by that name; the nearest names are given.
+    """
+    found = resolve(name)
+    spec = found.source.spec(found.name)
+    if found.tag is None or found.tag == spec.default_weights:
+        return spec
+    first, *_ = (weights for weights in spec.weights if weights.tag == found.tag)
+    others = tuple(weights for weights in spec.weights if weights is not first)
+    return replace(
+        spec,
+        input_size=first.input_size,
+        mean=first.mean,
+        std=first.std,
+        weights=(first, *others),
+        default_weights=first.tag,
+    )
+
+
+def build_network(
+    name: str,
+    *,
+    weights: str | Path | None = "default",
+    in_channels: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+) -> Network:
+    """Build a backbone, its own classifier removed.
+
+    Args:
+        name: A full name, a bare name, or either with a tag.
+        weights: ``"default"``, a tag, None (random), or the path of a ``.safetensors`` or
+            ``.pth`` file in the source library's own key layout.
+        in_channels: Channels of the images; the first layer keeps its pretrained weights.
+        image_size: Side, or height and width, in pixels; None for the weights' own.
+
+    Raises:
+        UnknownNameError: Nothing goes by that name or tag.
+        ConfigError: The network cannot take the image size or the channels.
+        WeightsError: The weights cannot be fetched, read or fitted.
+    """
+    found = resolve(name)
+    if in_channels < 1:
+        raise ConfigError(f"expected in_channels of 1 or more, got {in_channels}")
+    if found.tag is not None and weights == "default":
+        weights = found.tag
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return found.source.build(found.name, weights=weights, in_channels=in_channels, image_size=size)
+
+
+def register_backbone(
+    name: str,
+    build: Callable[[], nn.Module],
+    *,
+    feature_dim: int | None = None,
+    input_size: InputSize = (3, 224, 224),
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    interpolation: str = "bilinear",
+    weights: str | Path | None = None,
+    replace: bool = False,
+) -> None:
+    """Put a network of your own in the catalog, for this process.
+
+    Args:
+        name: ``"mynet"``, which becomes ``"user/mynet"``, or with a prefix of your own,
+            ``"lab/mynet"``.
+        build: Makes the network, without a classifier: normalised images (B, C, H, W) to
+            features (B, D); tokens (B, N, D) and maps (B, D, H, W) are averaged to that.
+        feature_dim: Width D of the features, checked if given, else measured.
+        input_size: Channels, height and width of the images that it is made for.
+        mean: Mean of each channel to normalise images with.
+        std: Standard deviation of each channel to normalise images with.
+        interpolation: How images are resized: ``"bilinear"`` or ``"bicubic"``.
+        weights: A ``.safetensors`` or ``.pth`` file that ``weights="default"`` loads; without
+            one, ``"default"`` keeps what ``build`` returns.
+        replace: Whether a network of that name may be replaced.
+
+    Raises:
+        ConfigError: The name is taken or cannot be a name, or the statistics do not fit the
+            channels.
+    """
+    prefix, bare = _own_name(name)
+    source = _registered.get(prefix, RegisteredSource(prefix))
+    if bare in source.entries and not replace:
+        raise ConfigError(f"{prefix}/{bare} is registered already; pass replace=True to replace it")
+    if not len(mean) == len(std) == input_size[0]:
+        raise ConfigError(
+            f"expected a mean and a std for each of {input_size[0]} channels, "
+            f"got {len(mean)} and {len(std)}"
+        )
+    path = None if weights is None else Path(weights)
+    source.entries[bare] = Registration(
+        build, feature_dim, input_size, mean, std, interpolation, path
+    )
+    _registered[prefix] = source
+
+
+def resolve(name: str) -> Resolved:
+    """Find the source of a name.
+
+    Args:
+        name: A full name, a bare name, or either with a tag after a dot.
+
+    Raises:
+        UnknownNameError: Nothing goes by that name; the nearest names are given.
+    """
+    prefix, slash, bare = name.partition("/")
+    if slash:
+        source = _source(prefix)
+        found = _find(source, bare)
+        if found is None:
+            known = [f"{source.name}/{known}" for known in source.names()]
+            raise UnknownNameError.among("backbone", name, known, hint=_HINT)
+        return found
+    for source in _sources():
+        found = _find(source, name)
+        if found is not None:
+            return found
+    known = [known for source in _sources() for known in source.names()]
+    raise UnknownNameError.among("backbone", name.lower(), dict.fromkeys(known), hint=_HINT)
+
+
+def count_params(name: str) -> int:
+    """Parameters of a backbone, from the packaged table or measured where it is not there."""
+    measured = published_measures().get(name)
+    return get_backbone_spec(name).num_params if measured is None else measured.num_params
+
+
+def _sources() -> Iterator[Source]:
+    """Every source in order, each imported only when it is reached."""
+    yield from map(_library, _LIBRARIES)
+    yield from _registered.values()
+
+
+@cache
+def _library(name: str) -> Source:
+    return cast(Source, import_module(_LIBRARIES[name]).SOURCE)
+
+
+def _source(name: str) -> Source:
+    if name in _LIBRARIES:
+        return _library(name)
+    if name in _registered:
+        return _registered[name]
+    raise UnknownNameError.among("source of backbones", name, [*_LIBRARIES, *_registered])
+
+
+def _find(source: Source, name: str) -> Resolved | None:
+    names = source.names()
+    if name in names:
+        return Resolved(source, name)
+    bare, dot, tag = name.partition(".")
+    if dot and bare in names and any(tag == spec.tag for spec in source.weights(bare)):
+        return Resolved(source, bare, tag)
+    return None
+
+
+def _matches(name: str, source: Source, pattern: str) -> bool:
+    text = f"{source.name}/{name}" if "/" in pattern else name
+    return fnmatchcase(text.lower(), pattern.lower())
+
+
+def _has_weights(full_name: str) -> bool:
+    source, _, name = full_name.partition("/")
+    return bool(_source(source).weights(name))
+
+
+def _own_name(name: str) -> tuple[str, str]:
+    """Split a name for registration into its prefix and its bare name."""
+    prefix, slash, bare = name.rpartition("/")
+    prefix = prefix if slash else _OWN
+    if prefix in _LIBRARIES or prefix == "transferkit":
+        raise ConfigError(f"{name!r}: the prefix {prefix!r} is a library's; choose another")
+    if not re.fullmatch(r"[\w.\-]+", bare) or not re.fullmatch(r"[\w\-]+", prefix):
+        raise ConfigError(f"expected a name of letters, digits, '_', '-' and '.', got {name!r}")
+    return prefix, bare

@@ -1,0 +1,193 @@
+"""What a backbone is: its published facts, the network a source builds, and what a source is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from transferkit._text import table
+from transferkit._typing import JSON
+
+InputSize = tuple[int, int, int]
+"""Channels, height and width of an input."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class LicenseWarning(UserWarning):
+    """The weights being loaded have a licence that forbids commercial use."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSpec:
+    """One set of pretrained weights of a backbone, as its library publishes it.
+
+    Attributes:
+        tag: The name that ``weights=`` takes: ``"IMAGENET1K_V2"``, ``"a1_in1k"``.
+        input_size: Channels, height and width that the weights expect.
+        mean: Mean of each channel, on the scale where white is 1.
+        std: Standard deviation of each channel, on the same scale.
+        interpolation: How images are resized: ``"bilinear"`` or ``"bicubic"``.
+        num_classes: Classes of the published classifier; 0 where there is none.
+        top1: Published ImageNet-1k accuracy in percent, where the library carries it.
+        top5: Published ImageNet-1k top-5 accuracy in percent, where the library carries it.
+        license: Licence of the weights, where the library states one.
+        non_commercial: Whether that licence forbids commercial use; None where not known.
+        url: Where the weights are published.
+    """
+
+    tag: str
+    input_size: InputSize
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    num_classes: int
+    top1: float | None = None
+    top5: float | None = None
+    license: str | None = None
+    non_commercial: bool | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """The published facts of one backbone.
+
+    Attributes:
+        name: Full name, with its source: ``"torchvision/resnet50"``.
+        source: The source that builds it: ``"torchvision"``.
+        num_params: Parameters of the published network, its own classifier included.
+        feature_dim: Width D of the features, measured on a forward pass.
+        stages: Names of its stages from input to output, without the head.
+        input_size: Channels, height and width of its default input.
+        mean: Mean of each channel that its default weights expect.
+        std: Standard deviation of each channel that its default weights expect.
+        weights: The pretrained weights there are, the default first.
+        license: Licence of the code that builds it, where known.
+        default_weights: Tag of the default weights, or None where there are none.
+    """
+
+    name: str
+    source: str
+    num_params: int
+    feature_dim: int
+    stages: tuple[str, ...]
+    input_size: InputSize
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: tuple[WeightsSpec, ...] = ()
+    license: str | None = None
+    default_weights: str | None = None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The spec as plain lists, numbers and strings, ready for JSON."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        channels, height, width = self.input_size
+        facts = (
+            ("parameters", f"{self.num_params:,}"),
+            ("features", f"{self.feature_dim}"),
+            ("input", f"{channels} x {height} x {width}"),
+            ("stages", ", ".join(self.stages)),
+            ("code licence", self.license or "not stated"),
+        )
+        lines = [self.name, *(f"  {key:<14}{value}" for key, value in facts), ""]
+        return "\n".join(lines) + (_weights_table(self.weights) or "no pretrained weights")
+
+
+@dataclass(slots=True)
+class Network:
+    """A network as a source builds it, with its own classifier removed.
+
+    Attributes:
+        module: Normalised images (B, C, H, W) to features (B, D). GoogLeNet and Inception in
+            train mode return a named tuple: the features and the auxiliary heads' outputs.
+        feature_dim: Width D of the features.
+        input_size: Channels, height and width that it was built for.
+        mean: Mean of each of the C channels, to normalise images with.
+        std: Standard deviation of each of the C channels.
+        interpolation: How images are resized: ``"bilinear"`` or ``"bicubic"``.
+        classifier: Dotted name, in the source's layout, of the classifier that was removed;
+            empty where the network never had one.
+        aux: Dotted names of the auxiliary classifiers' last layers, or ``()``.
+    """
+
+    module: nn.Module
+    feature_dim: int
+    input_size: InputSize
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    classifier: str
+    aux: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """A library of backbones. Bare names only: the catalog puts the source's name before them."""
+
+    @property
+    def name(self) -> str:
+        """The source's own name, the part of a full name before the slash."""
+
+    def names(self) -> tuple[str, ...]:
+        """Every backbone of the source, in the order to list them."""
+
+    def weights(self, name: str) -> tuple[WeightsSpec, ...]:
+        """The pretrained weights of a backbone, the default first; cheap, builds nothing."""
+
+    def spec(self, name: str) -> BackboneSpec:
+        """The facts of a backbone. May build it without memory to measure it."""
+
+    def build(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None,
+        in_channels: int,
+        image_size: tuple[int, int] | None,
+    ) -> Network:
+        """Build a backbone without its classifier.
+
+        Args:
+            name: One of ``names()``.
+            weights: ``"default"``, a tag, a file in the source's key layout, or None (random).
+            in_channels: Channels C of the images.
+            image_size: Height and width, or None for the weights' own.
+        """
+
+
+def _weights_table(weights: tuple[WeightsSpec, ...]) -> str:
+    """The tags with what is published of them, the default first; empty where there are none."""
+    rows = [
+        (
+            spec.tag,
+            "x".join(map(str, spec.input_size)),
+            str(spec.num_classes),
+            _percent(spec.top1),
+            _percent(spec.top5),
+            (spec.license or "not stated") + (" (non-commercial)" if spec.non_commercial else ""),
+        )
+        for spec in weights
+    ]
+    header = ("weights", "input", "classes", "top-1", "top-5", "licence")
+    return table(header, rows) if rows else ""
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _plain(value: object) -> JSON:
+    """Tuples as lists, all the way down."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"not a plain value: {value!r}")
