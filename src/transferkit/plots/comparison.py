@@ -1,0 +1,158 @@
+"""Several models side by side: accuracy with its interval, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from transferkit._text import percent
+from transferkit.errors import DataError
+from transferkit.metrics.evaluation import Evaluation
+from transferkit.plots.canvas import (
+    FAINT,
+    INK,
+    PALETTE,
+    axes_or_new,
+    dress,
+    legend_above,
+    module,
+    percent_axis,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def accuracy_intervals(
+    evaluations: Mapping[str, Evaluation] | Mapping[str, Mapping[str, Evaluation]],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the accuracy of each model as a point with its Wilson interval.
+
+    Args:
+        evaluations: Model -> evaluation, or model -> split -> evaluation (val and test in
+            different colours). The first model stands at the top.
+        ax: Axes to draw on; new ones by default.
+
+    Raises:
+        DataError: No evaluation.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    rows = {m: {"": e} if isinstance(e, Evaluation) else dict(e) for m, e in evaluations.items()}
+    splits = list(dict.fromkeys(split for row in rows.values() for split in row))
+    if not splits:
+        raise DataError("There is nothing to draw: no evaluation came.")
+    drawn = axes_or_new(ax, size=(7.2, 1.5 + 0.2 * (1 + len(splits)) * len(rows)))
+    for index, split in enumerate(splits):
+        shift = 0.32 * (index - (len(splits) - 1) / 2)
+        points = {
+            place + shift: row[split] for place, row in enumerate(rows.values()) if split in row
+        }
+        _draw_intervals(drawn, points, label=split, colour=PALETTE[index % len(PALETTE)])
+    dress(drawn, title="Accuracy", below="with 95 % Wilson intervals", x="accuracy", y="")
+    drawn.set_yticks(range(len(rows)), shorten(list(rows), width=36))
+    drawn.set_ylim(len(rows) - 0.4, -0.6)
+    drawn.margins(x=0.18)
+    percent_axis(drawn, "x")
+    if len(splits) > 1:
+        legend_above(drawn, columns=len(splits))
+    return drawn
+
+
+def accuracy_vs_time(
+    evaluations: Mapping[str, Evaluation], seconds: Mapping[str, float], *, ax: Axes | None = None
+) -> Axes:
+    """Draw accuracy against training time; the models that no other beats on both are joined.
+
+    Args:
+        evaluations: Model -> evaluation.
+        seconds: Model -> seconds of training.
+        ax: Axes to draw on; new ones by default.
+
+    Raises:
+        DataError: No model, or different models in the two mappings.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if not evaluations or evaluations.keys() != seconds.keys():
+        raise DataError("accuracy_vs_time needs an evaluation and a time for each model.")
+    drawn = axes_or_new(ax, size=(6.4, 4.4))
+    scores = {name: result.accuracy for name, result in evaluations.items()}
+    front = _pareto(scores, seconds)
+    drawn.plot(
+        [seconds[name] for name in front],
+        [scores[name] for name in front],
+        color=FAINT,
+        linewidth=1,
+        linestyle="--",
+        label="best for its time",
+        zorder=1,
+    )
+    for name, shown in zip(scores, shorten(list(scores), width=26), strict=True):
+        low, high = evaluations[name].accuracy_interval
+        spread = [[scores[name] - low], [high - scores[name]]]
+        colour = PALETTE[0] if name in front else FAINT
+        drawn.errorbar(seconds[name], scores[name], yerr=spread, fmt="o", color=colour)
+        drawn.annotate(
+            shown,
+            (seconds[name], scores[name]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color=INK,
+        )
+    dress(
+        drawn,
+        title="Accuracy against training time",
+        below="with 95 % Wilson intervals",
+        x="training time (s), logarithmic",
+        y="accuracy",
+    )
+    _log_seconds(drawn)
+    percent_axis(drawn, "y")
+    legend_above(drawn)
+    return drawn
+
+
+def _draw_intervals(
+    drawn: Axes, points: Mapping[float, Evaluation], *, label: str, colour: str
+) -> None:
+    scores = np.array([result.accuracy for result in points.values()])
+    ends = np.array([result.accuracy_interval for result in points.values()])
+    spread = np.abs(ends.T - scores)
+    places = list(points)
+    drawn.errorbar(
+        scores, places, xerr=spread, fmt="o", color=colour, markersize=5, label=label or None
+    )
+    for place, score, end in zip(places, scores, ends[:, 1], strict=True):
+        drawn.annotate(
+            percent(float(score)),
+            (float(end), place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colour,
+        )
+
+
+def _log_seconds(drawn: Axes) -> None:
+    ticker = module("ticker")
+    drawn.set_xscale("log")
+    drawn.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    drawn.xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    drawn.xaxis.set_minor_locator(ticker.NullLocator())
+    drawn.margins(x=0.25)
+
+
+def _pareto(scores: Mapping[str, float], seconds: Mapping[str, float]) -> list[str]:
+    """Return the models that no faster one equals, fastest first."""
+    best, front = -1.0, []
+    for name in sorted(scores, key=lambda name: (seconds[name], -scores[name])):
+        if scores[name] > best:
+            best = scores[name]
+            front.append(name)
+    return front
