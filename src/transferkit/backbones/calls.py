@@ -30,6 +30,10 @@ class Call:
         """Names of every module called here or inside."""
         return {self.name}.union(*(call.names() for call in self.inner))
 
+    def leaves(self) -> list[Call]:
+        """The innermost calls, in order."""
+        return [leaf for call in self.inner for leaf in call.leaves()] if self.inner else [self]
+
 
 def record_calls(
     module: nn.Module, input_size: tuple[int, int, int], *, training: bool = False

@@ -69,19 +69,6 @@ def trace_stages(
     )
 
 
-def last_layer(module: nn.Module, input_size: tuple[int, int, int]) -> str:
-    """Name of the last layer with parameters of its own that a forward pass calls.
-
-    Raises:
-        ConfigError: There is none, or the network cannot take such an input.
-    """
-    own = {name for name, child in module.named_modules() if [*child.parameters(recurse=False)]}
-    names = [call.name for call in _leaves(record_calls(module, input_size)) if call.name in own]
-    if not names:
-        raise ConfigError(f"{type(module).__name__} calls no layer with parameters.")
-    return names[-1]
-
-
 class _Tree:
     """A network's modules and parameters, looked up by dotted name."""
 
@@ -212,6 +199,3 @@ class _Tree:
         found = [name for name in idle if name in called]
         return [name for name in found if name.rpartition(".")[0] not in found]
 
-
-def _leaves(call: Call) -> list[Call]:
-    return [leaf for inner in call.inner for leaf in _leaves(inner)] if call.inner else [call]

@@ -1,0 +1,259 @@
+"""The classifier: preprocessing, backbone and head as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from transferkit.backbones.catalog import Resolved, build_network, resolve
+from transferkit.backbones.spec import Network
+from transferkit.backbones.stages import Stage, trace_stages
+from transferkit.data.preprocess import Interpolation, Preprocess
+from transferkit.errors import ConfigError
+from transferkit.models.heads import HeadBuilder, HeadKind, build_head
+
+_NEVER_THERE = "<classifier>"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a classifier was made of; enough, with its tensors, to make it again.
+
+    Attributes:
+        backbone: Full name of the backbone: ``"torchvision/resnet50"``.
+        weights: The pretrained weights it started from: a tag, a file's name, or None.
+        head: The kind of head; ``"custom"`` for a callable of the user's.
+        dropout: Dropout of the head.
+    """
+
+    backbone: str
+    weights: str | None
+    head: Literal["linear", "mlp", "custom"]
+    dropout: float
+
+
+class Classifier(nn.Module):
+    """Images in, logits out: ``preprocess``, then ``backbone``, then ``head``.
+
+    Attributes:
+        preprocess: Resizes and normalises uint8 images, or floats in [0, 1].
+        backbone: Normalised images to features (B, D).
+        head: Features to logits (B, K).
+        recipe: What it was made of.
+        feature_dim: Width D of the features.
+    """
+
+    preprocess: Preprocess
+    backbone: nn.Module
+    head: nn.Module
+
+    def __init__(
+        self, network: Network, head: nn.Module, *, classes: Sequence[str], recipe: Recipe
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            network: A backbone as a source built it; its auxiliary classifiers, if any, are
+                replaced by new ones for these classes.
+            head: Features (B, D) to logits (B, K).
+            classes: Names of the K classes.
+            recipe: What the parts were made of.
+        """
+        super().__init__()
+        self._classes = check_classes(classes, len(classes))
+        _replace_aux(network, len(classes))
+        self.preprocess = Preprocess(
+            image_size=network.input_size[1:],
+            mean=network.mean,
+            std=network.std,
+            in_channels=network.input_size[0],
+            interpolation=cast(Interpolation, network.interpolation),
+        )
+        self.backbone = network.module
+        self.head = head
+        self.recipe = recipe
+        self.feature_dim = network.feature_dim
+        self._removed = (network.classifier or _NEVER_THERE, *network.aux)
+        self._traced: tuple[Stage, ...] = ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify a batch.
+
+        Args:
+            images: uint8, or float in [0, 1]; (B, C, H, W).
+
+        Returns:
+            Logits (B, K).
+        """
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D) of uint8 or [0, 1] images (B, C, H, W)."""
+        output = self.backbone(self.preprocess(images))
+        features: Tensor = output if isinstance(output, Tensor) else output[0]
+        return features
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, K) of the head, then those of the auxiliary heads, if any are at work.
+
+        GoogLeNet and Inception v3 have auxiliary heads; they work in train mode, while no
+        stage is frozen.
+        """
+        output = self.backbone(self.preprocess(images))
+        features, *aux = (output,) if isinstance(output, Tensor) else output
+        return (self.head(features), *(logits for logits in aux if logits is not None))
+
+    @property
+    def name(self) -> str:
+        """Full name of the backbone."""
+        return self.recipe.backbone
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; may be set to K other names."""
+        return self._classes
+
+    @classes.setter
+    def classes(self, names: Sequence[str]) -> None:
+        self._classes = check_classes(names, self.num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number K of classes."""
+        return len(self._classes)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages from input to output; the last is ``"head"``."""
+        names = [f"head.{name}" for name, _ in self.head.named_parameters()]
+        *body, aux = self._body_stages()
+        modules, parameters = (*aux.modules, "head"), (*aux.parameters, *names)
+        return (*body, Stage("head", modules, parameters))
+
+    def _body_stages(self) -> tuple[Stage, ...]:
+        """The backbone's stages, then one of its auxiliary heads; traced once."""
+        names = {f"backbone.{name}" for name, _ in self.backbone.named_parameters()}
+        if names != {name for stage in self._traced for name in stage.parameters}:
+            size = (self.preprocess.in_channels, *self.preprocess.image_size)
+            traced = trace_stages(self.backbone, size, head=self._removed)
+            self._traced = tuple(map(_inside_backbone, _part_aux(traced)))
+        return self._traced
+
+
+def create_classifier(
+    name: str,
+    num_classes: int,
+    *,
+    weights: str | Path | None = "default",
+    head: HeadKind | HeadBuilder = "linear",
+    dropout: float = 0.0,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> Classifier:
+    """Build a classifier on any backbone of the catalog.
+
+    Args:
+        name: A backbone: ``"resnet50"``, ``"torchvision/resnet50"``, ``"timm/resnet50"``.
+        num_classes: Number K of classes, at least 2.
+        weights: ``"default"``, a tag, None (random), or a ``.safetensors`` or ``.pth`` file in
+            the source library's key layout.
+        head: ``"linear"``, ``"mlp"``, or a callable from (in_features, num_classes) to a module.
+        dropout: Dropout of the head, in [0, 1).
+        in_channels: Channels of the images; pretrained first layers are adapted.
+        image_size: Height and width in pixels that images are resized to; None takes the
+            weights' own.
+        classes: Names of the classes; ``"0"`` to ``"K-1"`` by default.
+        seed: Fixes the random initial values; None takes torch's own generator.
+
+    Raises:
+        ConfigError: An option that cannot work.
+        UnknownNameError: No such backbone.
+        WeightsError: The weights cannot be fetched, read or fitted.
+    """
+    if num_classes < 2:
+        raise ConfigError(f"Expected 2 or more classes, got {num_classes}.")
+    names = check_classes(classes or [str(k) for k in range(num_classes)], num_classes)
+    found = resolve(name)
+    kind = head if isinstance(head, str) else "custom"
+    recipe = Recipe(found.full_name, _origin(found, weights), kind, dropout)
+    with seeded(seed):
+        network = build_network(
+            name, weights=weights, in_channels=in_channels, image_size=image_size
+        )
+        built = build_head(head, network.feature_dim, num_classes, dropout=dropout)
+        return Classifier(network, built, classes=names, recipe=recipe)
+
+
+def check_classes(classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    """Return ``num_classes`` distinct names as a tuple.
+
+    Raises:
+        ConfigError: Another number of names, or a name twice.
+    """
+    names = tuple(map(str, classes))
+    if len(names) != num_classes or isinstance(classes, str):
+        raise ConfigError(f"Expected {num_classes} class names, got {len(names)}: {names}.")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"Expected distinct class names, got {names}.")
+    return names
+
+
+def _origin(found: Resolved, weights: str | Path | None) -> str | None:
+    """What the weights are called: a tag, the file's name, or None for random ones."""
+    if weights is None:
+        return None
+    if weights == "default":
+        tags = (spec.tag for spec in found.source.weights(found.name))
+        return found.tag or next(tags, None)
+    return Path(weights).name
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from torch's generator as seeded here, and leave the caller's as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _replace_aux(network: Network, num_classes: int) -> None:
+    """Put new auxiliary classifiers, for these classes, where the published ones were."""
+    for name in network.aux:
+        old = network.module.get_submodule(name)
+        if not isinstance(old, nn.Linear):
+            raise ConfigError(f"Expected {name} to be a linear layer, got {type(old).__name__}.")
+        holder, _, attribute = name.rpartition(".")
+        new = nn.Linear(old.in_features, num_classes)
+        setattr(network.module.get_submodule(holder), attribute, new)
+
+
+def _part_aux(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Leave in the last stage only auxiliary heads; the rest of it ends the stage before."""
+    *body, last = stages
+    aux = tuple(
+        name for name in last.modules if any(p.startswith(f"{name}.") for p in last.parameters)
+    )
+    rest = tuple(name for name in last.modules if name not in aux)
+    body[-1] = replace(body[-1], modules=(*body[-1].modules, *rest))
+    return (*body, replace(last, modules=aux))
+
+
+def _inside_backbone(stage: Stage) -> Stage:
+    """The same stage, its modules and parameters named from the classifier."""
+    return Stage(
+        "backbone.head" if stage.name == "head" else stage.name,
+        tuple(f"backbone.{name}" for name in stage.modules),
+        tuple(f"backbone.{name}" for name in stage.parameters),
+    )
