@@ -161,7 +161,7 @@ def _inputs(pair: Pair, form: Form, seed: int) -> Float64Array | None:
     varies = np.ptp(pair.pooled, axis=0) > 0
     if not varies.any():
         return None
-    inputs = _standardised(np.asarray(pair.pooled[:, varies], dtype=np.float64))
+    inputs = _standardised(pair.pooled[:, varies])
     if form == "fourier" or (form == "auto" and inputs.shape[1] <= FEW_FEATURES):
         inputs = np.concatenate([inputs, _standardised(_waves(inputs, seed))], axis=1)
     if inputs.shape[1] > len(inputs):
@@ -170,9 +170,10 @@ def _inputs(pair: Pair, form: Form, seed: int) -> Float64Array | None:
     return inputs
 
 
-def _standardised(rows: Float64Array) -> Float64Array:
-    scale = np.maximum(rows.std(axis=0), np.finfo(np.float64).tiny)
-    standard: Float64Array = (rows - rows.mean(axis=0)) / scale
+def _standardised(rows: FloatArray) -> Float64Array:
+    standard = rows.astype(np.float64)
+    standard -= standard.mean(axis=0)
+    standard /= np.maximum(standard.std(axis=0), np.finfo(np.float64).tiny)
     return standard
 
 
