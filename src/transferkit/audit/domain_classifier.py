@@ -33,6 +33,8 @@ from transferkit.metrics.intervals import normal_quantile
 
 FEW_FEATURES = 32
 """Up to this many features ``form="auto"`` is non-linear: there it pays, beyond it adds noise."""
+COLUMNS = 256
+"""Memberships that are refitted at a time."""
 FREQUENCIES = 128
 """Random frequencies of the non-linear classifier."""
 
@@ -230,10 +232,14 @@ def _round(
     inputs: Float64Array, pair: Pair, members: BoolArray, fold: Int64Array
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Cross-fit once: AUC per membership, influence of each row on the AUC, rank of each row."""
-    ranks = _ranks(_cross_fitted(inputs, members, fold), fold)
-    observed = ranks[:, 0]
+    observed, aucs = np.empty(0), []
+    for start in range(0, len(members), COLUMNS):
+        some = members[start : start + COLUMNS]
+        ranks = _ranks(_cross_fitted(inputs, some, fold), fold)
+        observed = observed if start else ranks[:, 0]
+        aucs.append(_aucs(ranks, some, fold))
     typical = (observed - 0.5) / np.bincount(fold)[fold]
-    return _aucs(ranks, members, fold), _influence(pair, observed, fold), typical
+    return np.concatenate(aucs), _influence(pair, observed, fold), typical
 
 
 def _result(
