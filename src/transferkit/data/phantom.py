@@ -1,0 +1,305 @@
+"""The embedded dataset: drawn chest radiographs whose differences between splits are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transferkit._typing import BoolArray, Int64Array, UInt8Array
+from transferkit.data.anatomy import ANATOMY, POSE, Maps, attenuation, draw, draw_lesions
+from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.imaging import AWAY, HOME, PhantomSite, column, expose
+from transferkit.errors import ConfigError
+
+CLASSES = ("normal", "pneumonia")
+PIXELS_AT_ONCE = 1 << 19
+
+SiteChoice: TypeAlias = PhantomSite | Mapping[str, PhantomSite]
+Share: TypeAlias = float | Mapping[str, float]
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """Who is on each picture of one split, before anything is drawn.
+
+    Attributes:
+        name: The split.
+        labels: True class of each picture, (n,).
+        owner: Split that each patient was drawn for, (n,).
+        patient: Number of the patient within that split, (n,).
+        copied: Row of the owner's picture that this one repeats pixel by pixel, or -1, (n,).
+    """
+
+    name: str
+    labels: Int64Array
+    owner: NDArray[np.str_]
+    patient: Int64Array
+    copied: Int64Array
+
+
+def phantom_splits(
+    *,
+    sizes: Sequence[int] | Mapping[str, int] = (1600, 400, 400),
+    image_size: int = 64,
+    positive_share: Share = 0.5,
+    shift: float = 1.0,
+    sites: Mapping[str, SiteChoice] | None = None,
+    opacity: float = 1.0,
+    opacity_size: float = 1.0,
+    images_per_patient: int = 1,
+    shared_patients: Mapping[tuple[str, str], int] | None = None,
+    duplicates: Mapping[tuple[str, str], int] | None = None,
+    label_noise: Share = 0.0,
+    seed: int = 0,
+) -> Splits:
+    """Draw chest radiographs of two classes, ``normal`` and ``pneumonia``.
+
+    Patients differ in build, heart, ribs and more; pneumonia adds opacities inside the lungs.
+    Train and val come from one site. Test comes from another as far as ``shift`` says: brighter,
+    flatter, grainier, blurred, patient smaller, more corner markers. A classifier trained on train
+    then scores visibly lower on test than on val. Every planted difference is known, so that what
+    looks for differences can be checked.
+
+    A split depends on the seed and its own options, not on the sizes of the others (unless it
+    shares patients or pictures with them).
+
+    Args:
+        sizes: Pictures of train, val and test, or of splits of any names.
+        image_size: Height and width in pixels, 16 or more.
+        positive_share: Share of pneumonia, for all splits or by split (others 0.5).
+        shift: 0 takes test at the same site as train, 1 at the other; between and beyond work.
+        sites: Site of a split, or of each class of a split, in place of what ``shift`` gives:
+            ``{"test": {"normal": PhantomSite(exposure=0.2)}}``; a class not named stays at home.
+        opacity: Factor on how strong opacities are.
+        opacity_size: Factor on how large they are.
+        images_per_patient: Pictures of each patient, who is a group.
+        shared_patients: ``{("train", "test"): 30}`` gives 30 pictures of test a patient of train
+            (same build and class, another picture).
+        duplicates: ``{("train", "test"): 8}`` makes 8 pictures of test exact copies of pictures of
+            train, each of another one.
+        label_noise: Share of labels that are given wrong, for all splits or by split (others 0).
+        seed: Any whole number from 0.
+
+    Returns:
+        Splits with one channel, names and groups.
+
+    Raises:
+        ConfigError: An option is out of range or names a split or class that is not there.
+    """
+    counts = dict(sizes) if isinstance(sizes, Mapping) else named_sizes(sizes)
+    check_options(counts, image_size, opacity, opacity_size, images_per_patient, seed)
+    chosen = choose_sites(counts, shift, sites or {})
+    shares = per_split(positive_share, counts, 0.5, "positive_share")
+    wrong = per_split(label_noise, counts, 0.0, "label_noise")
+    plans = {
+        name: plan_split(name, count, shares[name], images_per_patient, seed)
+        for name, count in counts.items()
+    }
+    plant(plans, shared_patients or {}, seed, copy=False)
+    plant(plans, duplicates or {}, seed, copy=True)
+    strength = (opacity, opacity_size)
+    drawn = {n: render(plan, chosen[n], image_size, strength, seed) for n, plan in plans.items()}
+    for name, plan in plans.items():
+        copy_pixels(plan, drawn, name)
+    given = {name: mislabel(plan, wrong[name], seed) for name, plan in plans.items()}
+    return Splits({name: collect(plan, drawn[name], given[name]) for name, plan in plans.items()})
+
+
+def generator(seed: int, split: str, purpose: str) -> np.random.Generator:
+    """Return the stream of numbers of one purpose in one split."""
+    return np.random.default_rng([seed, crc32(f"{split}/{purpose}".encode())])
+
+
+def named_sizes(sizes: Sequence[int]) -> dict[str, int]:
+    """Name the sizes train, val and test."""
+    if len(sizes) != 3:
+        raise ConfigError(f"sizes must be three numbers (train, val, test) or a mapping: {sizes}.")
+    return dict(zip(("train", "val", "test"), sizes, strict=True))
+
+
+def check_options(
+    counts: Mapping[str, int],
+    image_size: int,
+    opacity: float,
+    opacity_size: float,
+    images_per_patient: int,
+    seed: int,
+) -> None:
+    """Raise ConfigError for a value that cannot be."""
+    least = {
+        "image_size": (image_size, 16),
+        "images_per_patient": (images_per_patient, 1),
+        "seed": (seed, 0),
+        "opacity": (opacity, 0),
+        **{f"size of {name}": (count, 1) for name, count in counts.items()},
+    }
+    for name, (value, low) in least.items():
+        if not value >= low:
+            raise ConfigError(f"{name} must be {low} or more, got {value}.")
+    if not opacity_size > 0:
+        raise ConfigError(f"opacity_size must be above 0, got {opacity_size}.")
+    if not counts:
+        raise ConfigError("sizes must name at least one split.")
+
+
+def per_split(value: Share, counts: Mapping[str, int], other: float, what: str) -> dict[str, float]:
+    """Spell a share out for every split and check it."""
+    if isinstance(value, Mapping):
+        check_known("split", value, counts, what)
+        shares = {name: value.get(name, other) for name in counts}
+    else:
+        shares = dict.fromkeys(counts, value)
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{what} of {name} must lie in [0, 1], got {share}.")
+    return shares
+
+
+def check_known(kind: str, given: Mapping[str, object], known: object, what: str) -> None:
+    """Raise ConfigError for a key that names nothing."""
+    names = list(known) if isinstance(known, (Mapping, tuple)) else []
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"{what} names the {kind} {name!r}; there are: {', '.join(names)}.")
+
+
+def choose_sites(
+    counts: Mapping[str, int], shift: float, sites: Mapping[str, SiteChoice]
+) -> dict[str, tuple[PhantomSite, ...]]:
+    """Return the site of each class of each split."""
+    check_known("split", sites, counts, "sites")
+    chosen = {}
+    for name in counts:
+        site = sites.get(name, HOME.toward(AWAY, shift) if name == "test" else HOME)
+        if isinstance(site, PhantomSite):
+            site = dict.fromkeys(CLASSES, site)
+        check_known("class", site, CLASSES, f"sites[{name!r}]")
+        chosen[name] = tuple(site.get(title, HOME) for title in CLASSES)
+    return chosen
+
+
+def plan_split(name: str, count: int, share: float, per_patient: int, seed: int) -> Plan:
+    """Give each picture a patient and each patient a class."""
+    patients = -(-count // per_patient)
+    sick = np.arange(patients) < round(share * patients)
+    labels = generator(seed, name, "labels").permutation(sick).astype(np.int64)
+    patient = np.arange(count, dtype=np.int64) // per_patient
+    nothing = np.full(count, -1, np.int64)
+    return Plan(name, labels[patient], np.full(count, name, dtype=object), patient, nothing)
+
+
+def plant(
+    plans: Mapping[str, Plan], wanted: Mapping[tuple[str, str], int], seed: int, *, copy: bool
+) -> None:
+    """Give pictures of one split the patients, or the very pixels, of another.
+
+    A picture keeps its class, so the class shares stay what they were asked to be.
+    """
+    what = "duplicates" if copy else "shared_patients"
+    for (source, target), count in wanted.items():
+        if source not in plans or target not in plans or source == target:
+            raise ConfigError(
+                f"{what} must name two of the splits {list(plans)}: {source, target}."
+            )
+        a, b = plans[source], plans[target]
+        rng = generator(seed, f"{source}/{target}", what)
+        rows, origins = match_rows(a, b, count, rng, what)
+        b.owner[rows], b.patient[rows] = a.owner[origins], a.patient[origins]
+        if copy:
+            b.copied[rows] = origins
+
+
+def match_rows(
+    a: Plan, b: Plan, count: int, rng: np.random.Generator, what: str
+) -> tuple[Int64Array, Int64Array]:
+    """Pick ``count`` untouched rows of b, and for each another untouched row of a of its class."""
+    free = rng.permutation(np.flatnonzero((b.owner == b.name) & (b.copied < 0)))
+    rows, origins = free[:count], np.full(min(count, len(free)), -1, np.int64)
+    for label in range(len(CLASSES)):
+        here = np.flatnonzero(b.labels[rows] == label)
+        own = (a.owner == a.name) & (a.copied < 0) & (a.labels == label)
+        pool = rng.permutation(np.flatnonzero(own))[: len(here)]
+        origins[here[: len(pool)]] = pool
+    if count < 0 or len(rows) < count or np.any(origins < 0):
+        raise ConfigError(
+            f"{what} wants {count} pictures of {b.name!r} taken from {a.name!r}, "
+            f"but the splits have only {len(b.labels)} and {len(a.labels)} (by class)."
+        )
+    return rows, origins
+
+
+def render(
+    plan: Plan,
+    sites: tuple[PhantomSite, ...],
+    image_size: int,
+    strength: tuple[float, float],
+    seed: int,
+) -> UInt8Array:
+    """Draw all pictures of one split, some at a time."""
+    count = len(plan.labels)
+    patient = patients_of(plan, seed)
+    pose = draw(POSE, count, generator(seed, plan.name, "pose"))
+    lesion_rng = generator(seed, plan.name, "lesions")
+    texture_rng = generator(seed, plan.name, "texture")
+    film_rng = generator(seed, plan.name, "film")
+    images = np.empty((count, image_size, image_size, 1), np.uint8)
+    step = max(1, PIXELS_AT_ONCE // image_size**2)
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        labels = plan.labels[rows]
+        where = [sites[label] for label in labels]
+        lesions = draw_lesions(
+            labels == 1, lesion_rng, opacity=strength[0], opacity_size=strength[1]
+        )
+        texture = texture_rng.standard_normal(images[rows].shape[:3], dtype=np.float32)
+        chest = attenuation(
+            {key: value[rows] for key, value in patient.items()},
+            {key: value[rows] for key, value in pose.items()},
+            lesions,
+            texture,
+            field_of_view=column(where, "field_of_view"),
+        )
+        images[rows] = expose(chest, where, film_rng)
+    return images
+
+
+def patients_of(plan: Plan, seed: int) -> dict[str, Maps]:
+    """Return the build of the patient on each picture, wherever the patient comes from."""
+    build = {name: np.empty((len(plan.patient), 1, 1), np.float32) for name in ANATOMY}
+    for owner in sorted(set(plan.owner)):
+        here: BoolArray = plan.owner == owner
+        numbers = plan.patient[here]
+        known = draw(ANATOMY, int(numbers.max()) + 1, generator(seed, owner, "patients"))
+        for name, values in known.items():
+            build[name][here] = values[numbers]
+    return build
+
+
+def copy_pixels(plan: Plan, drawn: Mapping[str, UInt8Array], name: str) -> None:
+    """Overwrite the planted duplicates with the pictures that they repeat."""
+    for row in np.flatnonzero(plan.copied >= 0):
+        drawn[name][row] = drawn[plan.owner[row]][plan.copied[row]]
+
+
+def mislabel(plan: Plan, share: float, seed: int) -> Int64Array:
+    """Return the labels as given: a share of them, exactly, is the other class."""
+    count = len(plan.labels)
+    rows = generator(seed, plan.name, "mislabel").permutation(count)[: round(share * count)]
+    labels = plan.labels.copy()
+    labels[rows] = 1 - labels[rows]
+    return labels
+
+
+def collect(plan: Plan, images: UInt8Array, labels: Int64Array) -> ImageData:
+    """Name the pictures after class, patient and visit, as a folder of files would."""
+    groups = [f"{o}-{p:05d}" for o, p in zip(plan.owner, plan.patient, strict=True)]
+    names = [
+        f"{plan.name}/{CLASSES[label]}/{group}_{row:05d}.png"
+        for row, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
+    return ImageData(images, labels, classes=CLASSES, names=names, groups=groups)
