@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.skeleton import LeafCall
+from transferkit.backbones.spec import InputSize
 from transferkit.errors import ConfigError
 
 RGB = 3
@@ -25,14 +26,14 @@ def adapt_statistics(values: tuple[float, ...], channels: int) -> tuple[float, .
     return tuple(values[i % len(values)] for i in range(channels))
 
 
-def adapt_weight(weight: Tensor, channels: int) -> Tensor:
+def adapt_weight(weight: Tensor, channels: int, *, colour_last: bool = True) -> Tensor:
     """Give a first layer's weight for ``channels`` input channels.
 
     Args:
-        weight: (O, I) or (O, I, H, W), where I is a multiple of 3 with the colour running
-            fastest, as in a plain stem (I = 3), a space-to-depth stem and a linear layer over
-            flattened patches of (H, W, C).
+        weight: (O, I) or (O, I, H, W), where I is 3 in a plain stem and a multiple of 3 where
+            pixels are gathered first: a space-to-depth stem, a linear layer over patches.
         channels: Channels of the images.
+        colour_last: Whether the colour runs fastest among the I inputs, or slowest.
 
     Returns:
         (O, I / 3 * channels, ...), of the same type.
@@ -43,13 +44,38 @@ def adapt_weight(weight: Tensor, channels: int) -> Tensor:
             f"expected a first layer over 3 colours to adapt to {channels} channels, "
             f"got one over {inputs} inputs; use in_channels=3"
         )
-    colours = weight.reshape(outputs, inputs // RGB, RGB, *rest)
+    axis = 2 if colour_last else 1
+    pixels = inputs // RGB
+    colours = weight.reshape(outputs, *((pixels, RGB) if colour_last else (RGB, pixels)), *rest)
     if channels == 1:
-        adapted = colours.sum(dim=2, keepdim=True)
+        adapted = colours.sum(dim=axis, keepdim=True)
     else:
         turn = torch.arange(channels, device=weight.device) % RGB
-        adapted = colours.index_select(2, turn) * (RGB / channels)
-    return adapted.reshape(outputs, inputs // RGB * channels, *rest).contiguous()
+        adapted = colours.index_select(axis, turn) * (RGB / channels)
+    return adapted.reshape(outputs, pixels * channels, *rest).contiguous()
+
+
+def widen(module: nn.Module, wide: nn.Module, input_size: InputSize) -> None:
+    """Load ``wide``, the same network built for other channels, with the weights of ``module``.
+
+    Args:
+        module: A network over three channels, on the CPU.
+        wide: The network to load; its first layers have other shapes, all else the same.
+        input_size: Channels (3), height and width of an input of ``module``.
+
+    Raises:
+        ConfigError: No weight has another shape, or one that cannot be adapted.
+    """
+    own, target = module.state_dict(), wide.state_dict()
+    changed = {key for key, value in own.items() if value.shape != target[key].shape}
+    if not changed:
+        raise ConfigError("expected a first layer that depends on the channels; use in_channels=3")
+    for key in changed:
+        inputs, width = own[key].shape[1], target[key].shape[1]
+        layer = module.get_submodule(key.rpartition(".")[0])
+        last = inputs == RGB or _colour_runs_fastest(module, layer, input_size)
+        own[key] = adapt_weight(own[key], width * RGB // inputs, colour_last=last)
+    wide.load_state_dict(own)
 
 
 def adapt_first_layers(module: nn.Module, calls: tuple[LeafCall, ...], channels: int) -> None:
@@ -96,3 +122,35 @@ def _padding(layer: nn.Conv2d) -> str | tuple[int, int]:
     if isinstance(layer.padding, str):
         return layer.padding
     return int(layer.padding[0]), int(layer.padding[1])
+
+
+class _Seen(Exception):  # noqa: N818 - it stops a forward pass, nothing went wrong
+    """The inputs of the layer that was waited for."""
+
+
+def _colour_runs_fastest(module: nn.Module, layer: nn.Module, input_size: InputSize) -> bool:
+    """Find how a first layer's inputs are ordered, by an image with one value a channel."""
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        raise _Seen(args[0])
+
+    colours = torch.tensor([0.0, 0.5, 1.0]).view(1, RGB, 1, 1)
+    handle = layer.register_forward_pre_hook(stop)
+    try:
+        with torch.no_grad():
+            module(colours.expand(1, *input_size))
+    except _Seen as seen:
+        inputs: Tensor = seen.args[0]
+    finally:
+        handle.remove()
+    row = inputs[0, :, 0, 0] if inputs.ndim == 4 else inputs.flatten(0, -2)[0]
+    pattern = torch.tensor(sorted(set(row.tolist())))
+    if len(pattern) != RGB:
+        raise ConfigError("expected a first layer that reads plain colours; use in_channels=3")
+    if torch.equal(row, pattern.repeat(len(row) // RGB)):
+        return True
+    if torch.equal(row, pattern.repeat_interleave(len(row) // RGB)):
+        return False
+    raise ConfigError(
+        "expected a first layer whose inputs are ordered by colour; use in_channels=3"
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isnan, isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlparse
 
 from torch import nn
+from torch.hub import get_dir
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -28,7 +31,7 @@ from transferkit.backbones.weights import (
     read_state_dict,
     warn_of_licence,
 )
-from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -53,8 +56,9 @@ class TorchvisionSource:
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The tags of ``name``, its default first."""
         enum = self._enum(name)
-        members = sorted(enum, key=lambda member: member is not enum["DEFAULT"])
-        return tuple(map(_weights_spec, members))
+        default = enum["DEFAULT"]
+        others = [member for member in enum if member is not default]
+        return tuple(map(_weights_spec, (default, *others)))
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` on a network without memory, at the input of its default weights."""
@@ -118,7 +122,7 @@ class TorchvisionSource:
     def _enum(self, name: str) -> type[WeightsEnum]:
         if name not in self.names():
             raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
-        return models.get_model_weights(name)
+        return cast("type[WeightsEnum]", models.get_model_weights(name))
 
     def _load(
         self, module: nn.Module, name: str, chosen: WeightsSpec | Path, classifier: str
@@ -129,7 +133,12 @@ class TorchvisionSource:
         else:
             warn_of_licence(chosen, name=full)
             member, origin = self._enum(name)[chosen.tag], f"the weights {chosen.tag!r}"
-            state = fetch(lambda: _download(member), name=full, tag=chosen.tag)
+            state = fetch(
+                lambda: _download(member),
+                name=full,
+                tag=chosen.tag,
+                url=None if _is_cached(member) else member.url,
+            )
         state = _up_to_date(state, module)
         dropped = (classifier, *_WITH_AUX.get(name, ()))
         if isinstance(chosen, WeightsSpec) and not chosen.num_classes:
@@ -158,11 +167,9 @@ def _anatomy(name: str, size: tuple[int, int]) -> _Anatomy:
     module = skeleton(lambda: _construct(name, size))
     calls = leaf_calls(module, (3, *size))
     classifier = calls[-1].name
-    layer = module.get_submodule(classifier)
-    width = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
     return _Anatomy(
         num_params=count_parameters(module),
-        feature_dim=int(width),
+        feature_dim=module.get_parameter(f"{classifier}.weight").shape[1],
         classifier=classifier,
         calls=calls,
     )
@@ -177,7 +184,7 @@ def _stage_names(name: str, input_size: InputSize) -> tuple[str, ...]:
 
 def _construct(name: str, size: tuple[int, int]) -> nn.Module:
     """Build ``name`` with random weights as its pretrained weights have it built."""
-    builder = models.get_model_builder(name)
+    builder: Callable[..., nn.Module] = models.get_model_builder(name)
     if name in _WITH_AUX:
         return builder(weights=None, aux_logits=True, transform_input=True, init_weights=False)
     if name.startswith("vit_"):
@@ -195,13 +202,17 @@ def _normalise_plainly(module: nn.Module) -> tuple[tuple[float, ...], tuple[floa
     It turns ImageNet's mean and deviation into one half each, so images normalised by one half
     give the same numbers without it.
     """
-    module.transform_input = False
+    module.__dict__["transform_input"] = False
     return _HALF, _HALF
 
 
 def _download(member: WeightsEnum) -> StateDict:
     """Fetch a published state dict into torch's cache, its hash checked, nothing unpickled."""
     return OrderedDict(member.get_state_dict(progress=True, check_hash=True, weights_only=True))
+
+
+def _is_cached(member: WeightsEnum) -> bool:
+    return (Path(get_dir()) / "checkpoints" / Path(urlparse(member.url).path).name).is_file()
 
 
 def _up_to_date(state: StateDict, module: nn.Module) -> StateDict:

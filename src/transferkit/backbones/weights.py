@@ -135,7 +135,7 @@ def load_weights(
         raise WeightsError(_misfit(name, origin, missing, unexpected, shapes, broken))
 
 
-def fetch(download: Callable[[], T], *, name: str, tag: str, url: str | None) -> T:
+def fetch(download: Callable[[], T], *, name: str, tag: str, url: str | None = None) -> T:
     """Call ``download``, turning any failure of the network into a clear error.
 
     Args:
@@ -151,11 +151,11 @@ def fetch(download: Callable[[], T], *, name: str, tag: str, url: str | None) ->
         if url is not None:
             _reach(url)
         return download()
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # the clients' errors share no base narrower than this
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
-            f"cannot fetch the weights {tag!r} of {name}: {reason}. Without a network, pass "
-            "weights='path/to/file.safetensors' (or .pth) with a copy fetched elsewhere, "
+            f"cannot fetch or load the weights {tag!r} of {name}: {reason}. Without a network, "
+            "pass weights='path/to/file.safetensors' (or .pth) with a copy fetched elsewhere, "
             "weights=None to start from random ones, or take a backbone that comes embedded: "
             "list_backbones(source='transferkit')"
         ) from error

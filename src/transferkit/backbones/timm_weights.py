@@ -1,0 +1,120 @@
+"""timm's loading of weights, taken apart: first the network, then the weights and how they fit.
+
+timm makes a network and loads its weights in one call. Taken apart, a local file goes through
+the network's own checkpoint filter as a published one does, and what does not fit is reported.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import _builder
+from torch import Tensor, nn
+
+from transferkit.backbones.timm_metadata import Config
+from transferkit.backbones.weights import fetch, load_weights, read_state_dict
+
+Filter = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
+
+_HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load of weights that timm was about to do.
+
+    Attributes:
+        run: Does it as timm would: fetches the published weights and loads them.
+        filter: Brings a state dict to the network's layout and image size; None if not needed.
+        strict: Whether timm would insist on every key.
+    """
+
+    run: Callable[[], None]
+    filter: Filter | None
+    strict: bool
+
+
+@contextmanager
+def deferred_loads() -> Iterator[list[Load]]:
+    """Have ``timm.create_model(..., pretrained=True)`` note its load instead of doing it.
+
+    timm offers no other way to a network's checkpoint filter. Its loading function is replaced
+    while the context lasts, one thread at a time.
+    """
+    loads: list[Load] = []
+    load_pretrained = _builder.load_pretrained
+
+    def note(
+        model: nn.Module,
+        pretrained_cfg: dict[str, object] | None = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        filter_fn: Filter | None = None,
+        strict: bool = True,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        def run() -> None:
+            load_pretrained(
+                model, pretrained_cfg, num_classes, in_chans, filter_fn, strict, cache_dir
+            )
+
+        loads.append(Load(run, filter_fn, strict))
+
+    with _lock:
+        _builder.load_pretrained = note
+        try:
+            yield loads
+        finally:
+            _builder.load_pretrained = load_pretrained
+
+
+def load_file(
+    module: nn.Module, path: Path, load: Load, *, name: str, dropped: Sequence[str]
+) -> None:
+    """Load a local file into ``module`` as timm would load a published one.
+
+    Raises:
+        WeightsError: The file cannot be read, or does not fit.
+    """
+    state = read_state_dict(path)
+    state = OrderedDict(_filtered(state, module, load.filter))
+    spare = not load.strict
+    load_weights(module, state, name=name, origin=str(path), dropped=dropped, spare=spare)
+
+
+def load_published(load: Load, config: Config, *, name: str, tag: str) -> None:
+    """Fetch the published weights and load them.
+
+    Raises:
+        WeightsError: They cannot be fetched.
+    """
+    fetch(load.run, name=name, tag=tag, url=_address(config))
+
+
+def _filtered(
+    state: Mapping[str, Tensor], module: nn.Module, checkpoint_filter: Filter | None
+) -> Mapping[str, Tensor]:
+    """The state dict in the network's layout; as it came, where the filter cannot read it."""
+    if checkpoint_filter is None:
+        return state
+    try:
+        return checkpoint_filter(dict(state), module)
+    except Exception:  # a foreign file can trip a filter anywhere; the report of misfits follows
+        return state
+
+
+def _address(config: Config) -> str | None:
+    """The server to reach first, or None where the weights are in the cache or the hub is off."""
+    if config.hf_hub_id is None:
+        return config.url
+    cached = (try_to_load_from_cache(config.hf_hub_id, file) for file in _HUB_FILES)
+    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
+        return None
+    return str(constants.ENDPOINT)
