@@ -1,0 +1,1 @@
+"""Pretraining of the embedded backbone on images made by formula."""
