@@ -34,6 +34,7 @@ from transferkit.errors import ConfigError, UnknownNameError
 _LIBRARIES = {
     "torchvision": "transferkit.backbones.torchvision",
     "timm": "transferkit.backbones.timm",
+    "transferkit": "transferkit.backbones.embedded",
 }
 _OWN = "user"
 _HINT = "List them with list_backbones()."
@@ -267,7 +268,7 @@ def _own_name(name: str) -> tuple[str, str]:
     """Split a name for registration into its prefix and its bare name."""
     prefix, slash, bare = name.rpartition("/")
     prefix = prefix if slash else _OWN
-    if prefix in _LIBRARIES or prefix == "transferkit":
+    if prefix in _LIBRARIES:
         raise ConfigError(f"{name!r}: the prefix {prefix!r} is a library's; choose another")
     if not re.fullmatch(r"[\w.\-]+", bare) or not re.fullmatch(r"[\w\-]+", prefix):
         raise ConfigError(f"expected a name of letters, digits, '_', '-' and '.', got {name!r}")

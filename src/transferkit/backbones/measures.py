@@ -18,13 +18,15 @@ class Measures:
         num_params: Parameters, its own classifier included.
         feature_dim: Width of the features.
         gflops: Thousand million multiply-adds for one image of the default input; None where
-            the count failed.
+            it was not counted.
+        image_size: Height and width of the default input.
         stages: How many stages it has.
     """
 
     num_params: int
     feature_dim: int
     gflops: float | None
+    image_size: tuple[int, int]
     stages: int
 
 
@@ -39,9 +41,11 @@ def published_measures() -> dict[str, Measures]:
 
 
 def _measures(row: dict[str, str]) -> Measures:
+    _, height, width = map(int, row["input_size"].split("x"))
     return Measures(
         num_params=int(row["num_params"]),
         feature_dim=int(row["feature_dim"]),
         gflops=float(row["gflops"]) if row["gflops"] else None,
+        image_size=(height, width),
         stages=int(row["stages"]),
     )

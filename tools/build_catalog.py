@@ -1,0 +1,71 @@
+"""Measure every backbone without memory and write the table that listing reads.
+
+    python tools/build_catalog.py            # all of torchvision and timm, some ten minutes
+
+Multiply-adds of torchvision's networks are those that torchvision publishes; timm's are
+counted on the meta device, as one operation each, which gives the same figures.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from transferkit.backbones.catalog import get_backbone_spec, list_backbones
+from transferkit.backbones.skeleton import forward_skeleton, skeleton
+from transferkit.backbones.spec import BackboneSpec
+
+OUT = Path(__file__).parents[1] / "src" / "transferkit" / "backbones" / "catalog.csv"
+FIELDS = ("name", "num_params", "feature_dim", "gflops", "input_size", "stages")
+
+
+def count_gflops(spec: BackboneSpec) -> float:
+    """Thousand million multiply-adds for one image of the default input."""
+    source, _, name = spec.name.partition("/")
+    if source == "torchvision":
+        return float(models.get_model_weights(name).DEFAULT.meta["_ops"])
+    module = skeleton(lambda: timm.create_model(name, pretrained_cfg=spec.default_weights))
+    with FlopCounterMode(display=False) as counter:
+        forward_skeleton(module, spec.input_size)  # two images, and two operations a multiply-add
+    return float(counter.get_total_flops()) / 4e9
+
+
+def measure(name: str) -> dict[str, str]:
+    """One row of the table."""
+    torch.set_num_threads(1)
+    spec = get_backbone_spec(name)
+    return {
+        "name": spec.name,
+        "num_params": str(spec.num_params),
+        "feature_dim": str(spec.feature_dim),
+        "gflops": f"{count_gflops(spec):.3f}",
+        "input_size": "x".join(map(str, spec.input_size)),
+        "stages": str(len(spec.stages)),
+    }
+
+
+def main(workers: int) -> None:
+    """Measure all and write the table."""
+    names = [name for source in ("torchvision", "timm") for name in list_backbones(source=source)]
+    with ProcessPoolExecutor(workers) as pool:
+        rows = list(pool.map(measure, names, chunksize=8))
+    with OUT.open("w", encoding="utf-8", newline="") as file:
+        file.write(
+            f"# torch {torch.__version__}, torchvision {torchvision.__version__}, "
+            f"timm {timm.__version__}\n"
+        )
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
