@@ -1,0 +1,68 @@
+"""Where a run computes, in which precision, and with which random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+
+from transferkit.errors import ConfigError
+from transferkit.training.options import Precision
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter or buffer of ``model``; the CPU if it has neither."""
+    tensors = (*model.parameters(), *model.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Move ``model`` to ``device`` if one is given; return where it is.
+
+    Raises:
+        ConfigError: There is no such device on this machine.
+    """
+    if device is None:
+        return device_of(model)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={str(device)!r} cannot be used here: {error}") from error
+    return device_of(model)
+
+
+def training_device(wish: torch.device | str | None, model: nn.Module) -> torch.device | str:
+    """The device to train on: the one wished for, else a GPU, else where the model is."""
+    if wish is not None:
+        return wish
+    if torch.cuda.is_available():
+        return "cuda"
+    return device_of(model)
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context of a forward pass: bfloat16 where asked for, or where ``auto`` finds it faster.
+
+    ``auto`` takes bfloat16 on GPUs with tensor cores for it (compute capability 8 and up), and
+    float32 elsewhere: on most CPUs bfloat16 is slower.
+    """
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "bfloat16" or (precision == "auto" and fast):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from ``seed`` and ``epoch``; then put the caller's state back.
+
+    No random state has to be saved for a resumed run: each epoch starts from its own number.
+    """
+    number = int(np.random.SeedSequence([seed, epoch, 1]).generate_state(1)[0])
+    others = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=others):
+        torch.manual_seed(number)
+        yield

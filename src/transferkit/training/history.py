@@ -1,0 +1,172 @@
+"""What a training run leaves behind: one record an epoch, and the course's summary row."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, TypeAlias
+
+from transferkit._text import percent, table
+from transferkit._typing import JSON
+from transferkit.data.files import replacing
+from transferkit.errors import DataError
+
+Monitor: TypeAlias = Literal["val_accuracy", "val_loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """The figures of one epoch.
+
+    Attributes:
+        epoch: The epoch, counted from 1.
+        step: Optimizer steps taken since the start of the run.
+        lr: The head's learning rate at the last step of the epoch.
+        train_loss: Mean over all samples of the loss that was minimised, as it stood when each
+            batch was seen (label smoothing, class weights and auxiliary heads included).
+        train_accuracy: Share of samples that were right when their batch was seen.
+        val_loss: Mean cross-entropy of the val split after the epoch, plain: no smoothing, no
+            class weights, no auxiliary heads.
+        val_accuracy: Share of the val split that is right after the epoch.
+        seconds: Wall time of the epoch, evaluation included.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySummary:
+    """The course's summary row of a run; what was not measured is None."""
+
+    final_train_loss: float | None
+    best_train_accuracy: float | None
+    final_val_loss: float | None
+    best_val_accuracy: float | None
+    best_val_loss: float | None
+    best_val_loss_epoch: int | None
+    seconds: float
+
+    def __str__(self) -> str:
+        header = ("final train loss", "best train acc", "final val loss", "best val acc",
+                  "best val loss (epoch)", "seconds")  # fmt: skip
+        best = _number(self.best_val_loss)
+        if self.best_val_loss_epoch is not None:
+            best += f" ({self.best_val_loss_epoch})"
+        cells = (
+            _number(self.final_train_loss),
+            _share(self.best_train_accuracy),
+            _number(self.final_val_loss),
+            _share(self.best_val_accuracy),
+            best,
+            f"{self.seconds:.1f}",
+        )
+        return table(header, [cells], left=0)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The fields as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The course of a run, epoch by epoch.
+
+    Attributes:
+        records: One record an epoch.
+        monitor: The val figure that the best epoch is chosen on.
+    """
+
+    records: tuple[EpochRecord, ...] = ()
+    monitor: Monitor = "val_accuracy"
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the best monitored figure (the earliest of equals); None without val."""
+        figures = [(getattr(r, self.monitor), r.epoch) for r in self.records]
+        known = [(figure, epoch) for figure, epoch in figures if figure is not None]
+        if not known:
+            return None
+        sign = -1 if self.monitor == "val_accuracy" else 1
+        return min(known, key=lambda pair: (sign * pair[0], pair[1]))[1]
+
+    def summary(self) -> HistorySummary:
+        """The course's summary row.
+
+        Raises:
+            DataError: No epoch was finished.
+        """
+        if not self.records:
+            raise DataError("This history is empty: no epoch was finished.")
+        last = self.records[-1]
+        losses = [(r.val_loss, r.epoch) for r in self.records if r.val_loss is not None]
+        best_loss, best_loss_epoch = min(losses) if losses else (None, None)
+        accuracies = [r.val_accuracy for r in self.records if r.val_accuracy is not None]
+        return HistorySummary(
+            final_train_loss=last.train_loss,
+            best_train_accuracy=max(r.train_accuracy for r in self.records),
+            final_val_loss=last.val_loss,
+            best_val_accuracy=max(accuracies, default=None),
+            best_val_loss=best_loss,
+            best_val_loss_epoch=best_loss_epoch,
+            seconds=math.fsum(r.seconds for r in self.records),
+        )
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The records, the best epoch and the summary as plain data."""
+        return {
+            "monitor": self.monitor,
+            "best_epoch": self.best_epoch,
+            "records": [asdict(record) for record in self.records],
+            "summary": self.summary().to_dict() if self.records else None,
+        }
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one row an epoch; the file appears whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        names = [field.name for field in fields(EpochRecord)]
+        with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(record) for record in self.records)
+
+    def __str__(self) -> str:
+        header = ("epoch", "lr", "train loss", "train acc", "val loss", "val acc", "seconds", "")
+        best = self.best_epoch
+        rows = [_row(record, best=record.epoch == best) for record in self.records]
+        return table(header, rows, left=0)
+
+
+def _row(record: EpochRecord, *, best: bool) -> tuple[str, ...]:
+    return (
+        str(record.epoch),
+        f"{record.lr:.2e}",
+        _number(record.train_loss),
+        _share(record.train_accuracy),
+        _number(record.val_loss),
+        _share(record.val_accuracy),
+        f"{record.seconds:.1f}",
+        "best" if best else "",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else percent(value, digits=2)

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from transferkit.data.dataset import ImageData
+from transferkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
+from transferkit.models.freezing import freeze, unfreeze
+from transferkit.training.loader import shuffled_plan
+from transferkit.training.trainer import Trainer
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def by_hand(model, data, *, epochs, batch_size, lr, seed, label_smoothing=0.0, weight=None):
+    """The plain loop of a notebook: SGD with momentum, the same batches."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+    losses = []
+    for epoch in range(1, epochs + 1):
+        model.train()
+        total = 0.0
+        for rows in shuffled_plan(len(data), batch_size, seed=seed, epoch=epoch):
+            labels = torch.from_numpy(data.labels[rows])
+            logits = model(data.batch(rows))
+            loss = cross_entropy(logits, labels, label_smoothing=label_smoothing, weight=weight)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        losses.append(total / len(data))
+    return losses
+
+
+def test_it_learns(small, train, val):
+    model = small()
+    history = Trainer(model, lr=1e-2, batch_size=8, **QUIET).fit(train, val, epochs=8)
+    assert len(history) == 8
+    assert history.records[-1].train_loss < history.records[0].train_loss
+    assert history.summary().best_val_accuracy > 0.9
+    assert history.records[-1].step == 8 * math.ceil(50 / 8)
+    assert not model.training
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_it_equals_the_loop_written_by_hand(plain, train, smoothing):
+    ours, theirs = plain(), plain()
+    losses = by_hand(theirs, train, epochs=3, batch_size=8, lr=0.05, seed=3,
+                     label_smoothing=smoothing)  # fmt: skip
+    trainer = Trainer(ours, optimizer="sgd", lr=0.05, scheduler="constant", batch_size=8, seed=3,
+                      label_smoothing=smoothing, **QUIET)  # fmt: skip
+    history = trainer.fit(train, epochs=3)
+    close(weights(ours), weights(theirs))
+    assert [r.train_loss for r in history.records] == pytest.approx(losses, rel=1e-5)
+
+
+def test_class_weights_are_those_of_torch(plain, train):
+    ours, theirs = plain(), plain()
+    by_hand(theirs, train, epochs=2, batch_size=10, lr=0.05, seed=0,
+            weight=torch.tensor([1.0, 3.0]))  # fmt: skip
+    Trainer(ours, optimizer="sgd", lr=0.05, scheduler="constant", batch_size=10,
+            class_weights=[1.0, 3.0], **QUIET).fit(train, epochs=2)  # fmt: skip
+    close(weights(ours), weights(theirs))
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": [0.5, 2.0]}])
+def test_accumulation_takes_the_step_of_one_large_batch(plain, train, options):
+    one, many = plain(), plain()
+    common = dict(optimizer="sgd", lr=0.1, clip_norm=0.5, **options, **QUIET)
+    a = Trainer(one, batch_size=20, **common).fit(train, epochs=2)
+    b = Trainer(many, batch_size=5, accumulate=4, **common).fit(train, epochs=2)
+    close(weights(one), weights(many))
+    assert a.records[-1].step == b.records[-1].step == 6
+    assert a.records[-1].train_loss == pytest.approx(b.records[-1].train_loss, rel=1e-4)
+
+
+def test_clipping_bounds_the_step(plain, train):
+    model = plain()
+    before = weights(model)
+    Trainer(model, optimizer="sgd", lr=1.0, momentum=0.0, scheduler="constant", clip_norm=1e-3,
+            batch_size=50, **QUIET).fit(train, epochs=1)  # fmt: skip
+    moved = sum(((weights(model)[k] - before[k]) ** 2).sum() for k in before).sqrt()
+    assert 0 < moved <= 1.001e-3
+
+
+def test_the_figures_are_means_over_samples(plain, train, val):
+    """With a rate of almost nothing, the epoch's figures are those of the model as it stands."""
+    model = plain()
+    record = Trainer(model, lr=1e-12, batch_size=7, **QUIET).fit(train, val, epochs=1).records[0]
+    for data, loss, accuracy in (
+        (train, record.train_loss, record.train_accuracy),
+        (val, record.val_loss, record.val_accuracy),
+    ):
+        logits = model(data.batch(np.arange(len(data)))).detach()
+        labels = torch.from_numpy(data.labels)
+        assert loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
+        assert accuracy == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+
+
+def test_the_course_schedule_reaches_the_end(plain, train):
+    history = Trainer(plain(), lr=0.1, batch_size=8, **QUIET).fit(train, epochs=30)
+    assert history.records[-1].lr < 0.1 * 1e-3
+    assert history.records[14].lr == pytest.approx(0.05, rel=0.02)
+
+
+def test_same_seed_same_weights(small, train, val):
+    runs = []
+    for seed in (5, 5, 6):
+        model = small()
+        torch.manual_seed(len(runs))
+        Trainer(model, seed=seed, batch_size=8, **QUIET).fit(train, val, epochs=2)
+        runs.append(weights(model))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_the_callers_random_numbers_are_left_alone(small, train, val):
+    torch.manual_seed(7)
+    expected = torch.rand(6)
+    torch.manual_seed(7)
+    run = Trainer(small(), batch_size=8, **QUIET).epochs(train, val, epochs=3)
+    drawn = [torch.rand(2) for _ in run]
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_draws_between_epochs_do_not_disturb_the_run(small, train):
+    quiet, disturbed = small(), small()
+    Trainer(quiet, batch_size=8, **QUIET).fit(train, epochs=3)
+    for _ in Trainer(disturbed, batch_size=8, **QUIET).epochs(train, epochs=3):
+        torch.rand(17)
+    assert same(weights(quiet), weights(disturbed))
+
+
+def test_the_best_epoch_comes_back(small, train, val):
+    model = small()
+    seen = {}
+    trainer = Trainer(model, lr=0.3, batch_size=8, scheduler="constant", **QUIET)
+    for epoch in trainer.epochs(train, val, epochs=6):
+        seen[epoch.epoch] = weights(model)
+    assert same(weights(model), seen[trainer.history.best_epoch])
+
+
+def test_without_restore_or_val_the_last_epoch_stays(small, train, val):
+    for options, judged in (({"restore_best": False}, val), ({}, None)):
+        model = small()
+        last = {}
+        for _ in Trainer(model, lr=0.3, batch_size=8, **options, **QUIET).epochs(
+            train, judged, epochs=4
+        ):
+            last = weights(model)
+        assert same(weights(model), last)
+
+
+def test_break_stops_and_restores(small, train, val):
+    model = small()
+    trainer = Trainer(model, lr=0.3, batch_size=8, **QUIET)
+    seen = {}
+    for epoch in trainer.epochs(train, val, epochs=50):
+        seen[epoch.epoch] = weights(model)
+        if epoch.epoch == 3:
+            break
+    assert len(trainer.history) == 3
+    assert same(weights(model), seen[trainer.history.best_epoch])
+    assert not model.training
+
+
+def test_patience(plain, train, val):
+    history = Trainer(plain(), lr=1e-12, patience=3, **QUIET).fit(train, val, epochs=50)
+    assert history.best_epoch == 1
+    assert len(history) == 4
+
+
+def test_patience_needs_val(plain, train):
+    with pytest.raises(ConfigError, match="patience"):
+        Trainer(plain(), patience=3, **QUIET).fit(train, epochs=5)
+
+
+def test_plateau_lowers_the_rate(plain, train, val):
+    history = Trainer(plain(), lr=1e-9, scheduler="plateau", monitor="val_loss", **QUIET).fit(
+        train, val, epochs=7
+    )
+    assert history.records[0].lr == 1e-9
+    assert history.records[-1].lr == pytest.approx(1e-10)
+
+
+class Poison:
+    """Turns the images of one batch into something that no loss survives."""
+
+    def __init__(self, model, at):
+        self.model, self.at, self.calls = model, at, 0
+
+    def __call__(self, images):
+        self.calls += 1
+        if self.calls == self.at:
+            with torch.no_grad():
+                self.model.head.get_parameter(next(iter(self.model.head.state_dict()))).fill_(
+                    math.nan
+                )
+        return images
+
+
+def test_a_loss_that_turns_nan_keeps_the_last_good_epoch(small, train, val):
+    model = small()
+    trainer = Trainer(model, batch_size=10, augment=Poison(model, at=13), **QUIET)
+    run = trainer.epochs(train, val, epochs=9)
+    seen = {next(run).epoch: weights(model) for _ in range(2)}
+    with pytest.raises(TrainingError, match=r"nan at epoch 3, step 3"):
+        next(run)
+    assert same(weights(model), seen[2])
+    assert len(trainer.history) == 2
+    assert trainer.history.records[-1].step == 10
+    assert not model.training
+
+
+def test_a_diverging_rate_is_an_error_and_leaves_finite_weights(small, train):
+    model = small()
+    with pytest.raises(TrainingError, match="lower lr"):
+        Trainer(model, optimizer="sgd", lr=1e30, scheduler="constant", **QUIET).fit(train, epochs=5)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(model).values())
+
+
+def test_ctrl_c_leaves_a_whole_epoch(small, train, val):
+    model = small()
+
+    def interrupt(images, count=[0]):  # noqa: B006 - a counter
+        count[0] += 1
+        if count[0] == 8:
+            raise KeyboardInterrupt
+        return images
+
+    trainer = Trainer(model, batch_size=10, augment=interrupt, **QUIET)
+    run = trainer.epochs(train, val, epochs=9)
+    seen = {next(run).epoch: weights(model)}
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert same(weights(model), seen[1])
+    trainer.fit(train, val, epochs=3)
+    assert [r.epoch for r in trainer.history.records] == [1, 2, 3]
+    assert trainer.history.records[-1].step == 15
+
+
+def test_frozen_weights_do_not_move_and_are_not_optimized(small, train, val):
+    model = small()
+    freeze(model)
+    before = weights(model)
+    trainer = Trainer(model, lr=0.1, batch_size=8, **QUIET)
+    trainer.fit(train, val, epochs=3)
+    after = weights(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith("head.")}
+    held = [p for group in trainer._run.optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.head.parameters()}
+
+
+def test_unfreezing_between_epochs(small, train, val):
+    model = small()
+    freeze(model)
+    start = weights(model)
+    trainer = Trainer(model, lr=0.05, batch_size=8, scheduler="constant", **QUIET)
+    seen = {}
+    for epoch in trainer.epochs(train, val, epochs=4):
+        seen[epoch.epoch] = weights(model)
+        if epoch.epoch == 2:
+            held = trainer._run.optimizer.state[model.head.get_parameter("weight")] if hasattr(
+                model.head, "weight") else None  # fmt: skip
+            unfreeze(model)
+    kernel = next(name for name in start if "stem.0.weight" in name)
+    assert torch.equal(seen[2][kernel], start[kernel])
+    assert not torch.equal(seen[3][kernel], start[kernel])
+    optimizer = trainer._run.optimizer
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+    if held is not None:
+        assert optimizer.state[model.head.weight]["step"] == 4 * 7
+    assert same(weights(model), seen[trainer.history.best_epoch])
+
+
+def test_everything_frozen_is_an_error(small, train):
+    model = small().requires_grad_(False)
+    with pytest.raises(TrainingError, match="frozen"):
+        Trainer(model, **QUIET).fit(train, epochs=1)
+
+
+def test_augmentation_sees_uint8_batches_and_only_of_train(small, train, val):
+    seen = []
+
+    def look(images):
+        seen.append((images.dtype, len(images)))
+        return images
+
+    Trainer(small(), augment=look, batch_size=25, **QUIET).fit(train, val, epochs=2)
+    assert seen == [(torch.uint8, 25)] * 4
+
+
+def test_bfloat16_on_request(small, train, val):
+    history = Trainer(small(), precision="bfloat16", batch_size=8, **QUIET).fit(
+        train, val, epochs=2
+    )
+    assert math.isfinite(history.records[-1].train_loss)
+
+
+def test_auxiliary_heads_weigh_0_3(plain, train):
+    model, ways = plain(), {}
+    ways["plain"] = Trainer(copy.deepcopy(model), lr=1e-12, **QUIET).fit(train, epochs=1)
+    twice = copy.deepcopy(model)
+    twice.outputs = lambda images: (twice(images), twice(images), twice(images))
+    ways["aux"] = Trainer(twice, lr=1e-12, **QUIET).fit(train, epochs=1)
+    ratio = ways["aux"].records[0].train_loss / ways["plain"].records[0].train_loss
+    assert ratio == pytest.approx(1.6, rel=1e-5)
+
+
+# bad input
+
+
+def test_no_labels(small, train):
+    with pytest.raises(DataError, match="labels"):
+        Trainer(small(), **QUIET).fit(ImageData(train.images, classes=train.classes), epochs=1)
+
+
+def test_one_class_only(small, train):
+    rows = np.flatnonzero(train.labels == 1)
+    with pytest.raises(DataError, match="c1"):
+        Trainer(small(), **QUIET).fit(train.subset(rows), epochs=1)
+
+
+def test_no_images(small, train, val):
+    nothing = train.subset([])
+    with pytest.raises(DataError, match="train split is empty"):
+        Trainer(small(), **QUIET).fit(nothing, epochs=1)
+    with pytest.raises(DataError, match="val split is empty"):
+        Trainer(small(), **QUIET).fit(train, nothing, epochs=1)
+
+
+def test_classes_that_differ_in_number(small, train, val):
+    with pytest.raises(DataError, match="2 classes"):
+        Trainer(small(3), **QUIET).fit(train, val, epochs=1)
+
+
+def test_one_image_under_batch_norm(small, train):
+    with pytest.raises(TrainingError, match="batch norm"):
+        Trainer(small(), batch_size=1, **QUIET).fit(train, epochs=1)
+
+
+def test_batches_of_one_are_fine_where_batch_norm_is_frozen(small, train):
+    model = small()
+    freeze(model)
+    assert len(Trainer(model, batch_size=1, **QUIET).fit(train.subset(range(6)), epochs=1)) == 1
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 2.5, True])
+def test_impossible_epochs(small, train, epochs):
+    with pytest.raises(ConfigError, match="epochs"):
+        Trainer(small(), **QUIET).fit(train, epochs=epochs)
+
+
+def test_a_run_that_is_done_says_so(small, train):
+    trainer = Trainer(small(), **QUIET)
+    trainer.fit(train, epochs=1)
+    with pytest.raises(ConfigError, match="done 1"):
+        trainer.fit(train, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("weight_decay", -1.0),
+        ("momentum", 1.0),
+        ("layer_decay", 0.0),
+        ("warmup", 1.5),
+        ("warmup", -1),
+        ("batch_size", 0),
+        ("batch_size", 2.5),
+        ("label_smoothing", 1.0),
+        ("class_weights", [1.0, -1.0]),
+        ("class_weights", "even"),
+        ("clip_norm", 0.0),
+        ("accumulate", 0),
+        ("augment", "flip"),
+        ("patience", 0),
+        ("seed", -1),
+    ],
+)
+def test_impossible_options_are_named(small, option, value):
+    with pytest.raises(ConfigError, match=option):
+        Trainer(small(), **{option: value})
+
+
+@pytest.mark.parametrize("option", ["optimizer", "scheduler", "precision", "monitor"])
+def test_unknown_names(small, option):
+    with pytest.raises(UnknownNameError, match=option):
+        Trainer(small(), **{option: "nope"})
+
+
+def test_class_weights_of_another_number(small, train):
+    with pytest.raises(ConfigError, match="2 numbers"):
+        Trainer(small(), class_weights=[1.0, 1.0, 1.0], **QUIET).fit(train, epochs=1)
+
+
+def test_a_device_that_is_not_there(small):
+    with pytest.raises(ConfigError, match="device"):
+        Trainer(small(), device="cuda:77")
