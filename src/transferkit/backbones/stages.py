@@ -198,4 +198,3 @@ class _Tree:
             return []
         found = [name for name in idle if name in called]
         return [name for name in found if name.rpartition(".")[0] not in found]
-

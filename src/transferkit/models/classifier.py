@@ -16,6 +16,7 @@ from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.errors import ConfigError
+from transferkit.models.auxiliary import renew_auxiliary
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 
 _NEVER_THERE = "<classifier>"
@@ -67,7 +68,7 @@ class Classifier(nn.Module):
         """
         super().__init__()
         self._classes = check_classes(classes, len(classes))
-        _replace_aux(network, len(classes))
+        renew_auxiliary(network, len(classes))
         self.preprocess = Preprocess(
             image_size=network.input_size[1:],
             mean=network.mean,
@@ -226,17 +227,6 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _replace_aux(network: Network, num_classes: int) -> None:
-    """Put new auxiliary classifiers, for these classes, where the published ones were."""
-    for name in network.aux:
-        old = network.module.get_submodule(name)
-        if not isinstance(old, nn.Linear):
-            raise ConfigError(f"Expected {name} to be a linear layer, got {type(old).__name__}.")
-        holder, _, attribute = name.rpartition(".")
-        new = nn.Linear(old.in_features, num_classes)
-        setattr(network.module.get_submodule(holder), attribute, new)
 
 
 def _part_aux(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

@@ -1,0 +1,110 @@
+"""The classifier as one module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import transferkit as tk
+from transferkit.errors import ConfigError, UnknownNameError
+
+
+def test_forward_is_head_of_features_of_preprocessed_images(make, images: Tensor) -> None:
+    model = make("resnet18").eval()
+    features = model.features(images)
+    assert features.shape == (4, model.feature_dim) == (4, 512)
+    assert torch.equal(model(images), model.head(features))
+    assert torch.equal(features, model.backbone(model.preprocess(images)))
+    assert torch.equal(model.outputs(images)[0], model(images))
+
+
+def test_a_float_image_in_0_1_is_the_same_as_uint8(make, images: Tensor) -> None:
+    model = make("resnet18").eval()
+    torch.testing.assert_close(model(images), model(images.float() / 255), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "count"), [("googlenet", 64, 2), ("inception_v3", 299, 1)]
+)
+def test_auxiliary_logits_come_in_full_training_only(make, name, size, count) -> None:
+    model = make(name, 5, image_size=size)
+    images = torch.zeros(2, 3, size, size)
+    assert [o.shape for o in model.train().outputs(images)] == [(2, 5)] * (1 + count)
+    assert model(images).shape == (2, 5)
+    assert len(model.eval().outputs(images)) == 1
+    tk.freeze(model)
+    assert len(model.train().outputs(images)) == 1
+    tk.unfreeze(model)
+    assert len(model.train().outputs(images)) == 1 + count
+
+
+def test_auxiliary_heads_are_left_out_where_images_are_too_small_for_them(make) -> None:
+    model = make("inception_v3", image_size=96).train()
+    assert [o.shape for o in model.outputs(torch.zeros(2, 3, 96, 96))] == [(2, 3)]
+    assert not any("Aux" in name for name, _ in model.named_parameters())
+    assert model.stages[-1].parameters == ("head.weight", "head.bias")
+
+
+def test_every_auxiliary_parameter_learns(make) -> None:
+    model = make("googlenet").train()
+    main, *aux = model.outputs(torch.rand(2, 3, 64, 64))
+    (main.sum() + 0.3 * sum(a.sum() for a in aux)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_seed_decides_and_leaves_the_callers_generator_alone(make) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two, other = make("resnet18"), make("resnet18"), make("resnet18", seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(one.head.weight, two.head.weight)
+    assert torch.equal(one.backbone.conv1.weight, two.backbone.conv1.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_class_names(make) -> None:
+    model = make("resnet18", 2)
+    assert model.classes == ("0", "1")
+    model.classes = ["normal", "pneumonia"]
+    assert model.classes == ("normal", "pneumonia")
+    with pytest.raises(ConfigError, match="Expected 2 class names"):
+        model.classes = ["a", "b", "c"]
+    with pytest.raises(ConfigError, match="distinct"):
+        make("resnet18", 2, classes=["a", "a"])
+    with pytest.raises(ConfigError, match="Expected 3 class names"):
+        make("resnet18", 3, classes=["a", "b"])
+
+
+def test_fewer_than_two_classes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 or more"):
+        tk.create_classifier("resnet18", 1, weights=None)
+
+
+def test_an_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="resnet18"):
+        tk.create_classifier("resnet-18", 2, weights=None)
+
+
+def test_stages_follow_a_replaced_head(make) -> None:
+    model = make("resnet18")
+    assert model.stages[-1].parameters == ("head.weight", "head.bias")
+    model.head = nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert len(model.stages[-1].parameters) == 4
+    assert [s.name for s in model.stages] == [*"conv1 layer1 layer2 layer3 layer4 head".split()]
+
+
+def test_grey_images_and_other_channels(make) -> None:
+    model = make("resnet18", in_channels=4)
+    assert model(torch.zeros(2, 4, 64, 64)).shape == (2, 3)
+    model = make("resnet18", in_channels=1)
+    assert model(torch.zeros(2, 1, 50, 70, dtype=torch.uint8)).shape == (2, 3)
+
+
+def test_the_recipe_says_what_it_was_made_of(make) -> None:
+    model = make("resnet18", head="mlp", dropout=0.25)
+    assert model.name == "torchvision/resnet18"
+    recipe = model.recipe
+    assert (recipe.weights, recipe.head, recipe.dropout) == (None, "mlp", 0.25)
+    assert make("resnet18", head=nn.Linear).recipe.head == "custom"

@@ -1,0 +1,276 @@
+"""The freeze contract, on classifiers and on plain models."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import transferkit as tk
+from transferkit.errors import UnknownNameError
+from transferkit.models.freezing import frozen_stages, is_held
+from transferkit.models.layout import layout
+
+NAMES = [
+    "resnet18",
+    "mobilenet_v2",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "shufflenet_v2_x0_5",
+    "timm/vit_tiny_patch16_224",
+    "timm/convnext_atto",
+    "timm/efficientnet_b0",
+    "timm/coat_tiny",
+    "timm/levit_128s",
+]
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+
+
+def sampling(model: nn.Module) -> nn.Module:
+    """Raise every dropout and drop-path, so that one that samples cannot hide."""
+    for module in model.modules():
+        for rate in ("p", "drop_prob", "drop_rate"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.5)
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.5
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_features_are_the_same_in_both_modes(make, images: Tensor, name: str) -> None:
+    model = sampling(make(name))
+    assert not torch.equal(model.train().features(images), model.eval().features(images))
+    tk.freeze(model)
+    state = tensors(model)
+    trained = model.train().features(images)
+    assert model.training
+    assert torch.equal(trained, model.eval().features(images))
+    assert not changed(model, state)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/vit_tiny_patch16_224", "timm/coat_tiny"])
+def test_a_training_step_changes_the_head_only(make, images: Tensor, name: str) -> None:
+    model = make(name).train()
+    tk.freeze(model)
+    before = tensors(model)
+    optimizer = torch.optim.AdamW(tk.param_groups(model, 0.1, weight_decay=0.1))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+    assert changed(model, before) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unfreezing_trains_exactly_the_stages_asked_for(make, name: str) -> None:
+    model = make(name).train()
+    stages = model.stages
+    for index, stage in enumerate(stages):
+        tk.unfreeze(model, upto=stage.name)
+        expected = {p for later in stages[index:] for p in later.parameters}
+        assert {n for n, p in model.named_parameters() if p.requires_grad} == expected
+        held = [m for s in stages[:index] for m in s.modules]
+        assert not any(model.get_submodule(m).training for m in held)
+        assert [s.name for s in frozen_stages(model)] == [s.name for s in stages[:index]]
+        grouped = [p for group in tk.param_groups(model, 1.0) for p in group["params"]]
+        assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
+        assert len(grouped) == len({id(p) for p in grouped})
+    tk.unfreeze(model)
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(m.training for m in model.modules())
+    assert not any(is_held(m) for m in model.modules())
+
+
+def test_norms_of_trainable_stages_learn_and_others_do_not(make, images: Tensor) -> None:
+    model = make("resnet18").train()
+    tk.unfreeze(model, upto="layer4")
+    before = tensors(model)
+    model(images)
+    assert changed(model, before)
+    assert all(".layer4." in name for name in changed(model, before))
+
+
+def test_train_called_on_a_part_changes_nothing(make) -> None:
+    model = make("resnet18")
+    tk.unfreeze(model, upto="layer4")
+    for module in model.modules():
+        module.train()
+    quiet = [n for n, m in model.backbone.named_modules() if not m.training]
+    assert not any(name.startswith("layer4") for name in quiet)
+    assert {"", "conv1", "bn1", "layer1", "layer3.0.bn1"} <= set(quiet)
+
+
+def test_freezing_keeps_the_mode(make) -> None:
+    for mode in (True, False):
+        model = make("resnet18").train(mode)
+        tk.freeze(model)
+        assert (model.training, model.head.training) == (mode, mode)
+        tk.unfreeze(model)
+        assert {m.training for m in model.modules()} == {mode}
+
+
+def by_pickle(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def by_torch(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle, by_torch])
+def test_a_copy_keeps_the_promise_and_its_independence(make, images: Tensor, copied) -> None:
+    model = sampling(make("efficientnet_b0")).train()
+    tk.unfreeze(model, upto="features.7")
+    twin = copied(model)
+    tk.unfreeze(model)
+    tk.freeze(twin)
+    state = tensors(twin)
+    assert torch.equal(twin.train().features(images), twin.eval().features(images))
+    assert not changed(twin, state)
+    assert all(m.training for m in model.modules())
+
+
+class FunctionalDropout(nn.Module):
+    """Dropout as a function of the container's own mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)) for _ in range(3)
+        )
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.stem(images)
+        for block in self.blocks:
+            values = nn.functional.dropout(block(values), 0.5, self.training)
+        return self.fc(values.mean((2, 3)))
+
+
+def test_functional_dropout_of_a_container_does_not_sample(images: Tensor) -> None:
+    model = FunctionalDropout()
+    tk.unfreeze(model, upto="blocks.2")
+    model.train()
+    batch = images.float()
+    assert torch.equal(model(batch), model(batch))
+    tk.unfreeze(model, upto=0)
+    assert not torch.equal(model(batch), model(batch))
+
+
+class SharedDropout(nn.Module):
+    """One dropout module that serves every stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout()
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), self.drop) for _ in range(4))
+        )
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.blocks(images).mean((2, 3)))
+
+
+def test_a_module_shared_with_a_frozen_stage_is_frozen(images: Tensor) -> None:
+    model = SharedDropout()
+    tk.unfreeze(model, upto="blocks.3")
+    model.train()
+    assert not model.drop.training
+    assert model.blocks[3].training
+    tk.unfreeze(model)
+    assert model.drop.training
+
+
+def small_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=64,
+        patch_size=16,
+        num_layers=3,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=32,
+        dropout=0.5,
+        attention_dropout=0.5,
+        num_classes=3,
+    )
+
+
+PLAIN = [
+    ("torchvision", "small_vit", {}),
+    ("torchvision", "resnet18", {}),
+    ("torchvision", "mobilenet_v2", {}),
+    ("torchvision", "googlenet", {"init_weights": False}),
+    ("timm", "vit_tiny_patch16_224", {"img_size": 64, "drop_rate": 0.3, "drop_path_rate": 0.3}),
+    ("timm", "efficientnet_b0", {"drop_rate": 0.3, "drop_path_rate": 0.3}),
+    ("timm", "convnext_atto", {"drop_path_rate": 0.3}),
+    ("timm", "rexnet_100", {"drop_rate": 0.3, "drop_path_rate": 0.3}),
+    ("timm", "inception_v4", {"drop_rate": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("source", "name", "options"), PLAIN)
+def test_plain_models_hold_the_contract(source: str, name: str, options: dict) -> None:
+    if name == "small_vit":
+        model = small_vit()
+    elif source == "timm":
+        model = timm.create_model(name, num_classes=3, **options)
+    else:
+        model = torchvision.models.get_model(name, weights=None, num_classes=3, **options)
+    tk.freeze(model)
+    head = layout(model)[-1]
+    classifier = model.get_submodule(head.name)
+    seen: list[Tensor] = []
+    classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    side = 96 if name == "inception_v4" else 64
+    batch = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    state = tensors(model)
+    model.train()
+    model(batch)
+    model.eval()
+    model(batch)
+    assert torch.equal(seen[0], seen[1])
+    assert not changed(model, state)
+    assert classifier.train().training
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == set(head.parameters)
+
+
+def test_an_unknown_stage_lists_the_stages(make) -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'layer4'.*conv1, layer1"):
+        tk.unfreeze(make("resnet18"), upto="layer44")
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-5, 4), min_size=1, max_size=4), st.booleans())
+def test_only_the_last_word_counts(boundaries: list[int], mode: bool) -> None:
+    model, fresh = FunctionalDropout(), FunctionalDropout()
+    for boundary in boundaries:
+        tk.unfreeze(model, upto=boundary)
+        model.train(mode)
+    tk.unfreeze(fresh, upto=boundaries[-1])
+    fresh.train(mode)
+    assert [m.training for m in model.modules()] == [m.training for m in fresh.modules()]
+    assert [p.requires_grad for p in model.parameters()] == [
+        p.requires_grad for p in fresh.parameters()
+    ]

@@ -1,0 +1,128 @@
+"""The stages of plain models, and the names that mean a stage."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import transferkit as tk
+from transferkit.backbones.stages import Stage
+from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.models.layout import boundary_index, layout
+
+
+def plain(name: str, **options: object) -> nn.Module:
+    source, _, bare = name.partition("/")
+    with torch.device("meta"):
+        if source == "timm":
+            return timm.create_model(bare, **options)
+        return torchvision.models.get_model(bare, weights=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("torchvision/resnet18", "fc"),
+        ("torchvision/mobilenet_v2", "classifier"),
+        ("torchvision/vit_b_32", "heads"),
+        ("torchvision/swin_t", "head"),
+        ("torchvision/vgg11", "classifier.6"),
+        ("torchvision/squeezenet1_1", "classifier"),
+        ("timm/resnet18", "fc"),
+        ("timm/convnext_atto", "head.fc"),
+        ("timm/vit_tiny_patch16_224", "head"),
+    ],
+)
+def test_the_head_of_a_plain_model_is_its_classifier(name: str, head: str) -> None:
+    stages = layout(plain(name, num_classes=5))
+    assert stages[-1].name == head
+    assert all(p.startswith(head) for p in stages[-1].parameters)
+    assert len(stages) >= 4
+
+
+def test_a_head_of_several_layers_is_one_head() -> None:
+    model = plain("torchvision/resnet18")
+    model.fc = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 2))
+    assert tk.stages(model) == ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
+    assert len(layout(model)[-1].parameters) == 4
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "timm/deit_tiny_distilled_patch16_224"])
+def test_all_that_timm_calls_classifier_is_the_head(name: str) -> None:
+    model = plain(name)
+    classifiers = model.get_classifier()
+    classifiers = classifiers if isinstance(classifiers, tuple) else (classifiers,)
+    expected = {id(p) for part in classifiers for p in part.parameters()}
+    assert {id(model.get_parameter(n)) for n in layout(model)[-1].parameters} == expected
+
+
+@pytest.mark.parametrize("size", [{"in_chans": 1}, {"img_size": 32}, {"num_classes": 0}])
+def test_plain_models_of_other_channels_and_sizes(size: dict[str, int]) -> None:
+    names = tk.stages(plain("timm/vit_tiny_patch16_224", **size))
+    assert names == ("patch_embed", *(f"blocks.{i}" for i in range(12)), "head")
+
+
+def test_a_model_without_a_classifier_has_an_empty_head() -> None:
+    model = plain("torchvision/resnet18")
+    model.fc = nn.Identity()
+    assert layout(model)[-1] == Stage("head", (), ())
+    assert tk.stages(model)[-2] == "layer4"
+
+
+def test_a_model_that_takes_no_image_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot take images"):
+        tk.stages(nn.Linear(5, 2))
+
+
+STAGES = tuple(
+    Stage(name, (), ())
+    for name in (
+        "stem",
+        "stages.0",
+        "stages.2.down",
+        "stages.2.blocks.0",
+        "stages.2.blocks.1",
+        "fc",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("upto", "index"),
+    [
+        ("stem", 0),
+        ("stages", 1),
+        ("stages.2", 2),
+        ("stages.2.blocks", 3),
+        ("stages.2.blocks.1", 4),
+        ("head", 5),
+        ("fc", 5),
+        (0, 0),
+        (-1, 5),
+        (-6, 0),
+    ],
+)
+def test_names_fine_and_coarse(upto: str | int, index: int) -> None:
+    assert boundary_index(STAGES, upto) == index
+
+
+@pytest.mark.parametrize("upto", ["stage", "stages.1", "stages.2.bl", "", 6, -7])
+def test_an_unknown_stage_lists_the_stages(upto: str | int) -> None:
+    with pytest.raises(UnknownNameError, match="stem, stages.0, stages.2.down"):
+        boundary_index(STAGES, upto)
+
+
+def test_a_prefix_of_scattered_stages_means_none() -> None:
+    scattered = tuple(Stage(name, (), ()) for name in ("blocks.0.0", "pos.0", "blocks.0.1", "fc"))
+    with pytest.raises(UnknownNameError, match="pos.0"):
+        boundary_index(scattered, "blocks.0")
+
+
+@given(st.integers(-6, 5))
+def test_positions_count_as_in_a_list(position: int) -> None:
+    assert STAGES[boundary_index(STAGES, position)] is STAGES[position]

@@ -1,0 +1,177 @@
+"""A saved classifier is the same classifier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import transferkit as tk
+from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("mobilenet_v2", {"head": "mlp", "dropout": 0.3, "in_channels": 1}),
+        ("googlenet", {"in_channels": 4}),
+        ("timm/coat_tiny", {"image_size": 64}),
+        ("timm/vit_tiny_patch16_224", {"image_size": 32, "classes": ["a", "b", "c"]}),
+        ("inception_v3", {"image_size": 96}),
+    ],
+)
+def test_it_predicts_bit_for_bit_the_same(make, tmp_path: Path, name: str, options: dict) -> None:
+    model = make(name, **options).eval()
+    path = tmp_path / "model.safetensors"
+    tk.save_classifier(model, path)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    again = tk.load_classifier(path)
+    assert torch.equal(torch.rand(1), expected)
+    batch = torch.rand(2, options.get("in_channels", 3), 50, 70)
+    assert torch.equal(again(batch), model(batch))
+    assert not again.training
+    assert (again.recipe, again.classes) == (model.recipe, model.classes)
+    assert again.preprocess.recipe() == model.preprocess.recipe()
+    assert [s.name for s in again.stages] == [s.name for s in model.stages]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_it_knows_which_stages_were_frozen(make, tmp_path: Path, images: Tensor) -> None:
+    model = make("resnet18")
+    for upto, frozen in (("layer4", 4), (-1, 5), (0, 0)):
+        tk.unfreeze(model, upto=upto)
+        tk.save_classifier(model, tmp_path / "m.safetensors")
+        again = tk.load_classifier(tmp_path / "m.safetensors")
+        learning = [p.requires_grad for p in model.parameters()]
+        assert [p.requires_grad for p in again.parameters()] == learning
+        modes = [m.training for m in model.train().modules()]
+        assert [m.training for m in again.train().modules()] == modes
+        with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+            assert len(json.loads(file.metadata()["transferkit"])["frozen"]) == frozen
+
+
+def test_a_changed_preprocessing_is_kept(make, tmp_path: Path, images: Tensor) -> None:
+    model = make("resnet18").eval()
+    model.preprocess = type(model.preprocess)(image_size=(32, 48), mean=[0.4], std=[0.3])
+    tk.save_classifier(model, tmp_path / "m.safetensors")
+    assert torch.equal(tk.load_classifier(tmp_path / "m.safetensors")(images), model(images))
+
+
+def test_half_precision_is_kept(make, tmp_path: Path) -> None:
+    model = make("resnet18")
+    model.backbone.half()
+    tk.save_classifier(model, tmp_path / "m.safetensors")
+    again = tk.load_classifier(tmp_path / "m.safetensors")
+    assert again.backbone.conv1.weight.dtype == torch.float16
+    assert again.head.weight.dtype == torch.float32
+
+
+def own_head(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, classes))
+
+
+def test_a_head_of_your_own_is_given_again(make, tmp_path: Path, images: Tensor) -> None:
+    model, path = make("resnet18", head=own_head).eval(), tmp_path / "m.safetensors"
+    tk.save_classifier(model, path)
+    with pytest.raises(ConfigError, match="head=..."):
+        tk.load_classifier(path)
+    with pytest.raises(WeightsError, match=r"head\.0\.bias is unexpected"):
+        tk.load_classifier(path, head=nn.Linear)
+    assert torch.equal(tk.load_classifier(path, head=own_head)(images), model(images))
+    tk.save_classifier(make("resnet18"), path)
+    with pytest.raises(ConfigError, match="leave head= out"):
+        tk.load_classifier(path, head=own_head)
+
+
+@pytest.fixture
+def saved(make, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    tk.save_classifier(make("squeezenet1_1"), path)
+    return path
+
+
+def rewrite(path: Path, *, tensors: dict | None = None, **changes: object) -> None:
+    with safe_open(path, framework="pt") as file:
+        recipe = {**json.loads(file.metadata()["transferkit"]), **changes}
+    save_file(
+        load_file(path) if tensors is None else tensors,
+        path,
+        metadata={"transferkit": json.dumps(recipe)},
+    )
+
+
+def test_a_newer_format_is_refused(saved: Path) -> None:
+    rewrite(saved, format=99, version="9.0")
+    with pytest.raises(WeightsError, match=r"format 99, written by transferkit 9\.0.*upgrade"):
+        tk.load_classifier(saved)
+
+
+@pytest.mark.parametrize("change", [{"format": None}, {"recipe": {"x": 1}}, {"preprocess": {}}])
+def test_a_broken_recipe_is_refused(saved: Path, change: dict) -> None:
+    rewrite(saved, **change)
+    with pytest.raises(WeightsError, match="recipe in .* cannot be read"):
+        tk.load_classifier(saved)
+
+
+def test_other_tensors_are_refused(saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["head.weight"] = torch.zeros(4, 512)
+    tensors["extra"] = tensors.pop("head.bias")
+    rewrite(saved, tensors=tensors)
+    says = r"extra is unexpected; head\.bias is missing; head\.weight has shape \(4, 512\)"
+    with pytest.raises(WeightsError, match=says):
+        tk.load_classifier(saved)
+
+
+def test_an_unregistered_backbone_is_named(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        recipe = json.loads(file.metadata()["transferkit"])["recipe"]
+    rewrite(saved, recipe={**recipe, "backbone": "user/mine"})
+    with pytest.raises(UnknownNameError, match="register_backbone"):
+        tk.load_classifier(saved)
+
+
+def test_files_that_are_no_classifier_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(WeightsError, match="no such file"):
+        tk.load_classifier(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="no recipe"):
+        tk.load_classifier(path)
+    path.write_bytes(b"")
+    with pytest.raises(WeightsError, match="not a readable"):
+        tk.load_classifier(path)
+    torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="not a readable"):
+        tk.load_classifier(path)
+
+
+def test_a_path_that_cannot_be_written_is_named(make, tmp_path: Path) -> None:
+    model = make("squeezenet1_1")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in ("missing/m.safetensors", "file/m.safetensors", "folder"):
+        with pytest.raises(OutputError, match=path.partition("/")[0]):
+            tk.save_classifier(model, tmp_path / path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_failed_write_leaves_the_old_file(make, saved: Path, monkeypatch) -> None:
+    before = saved.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transferkit.models.persistence.save_file", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        tk.save_classifier(make("resnet18"), saved)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
