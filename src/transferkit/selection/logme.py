@@ -8,11 +8,12 @@ from numpy.typing import ArrayLike
 from transferkit._typing import Float64Array
 from transferkit.selection._checks import check_task, one_hot
 
-MAX_PRECISION = 1e6
-"""Cap on the noise precision beta: labels that are fitted without any error have no maximum."""
-
 GRID = np.logspace(-10, 10, 41)
-"""Where the search for alpha / beta starts, relative to the largest eigenvalue."""
+"""Where the search for alpha / beta starts, relative to the largest eigenvalue.
+
+Its ends bound the search: the evidence of labels that few features fit without any error has no
+maximum, and ends at the lower one.
+"""
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
@@ -80,9 +81,9 @@ def _evidence(
     ``Q = |F m - y|^2 + ratio m'm``: the best beta is ``N / Q``.
     """
     misfit = rest + (powers * ratio / (ratio + eigenvalues)).sum(axis=0)
-    beta = np.minimum(n / np.maximum(misfit, 1e-300), MAX_PRECISION)
+    beta = n / np.maximum(misfit, 1e-300)
     volume = np.log1p(eigenvalues / ratio).sum(axis=0)
-    heights: Float64Array = 0.5 * (n * np.log(beta / (2 * np.pi)) - beta * misfit - volume)
+    heights: Float64Array = 0.5 * (n * np.log(beta / (2 * np.pi)) - n - volume)
     return heights
 
 

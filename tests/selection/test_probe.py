@@ -1,0 +1,106 @@
+"""The linear probe: held-out truth, groups, folds, learning curve."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from transferkit.errors import ConfigError, DataError
+from transferkit.selection.probe import probe_curve, probe_score
+
+
+def gaussians(n: int, *, apart: float, d: int = 5, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    features = rng.normal(size=(n, d))
+    features[:, 0] += apart * labels
+    return features, labels
+
+
+def test_accuracy_is_that_of_the_best_rule() -> None:
+    """Two Gaussians two standard deviations apart: no rule is right in more than 84.13 %."""
+    score = probe_score(*gaussians(4000, apart=2))
+    assert score.accuracy == pytest.approx(0.8413, abs=0.02)
+    low, high = score.interval
+    assert low < 0.8413 < high
+
+
+def test_noise_scores_at_chance_however_many_features() -> None:
+    """A probe judged on what it has seen would be right in 100 % here."""
+    features, labels = gaussians(200, apart=0, d=500)
+    assert probe_score(features, labels).accuracy == pytest.approx(0.5, abs=0.1)
+
+
+def test_real_digits() -> None:
+    features, labels = load_digits(return_X_y=True)
+    score = probe_score(features, labels)
+    assert 0.94 < score.accuracy < 0.99
+    assert score.folds.shape == (5,)
+    assert score.folds.mean() == pytest.approx(score.accuracy, abs=1e-3)
+    assert score.evaluation.n == len(labels)
+
+
+def test_groups_never_straddle_folds() -> None:
+    """Each patient has a fingerprint and one label: only leaks can be right."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(60), 5)
+    labels = rng.permutation(np.arange(60) % 2)[patients]
+    features = 5 * rng.normal(size=(60, 40))[patients] + 0.01 * rng.normal(size=(300, 40))
+    assert probe_score(features, labels, penalty=1e-4).accuracy > 0.85
+    assert probe_score(features, labels, groups=patients, penalty=1e-4).accuracy < 0.7
+
+
+def test_rare_classes_make_fewer_folds() -> None:
+    features, labels = gaussians(60, apart=3)
+    labels = np.where(np.arange(60) < 3, 2, labels)
+    assert len(probe_score(features, labels).folds) == 3
+    with pytest.raises(DataError, match="at least two images of each class"):
+        probe_score(features, np.where(np.arange(60) < 1, 2, labels % 2))
+    with pytest.raises(DataError, match="at least two groups of each class"):
+        probe_score(features, labels, groups=labels)
+
+
+def test_result_prints_and_exports() -> None:
+    score = probe_score(*gaussians(100, apart=3))
+    assert str(score).startswith("linear probe 9")
+    assert json.loads(json.dumps(score.to_dict()))["accuracy"] == score.accuracy
+    assert score.evaluation.classes == ("0", "1")
+
+
+def test_one_seed_one_answer() -> None:
+    features, labels = gaussians(100, apart=1)
+    once, again = probe_score(features, labels, seed=1), probe_score(features, labels, seed=1)
+    np.testing.assert_array_equal(once.folds, again.folds)
+
+
+def test_curve_rises_towards_the_best_rule() -> None:
+    curve = probe_curve(*gaussians(1600, apart=2, d=60))
+    assert curve.sizes.tolist() == [75, 150, 300, 600, 1200]
+    assert curve.accuracies.shape == (5, 5)
+    assert curve.means[0] + 0.02 < curve.means[-1] < 0.87
+    assert curve.gain_per_doubling == pytest.approx(curve.means[-1] - curve.means[-2])
+    assert "images  accuracy" in str(curve)
+    assert json.loads(json.dumps(curve.to_dict()))["held_out"] == 400
+
+
+def test_curve_of_an_easy_task_is_flat() -> None:
+    curve = probe_curve(*gaussians(800, apart=8))
+    assert curve.gain_per_doubling == pytest.approx(0, abs=0.005)
+
+
+def test_refusals() -> None:
+    features, labels = gaussians(40, apart=1)
+    with pytest.raises(ConfigError, match="folds"):
+        probe_score(features, labels, folds=1)
+    for judge in (probe_score, probe_curve):
+        with pytest.raises(ConfigError, match="penalty must be above zero"):
+            judge(features, labels, penalty=0)
+    with pytest.raises(ConfigError, match="points"):
+        probe_curve(features, labels, points=1)
+    with pytest.raises(DataError, match="at least 22 in all; 12 came"):
+        probe_curve(features[:12], labels[:12])
+    with pytest.raises(DataError, match="groups must name"):
+        probe_score(features, labels, groups=[1, 2])

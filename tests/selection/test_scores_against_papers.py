@@ -1,0 +1,161 @@
+"""Every score against its paper's formula, computed another way, in plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import KNeighborsClassifier
+
+from transferkit.selection.hscore import h_score
+from transferkit.selection.knn import knn_accuracy
+from transferkit.selection.leep import leep
+from transferkit.selection.logme import logme
+from transferkit.selection.nce import nce
+
+
+def task(n: int, d: int, k: int, *, seed: int = 0, apart: float = 0.7, scale: float = 1.0):
+    """Return ReLU-like features around class means, and labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(k), rng.integers(0, k, n - k)])
+    features = rng.normal(size=(n, d)) + apart * rng.normal(size=(k, d))[labels]
+    return scale * np.maximum(features, -0.5), labels
+
+
+def largest_evidence(features, target) -> float:
+    """Maximise log p(y) = log N(y; 0, I/beta + FF'/alpha) over alpha and beta, by brute force.
+
+    The weights are integrated out here, so no formula of the paper's derivation is shared.
+    """
+    n = len(target)
+    kernel = features @ features.T
+
+    def loss(logs) -> float:
+        noise, prior = np.exp(-logs[1]), np.exp(-logs[0])
+        covariance = noise * np.eye(n) + prior * kernel
+        return -multivariate_normal.logpdf(target, np.zeros(n), covariance, allow_singular=True)
+
+    size = math.log(np.trace(kernel) / n)
+    starts = [(a + size, b) for a in (-4, 0, 4, 8) for b in (0, 2, 4)]
+    return max(-minimize(loss, start, method="Nelder-Mead").fun for start in starts)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k", "scale"),
+    [(40, 5, 2, 1.0), (30, 12, 3, 100.0), (25, 60, 2, 0.01), (30, 30, 4, 1.0)],
+)
+def test_logme_is_the_largest_evidence(n: int, d: int, k: int, scale: float) -> None:
+    features, labels = task(n, d, k, scale=scale)
+    direct = [largest_evidence(features, (labels == c).astype(float)) for c in range(k)]
+    assert logme(features, labels) == pytest.approx(sum(direct) / k / n, abs=1e-5)
+
+
+def test_logme_of_features_without_any_signal() -> None:
+    """Orthogonal to the labels: the best prior puts all weights at zero, and noise explains y."""
+    labels = np.array([0, 0, 1, 1] * 5)
+    features = np.array([[1.0], [-1.0], [1.0], [-1.0]] * 5)
+    plain = -0.5 * (math.log(2 * math.pi * 0.5) + 1)
+    assert logme(features, labels) == pytest.approx(plain, abs=1e-6)
+
+
+def test_logme_of_labels_fitted_without_error_is_bounded() -> None:
+    labels = np.arange(60) % 3
+    assert 5 < logme(np.eye(3)[labels], labels) < 13
+
+
+def h_score_by_loops(features, labels, covariance, share: float) -> float:
+    mean, between = features.mean(axis=0), 0
+    for row_label in labels:
+        gap = features[labels == row_label].mean(axis=0) - mean
+        between = between + np.outer(gap, gap) / len(labels)
+    return float((1 - share) * np.trace(np.linalg.inv(covariance) @ between))
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 4, 2), (200, 10, 5)])
+def test_h_score_equals_its_definition(n: int, d: int, k: int) -> None:
+    features, labels = task(n, d, k)
+    plain = h_score_by_loops(features, labels, np.cov(features.T, bias=True), 0)
+    assert h_score(features, labels, shrinkage=False) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 4, 2), (50, 80, 5)])
+def test_shrunk_h_score_equals_its_definition(n: int, d: int, k: int) -> None:
+    features, labels = task(n, d, k)
+    fit = LedoitWolf().fit(features)
+    expected = h_score_by_loops(features, labels, fit.covariance_, fit.shrinkage_)
+    assert h_score(features, labels) == pytest.approx(expected)
+
+
+def test_unshrunk_h_score_of_wide_features_says_nothing() -> None:
+    features, labels = task(30, 100, 4, apart=0)
+    assert h_score(features, labels, shrinkage=False) == pytest.approx(3)
+    assert h_score(features, labels) < 0.5
+
+
+def source(n: int = 80, s: int = 6, k: int = 3):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % k
+    raw = rng.dirichlet(np.ones(s), n) + 0.5 * np.eye(s)[labels]
+    return raw / raw.sum(axis=1, keepdims=True), labels
+
+
+def test_leep_equals_its_definition() -> None:
+    theta, labels = source()
+    n, s = theta.shape
+    joint = [[sum(theta[i][z] for i in range(n) if labels[i] == y) / n for z in range(s)]
+             for y in range(3)]  # fmt: skip
+    total = 0.0
+    for i in range(n):
+        chance = 0.0
+        for z in range(s):
+            marginal = sum(joint[y][z] for y in range(3))
+            chance += joint[labels[i]][z] / marginal * theta[i][z]
+        total += math.log(chance)
+    assert leep(theta, labels) == pytest.approx(total / n)
+
+
+def test_nce_equals_its_definition() -> None:
+    theta, labels = source()
+    winners = theta.argmax(axis=1).tolist()
+    total = 0.0
+    for y, z in zip(labels.tolist(), winners, strict=True):
+        pairs = sum(a == y and b == z for a, b in zip(labels, winners, strict=True))
+        total += math.log(pairs / winners.count(z))
+    assert nce(theta, labels) == pytest.approx(total / len(labels))
+
+
+def test_leep_of_certain_sources_is_nce() -> None:
+    """With one-hot theta the two papers' scores are one."""
+    theta, labels = source()
+    certain = np.eye(theta.shape[1])[theta.argmax(axis=1)]
+    assert leep(certain, labels) == pytest.approx(nce(theta, labels))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_knn_equals_leave_one_out_with_scikit_learn(metric, neighbours: int) -> None:
+    features, labels = task(80, 6, 2)  # two classes and odd k: no tied votes
+    right = 0
+    for i in range(80):
+        kept = np.arange(80) != i
+        model = KNeighborsClassifier(neighbours, metric=metric)
+        right += (
+            model.fit(features[kept], labels[kept]).predict(features[i : i + 1])[0] == labels[i]
+        )
+    assert knn_accuracy(features, labels, neighbours=neighbours, metric=metric) == right / 80
+
+
+def test_knn_gives_tied_votes_to_the_nearer() -> None:
+    features = np.array([[0.0], [1.0], [2.5], [9.0]])
+    labels = np.array([0, 0, 1, 1])
+    assert knn_accuracy(features, labels, neighbours=2, metric="euclidean") == 0.75
+
+
+def test_knn_on_a_sample_of_queries_is_close() -> None:
+    features, labels = task(1500, 8, 3)
+    full = knn_accuracy(features, labels)
+    assert knn_accuracy(features, labels, max_queries=700) == pytest.approx(full, abs=0.06)
