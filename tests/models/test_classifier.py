@@ -92,7 +92,14 @@ def test_stages_follow_a_replaced_head(make) -> None:
     assert model.stages[-1].parameters == ("head.weight", "head.bias")
     model.head = nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 3))
     assert len(model.stages[-1].parameters) == 4
-    assert [s.name for s in model.stages] == [*"conv1 layer1 layer2 layer3 layer4 head".split()]
+    assert [s.name for s in model.stages] == [
+        "conv1",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "head",
+    ]
 
 
 def test_grey_images_and_other_channels(make) -> None:

@@ -28,10 +28,12 @@ def test_an_mlp_head_has_one_hidden_layer() -> None:
     assert [(m.in_features, m.out_features) for m in layers] == [(5, 7), (7, 3)]
 
 
+def normed(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, classes))
+
+
 def test_a_callable_gets_width_and_classes() -> None:
-    head = build_head(
-        lambda d, k: nn.Sequential(nn.BatchNorm1d(d), nn.Linear(d, k)), 5, 3, dropout=0
-    )
+    head = build_head(normed, 5, 3, dropout=0)
     assert head.training
     assert torch.equal(head[0].running_mean, torch.zeros(5))
 
