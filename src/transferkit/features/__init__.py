@@ -1,1 +1,1 @@
-"""Room: features."""
+"""Features of images: what a backbone makes of them."""

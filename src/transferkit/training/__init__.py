@@ -1,1 +1,1 @@
-"""Room: training."""
+"""Training and judging classifiers."""

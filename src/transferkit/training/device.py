@@ -9,29 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from transferkit.errors import ConfigError
+from transferkit.models.device import device_of
 from transferkit.training.options import Precision
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the first parameter or buffer of ``model``; the CPU if it has neither."""
-    tensors = (*model.parameters(), *model.buffers())
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
-def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    """Move ``model`` to ``device`` if one is given; return where it is.
-
-    Raises:
-        ConfigError: There is no such device on this machine.
-    """
-    if device is None:
-        return device_of(model)
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={str(device)!r} cannot be used here: {error}") from error
-    return device_of(model)
 
 
 def training_device(wish: torch.device | str | None, model: nn.Module) -> torch.device | str:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
-from transferkit._typing import Int64Array
 from transferkit.data.dataset import ImageData
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier
-from transferkit.training.device import place
-from transferkit.training.loader import Feed, Images, plain_plan
+from transferkit.models.device import place
+from transferkit.models.encode import encode, in_eval_mode
 
 
 def evaluate(
@@ -30,23 +25,21 @@ def evaluate(
 
     Args:
         model: The classifier; its mode is left as it was.
-        data: Labelled images.
+        data: Labelled images; their class names are those of the result.
         batch_size: Images a batch.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
         DataError: No labels, no images, or another number of classes than the model's.
     """
-    labels = data.require_labels("Evaluation")
+    data.require_labels("Evaluation")
     if data.num_classes != model.num_classes:
         raise DataError(
             f"The images have {data.num_classes} classes and the model {model.num_classes}; "
             "evaluate on images of the classes that the model was built for."
         )
-    predictions = predict(model, data, batch_size=batch_size, device=device)
-    return Predictions.of(
-        predictions.probabilities, labels=labels, classes=data.classes
-    ).evaluation()
+    probabilities = _probabilities(model, data, batch_size, device)
+    return Predictions.of(probabilities, labels=data.labels, classes=data.classes).evaluation()
 
 
 def predict(
@@ -69,31 +62,20 @@ def predict(
         DataError: No images, or pixels that cannot be understood.
     """
     images = data if isinstance(data, ImageData) else ImageData(data)
-    if len(images) == 0:
-        raise DataError("There are no images to predict.")
-    place_of_work = place(model, device)
-    labels: Int64Array = np.zeros(len(images), np.int64) if images.labels is None else images.labels
-    feed = Feed(Images(images), labels, lambda batch: (model(batch),))
-    probabilities = []
-    with evaluating(model), torch.inference_mode():
-        for inputs, _ in feed.batches(plain_plan(len(images), batch_size), place_of_work):
-            logits = feed.forward(*inputs)[0]
-            probabilities.append(logits.cpu().double().softmax(dim=1))
     return Predictions.of(
-        torch.cat(probabilities).numpy(),
+        _probabilities(model, images, batch_size, device),
         labels=images.labels,
         classes=model.classes,
         names=images.names,
     )
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode; then put back the mode of each of its modules."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
+def _probabilities(
+    model: Classifier, data: ImageData, batch_size: int, device: torch.device | str | None
+) -> ArrayLike:
+    where = place(model, device)
+    with in_eval_mode(model):
+        (logits,) = encode(
+            lambda images: (model(images),), data, device=where, batch_size=batch_size
+        )
+    return logits.double().softmax(dim=1).numpy()

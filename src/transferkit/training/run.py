@@ -10,8 +10,9 @@ import torch
 from torch.optim import Optimizer
 
 from transferkit.models.classifier import Classifier
+from transferkit.models.device import place
 from transferkit.training.checks import check_batch_norm
-from transferkit.training.device import place, seeded, training_device
+from transferkit.training.device import seeded, training_device
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.keeper import Keeper
 from transferkit.training.loader import Feed, shuffled_plan

@@ -1,1 +1,1 @@
-"""Room: workflows."""
+"""Whole jobs in one call, each built from the other rooms."""

@@ -1,0 +1,62 @@
+"""From images to the two plain arrays at the waist of the hourglass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from transferkit._typing import FloatArray, Int64Array
+from transferkit.data.dataset import ImageData
+from transferkit.models.classifier import Classifier
+from transferkit.models.device import place
+from transferkit.models.encode import encode, in_eval_mode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What a backbone makes of a split.
+
+    Attributes:
+        features: (N, D) float32.
+        labels: Class numbers (N,), or None where the images have none.
+        classes: Class names.
+        names: File names (N,).
+    """
+
+    features: FloatArray = field(repr=False)
+    labels: Int64Array | None = field(repr=False)
+    classes: tuple[str, ...]
+    names: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def extract_features(
+    model: Classifier,
+    data: ImageData,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Features:
+    """Run ``data`` once through the preprocessing and the backbone of ``model``, in eval mode.
+
+    Args:
+        model: Its head is not used; the mode of its modules is left as it was.
+        data: Images, with labels or without.
+        batch_size: Images a batch.
+        device: Where to compute, and to leave the model; by default where it is.
+
+    Raises:
+        DataError: There are no images.
+    """
+    where = place(model, device)
+    with in_eval_mode(model):
+        (features,) = encode(
+            lambda images: (model.features(images).float(),),
+            data,
+            device=where,
+            batch_size=batch_size,
+        )
+    return Features(features.numpy(), data.labels, data.classes, data.names)

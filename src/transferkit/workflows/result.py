@@ -1,0 +1,56 @@
+"""What a workflow hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transferkit._text import percent_interval, table
+from transferkit._typing import JSON
+from transferkit.metrics.evaluation import Evaluation
+from transferkit.models.classifier import Classifier
+from transferkit.training.history import History
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A trained classifier with its scores.
+
+    Attributes:
+        classifier: The classifier, with the weights of the best epoch on val, in eval mode.
+        history: The figures of every epoch.
+        val: Its score on val, which chose the epoch, so it flatters a little.
+        test: Its score on test, read once; None where there is no test split.
+    """
+
+    classifier: Classifier
+    history: History
+    val: Evaluation
+    test: Evaluation | None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The backbone, the history and the scores as plain data."""
+        return {
+            "backbone": self.classifier.name,
+            "history": self.history.to_dict(),
+            "val": self.val.to_dict(),
+            "test": None if self.test is None else self.test.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        judged = {"val": self.val, "test": self.test}
+        rows = [_row(name, scores) for name, scores in judged.items() if scores is not None]
+        header = ("split", "images", "accuracy", "balanced", "AUROC", "log loss")
+        trained = f"{len(self.history)} epochs, best {self.history.best_epoch}"
+        parts = [f"{self.classifier.name}  ({trained})", table(header, rows)]
+        return "\n".join([*parts, "", str(self.history.summary())])
+
+
+def _row(name: str, scores: Evaluation) -> tuple[str, ...]:
+    return (
+        name,
+        str(scores.n),
+        percent_interval(scores.accuracy, scores.accuracy_interval),
+        f"{100 * scores.balanced_accuracy:.1f} %",
+        f"{scores.auroc:.4f}",
+        f"{scores.log_loss:.4f}",
+    )
