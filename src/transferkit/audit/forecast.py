@@ -123,7 +123,7 @@ def forecast_accuracy(
     *,
     features: tuple[ArrayLike, ArrayLike] | None = None,
     groups: tuple[ArrayLike, ArrayLike] | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = 0.05,
     samples: int = 200,
     permutations: int = 199,
     confidence: float = 0.95,
@@ -134,8 +134,8 @@ def forecast_accuracy(
     The interval is for the accuracy of these very images: bootstrap draws of source and target,
     each with the binomial noise of M images. All methods abstain where the outputs or the
     features changed by more than ``tolerance``, as far as proven, after the source is reweighted
-    to the class shares that BBSE sees in the target. Without ``features`` a shift that the
-    outputs do not show goes unseen: pass them.
+    to the class shares that BBSE sees in the target, and where two forecasts contradict each other.
+    Without ``features`` a shift that the outputs do not show goes unseen: pass them.
 
     Args:
         source: ``(N, K)`` probabilities of a labelled sample not trained on, such as val.
@@ -163,15 +163,15 @@ def forecast_accuracy(
         _check_lengths(scored, features)
         inputs = _feature_shift(scored, weights, features, permutations, confidence, seed)
     common = _doubt(outputs, inputs, tolerance)
-    forecasts = tuple(
+    forecasts = [
         Forecast(method=name, reason=reason)
         if (reason := common or _unsettled(name, scored))
         else _forecast(name, method, scored, samples, confidence, seed)
         for name, method in METHODS.items()
-    )
+    ]
     return AccuracyForecast(
         source_accuracy=_accuracy(scored.source, scored.labels),
-        forecasts=forecasts,
+        forecasts=_agreeing(forecasts),
         output_shift=outputs,
         feature_shift=inputs,
         n=len(scored.target),
@@ -252,6 +252,16 @@ def _forecast(
         accuracy=method(scored.source, scored.labels, scored.target),
         interval=percentile_interval(np.array(drawn), confidence=confidence),
     )
+
+
+def _agreeing(forecasts: list[Forecast]) -> tuple[Forecast, ...]:
+    """Return the forecasts, or abstentions where two contradict each other: one must be wrong."""
+    ends = [f.interval for f in forecasts if f.interval is not None]
+    low, high = max((e[0] for e in ends), default=0.0), min((e[1] for e in ends), default=1.0)
+    if low <= high:
+        return tuple(forecasts)
+    said = f"the methods contradict each other (below {high:.2f}, above {low:.2f})"
+    return tuple(Forecast(method=f.method, reason=f.reason or said) for f in forecasts)
 
 
 def _weights(scored: Scored) -> Float64Array:

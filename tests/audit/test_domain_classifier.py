@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+
+from transferkit.audit.domain_classifier import (
+    _aucs,
+    _cross_fitted,
+    _inputs,
+    _ranks,
+    domain_classifier_test,
+    draw_folds,
+)
+from transferkit.audit.samples import check_pair
+from transferkit.errors import ConfigError
+
+RNG = np.random.default_rng(0)
+
+
+def test_scores_of_all_memberships_are_those_of_ridge_fitted_one_by_one() -> None:
+    inputs = RNG.normal(size=(60, 4))
+    inputs -= inputs.mean(axis=0)
+    members = RNG.random((3, 60)) < 0.4
+    fold = draw_folds(60, 5, groups=None, seed=0)
+    scores = _cross_fitted(inputs, members, fold)
+    shrinkage = ledoit_wolf_shrinkage(inputs, assume_centered=True)
+    penalty = (shrinkage + 1e-6) / (1 - shrinkage) * np.mean(inputs**2)
+    for b in range(3):
+        for one in range(5):
+            kept = fold != one
+            model = Ridge(alpha=penalty * kept.sum(), fit_intercept=False)
+            target = members[b, kept] - members[b, kept].mean()
+            theirs = model.fit(inputs[kept], target).predict(inputs[~kept])
+            assert scores[~kept, b] * (1 - shrinkage) == pytest.approx(theirs)
+
+
+def test_the_auc_is_scikit_learns_where_there_is_one_fold() -> None:
+    scores = np.round(RNG.normal(size=(50, 4)), 1)
+    members = RNG.random((4, 50)) < 0.5
+    fold = np.zeros(50, dtype=np.int64)
+    truth = [roc_auc_score(members[b], scores[:, b]) for b in range(4)]
+    assert _aucs(_ranks(scores, fold), members, fold) == pytest.approx(truth)
+
+
+def test_more_features_than_rows_are_rotated_without_loss() -> None:
+    pair = check_pair(RNG.normal(size=(12, 40)), RNG.normal(size=(9, 40)))
+    inputs = _inputs(pair, "linear", 0)
+    assert inputs is not None
+    assert inputs.shape == (21, 21)
+    rows = pair.pooled
+    standard = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    assert inputs @ inputs.T == pytest.approx(standard @ standard.T)
+
+
+@pytest.mark.parametrize("form", ["linear", "fourier"])
+def test_a_shift_of_known_auc_comes_back(form: str) -> None:
+    gap = 1.0
+    a, b = RNG.normal(size=(600, 5)), RNG.normal(size=(500, 5))
+    b[:, 0] += gap
+    result = domain_classifier_test(a, b, form=form)  # type: ignore[arg-type]
+    truth = ndtr(gap / np.sqrt(2))
+    assert result.auc == pytest.approx(truth, abs=0.03)
+    assert result.auc_interval[0] < truth < result.auc_interval[1] + 0.01
+    assert result.test.p_value == 1 / 200
+    assert result.test.effect == pytest.approx(2 * result.auc - 1)
+
+
+def test_the_nonlinear_form_sees_a_change_of_spread() -> None:
+    a, b = RNG.normal(size=(400, 3)), RNG.normal(size=(400, 3)) * 1.5
+    assert domain_classifier_test(a, b).test.p_value < 0.01
+    assert domain_classifier_test(a, b, form="linear").auc < 0.6
+
+
+def test_the_most_typical_rows_are_the_planted_ones() -> None:
+    a, b = RNG.normal(size=(200, 6)), RNG.normal(size=(200, 6))
+    b[:40, 2] += 6
+    result = domain_classifier_test(a, b)
+    assert sum(row < 40 for row in np.argsort(-result.typical_b)[:40]) >= 33
+    assert result.typical_a.shape == (200,)
+    assert ((result.typical_a > 0) & (result.typical_a < 1)).all()
+
+
+def test_intervals_cover() -> None:
+    truth, held = ndtr(0.8 / np.sqrt(2)), []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        a, b = rng.normal(size=(150, 1)), rng.normal(size=(100, 1)) + 0.8
+        found = domain_classifier_test(a, b, form="linear", permutations=19, seed=seed)
+        held.append(found.auc_interval[0] <= truth <= found.auc_interval[1])
+    assert np.mean(held) >= 0.88
+
+
+def test_disjoint_samples_have_an_interval_below_one() -> None:
+    result = domain_classifier_test(RNG.normal(size=(40, 2)), RNG.normal(size=(30, 2)) + 50)
+    assert result.auc == 1
+    assert 0.85 < result.auc_interval[0] < 1
+
+
+def test_an_interval_holds_one_half_unless_the_test_rejects() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        found = domain_classifier_test(
+            rng.normal(size=(30, 5)), rng.normal(size=(25, 5)), permutations=39, seed=seed
+        )
+        low, high = found.auc_interval
+        assert found.test.p_value <= 0.05 or low <= 0.5 <= high
+
+
+def test_folds_keep_groups_whole_and_sizes_near() -> None:
+    groups = RNG.integers(40, size=500)
+    fold = draw_folds(500, 5, groups=groups, seed=0)
+    assert all(len(set(fold[groups == g])) == 1 for g in np.unique(groups))
+    assert np.ptp(np.bincount(fold)) <= np.bincount(groups).max()
+    assert np.ptp(np.bincount(draw_folds(52, 5, groups=None, seed=0))) <= 1
+
+
+def test_tiny_constant_and_extreme_samples() -> None:
+    constant = domain_classifier_test(np.ones((4, 2)), np.ones((3, 2)))
+    assert (constant.auc, constant.test.p_value) == (0.5, 1.0)
+    two = domain_classifier_test([[0.0], [1.0]], [[2.0], [3.0]], permutations=19)
+    assert 0 < two.test.p_value <= 1
+    one_group = domain_classifier_test(
+        RNG.normal(size=(5, 2)), RNG.normal(size=(5, 2)), groups=([1] * 5, [2] * 5)
+    )
+    assert one_group.test.p_value > 0.3
+
+
+def test_groups_do_not_alarm_where_rows_would() -> None:
+    rng = np.random.default_rng(5)
+    code = np.arange(200) // 20
+    rows = rng.normal(size=(10, 4))[code] + 0.1 * rng.normal(size=(200, 4))
+    alone = domain_classifier_test(rows[:100], rows[100:])
+    by_group = domain_classifier_test(rows[:100], rows[100:], groups=(code[:100], code[100:]))
+    assert alone.test.p_value < 0.01 < by_group.test.p_value
+
+
+def test_it_prints_exports_and_refuses() -> None:
+    a = RNG.normal(size=(10, 2))
+    result = domain_classifier_test(a, a + 1, permutations=9)
+    assert "AUC" in str(result)
+    assert json.loads(json.dumps(result.to_dict()))["auc"] == pytest.approx(result.auc)
+    with pytest.raises(ConfigError, match="form"):
+        domain_classifier_test(a, a, form="forest")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="folds"):
+        domain_classifier_test(a, a, folds=1)

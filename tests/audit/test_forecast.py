@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from transferkit.audit.forecast import (
+    average_thresholded_confidence,
+    difference_of_confidences,
+    forecast_accuracy,
+    residual_shift,
+    reweighted_accuracy,
+)
+from transferkit.audit.priors import check_scored
+from transferkit.errors import ConfigError, DataError
+
+EQUAL = (1 / 3, 1 / 3, 1 / 3)
+
+
+def draw(
+    n: int, shares: tuple[float, ...], seed: int, gap: float = 1.6
+) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(len(shares), p=shares, size=n)
+    rows = rng.normal(size=(n, len(shares))) + gap * np.eye(len(shares))[labels]
+    return softmax(1.6 * rows, axis=1), labels
+
+
+def test_the_formulas_by_hand() -> None:
+    source = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
+    labels = np.array([0, 1, 1, 1])
+    target = np.array([[0.95, 0.05], [0.55, 0.45]])
+    # Accuracy 3/4: the threshold keeps the 3 most confident source rows, down to 0.7.
+    assert average_thresholded_confidence(source, labels, target) == 0.5
+    # Mean confidence falls from .75 to .75: the accuracy stays.
+    assert difference_of_confidences(source, labels, target) == pytest.approx(0.75)
+    # All of the target is predicted 0, whose share BBSE then puts at its largest.
+    assert reweighted_accuracy(source, labels, target) == pytest.approx(1.0)
+
+
+def test_on_the_source_itself_every_method_returns_its_accuracy() -> None:
+    source, labels = draw(3000, EQUAL, 0)
+    accuracy = np.mean(source.argmax(axis=1) == labels)
+    for method in (average_thresholded_confidence, difference_of_confidences, reweighted_accuracy):
+        assert method(source, labels, source) == pytest.approx(accuracy, abs=1e-3)
+
+
+@pytest.mark.parametrize("shares", [EQUAL, (0.6, 0.3, 0.1)])
+def test_intervals_hold_the_accuracy_of_these_images(shares: tuple[float, ...]) -> None:
+    held = []
+    for seed in range(50):
+        source, labels = draw(400, EQUAL, 2 * seed)
+        target, truth = draw(300, shares, 2 * seed + 1)
+        found = forecast_accuracy(source, labels, target, samples=60, seed=seed)
+        accuracy = np.mean(target.argmax(axis=1) == truth)
+        held.append(
+            [f.interval[0] <= accuracy <= f.interval[1] for f in found.forecasts if f.interval]
+        )
+    assert all(len(one) == 3 for one in held)
+    assert (np.mean(held, axis=0) >= 0.86).all()
+
+
+def test_outputs_that_class_shares_do_not_explain_make_it_abstain() -> None:
+    source, labels = draw(1000, EQUAL, 0)
+    blurred, _ = draw(1000, EQUAL, 1, gap=0.2)
+    found = forecast_accuracy(source, labels, blurred, samples=10)
+    assert found.output_shift > 0.05
+    assert found.abstained
+    assert found.accuracy is found.interval is None
+    assert "outputs shifted" in found.forecasts[0].reason
+    assert "outputs shifted" in str(found)
+
+
+def test_forecasts_that_contradict_each_other_are_withdrawn() -> None:
+    source, labels = draw(1000, EQUAL, 0)
+    blurred, _ = draw(1000, EQUAL, 1, gap=0.2)
+    found = forecast_accuracy(source, labels, blurred, tolerance=0.5, samples=50)
+    assert found.abstained
+    assert "contradict" in found.forecasts[1].reason
+
+
+def test_a_change_of_class_shares_alone_is_no_residual() -> None:
+    source, labels = draw(1000, EQUAL, 0)
+    target, _ = draw(1000, (0.8, 0.15, 0.05), 1)
+    scored = check_scored(source, labels, target)
+    weights = np.array([2.4, 0.45, 0.15])[labels]
+    assert residual_shift(scored, weights) == 0
+    assert residual_shift(scored, np.ones(1000)) > 0.1
+
+
+def test_features_make_it_abstain_where_outputs_show_nothing() -> None:
+    rng = np.random.default_rng(0)
+    source, labels = draw(400, EQUAL, 0)
+    target, _ = draw(400, EQUAL, 1)
+    first, second = rng.normal(size=(400, 5)), rng.normal(size=(400, 5))
+    calm = forecast_accuracy(source, labels, target, features=(first, second), samples=10)
+    assert not calm.abstained
+    assert calm.feature_shift == 0
+    moved = forecast_accuracy(source, labels, target, features=(first, second + 2), samples=10)
+    assert moved.abstained
+    assert "features shifted" in moved.forecasts[2].reason
+    with pytest.raises(DataError, match="same images"):
+        forecast_accuracy(source, labels, target, features=(first[:9], second))
+
+
+def test_methods_abstain_alone_where_the_source_cannot_settle_them() -> None:
+    labels = np.array([0, 1] * 40)
+    perfect = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
+    found = forecast_accuracy(perfect, labels, perfect, samples=10)
+    assert [f.abstained for f in found.forecasts] == [True, False, False]
+    assert "settle no threshold" in found.forecasts[0].reason
+    blind = np.tile([[0.6, 0.4]], (80, 1))
+    reasons = [f.reason for f in forecast_accuracy(blind, labels, blind, samples=10).forecasts]
+    assert "singular" in reasons[2]
+    few = forecast_accuracy(perfect[:12], labels[:12], perfect, samples=10)
+    assert "6 source images" in few.forecasts[2].reason
+    assert json.loads(json.dumps(few.to_dict()))["n"] == 80
+
+
+def test_bad_options_are_refused() -> None:
+    source, labels = draw(30, EQUAL, 0)
+    with pytest.raises(ConfigError, match="tolerance"):
+        forecast_accuracy(source, labels, source, tolerance=1.0)
+
+
+def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path: Path) -> None:
+    with np.load(shared_path / "data" / "pneumoniamnist.npz") as data:
+        arrays = {name: data[name] for name in data.files}
+    rows = {
+        name: arrays[f"{name}_images"].reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(-1, 49)
+        for name in ("train", "val", "test")
+    }
+    labels = {name: arrays[f"{name}_labels"].ravel() for name in rows}
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    model.fit(rows["train"], labels["train"])
+    outputs = {name: model.predict_proba(rows[name]) for name in rows}
+    accuracy = np.mean(outputs["test"].argmax(axis=1) == labels["test"])
+    blind = forecast_accuracy(outputs["val"], labels["val"], outputs["test"], samples=50)
+    assert blind.accuracy is not None
+    assert blind.accuracy > accuracy + 0.03
+    seeing = forecast_accuracy(
+        outputs["val"],
+        labels["val"],
+        outputs["test"],
+        features=(rows["val"], rows["test"]),
+        samples=50,
+    )
+    assert seeing.abstained

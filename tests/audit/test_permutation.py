@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transferkit.audit.permutation import (
+    max_adjusted_p_values,
+    permutation_p_value,
+    permuted_members,
+)
+from transferkit.errors import ConfigError
+
+
+def test_the_p_value_counts_the_observed_statistic_and_ties() -> None:
+    assert permutation_p_value(np.array([5.0, 1, 2, 3, 4])) == 1 / 5
+    assert permutation_p_value(np.array([3.0, 3, 2, 3 - 1e-12, 4])) == 4 / 5
+    assert permutation_p_value(np.zeros(10)) == 1
+
+
+def test_rows_permute_with_sizes_kept() -> None:
+    member = np.arange(10) < 4
+    drawn = permuted_members(member, permutations=2000, seed=0)
+    assert (drawn[0] == member).all()
+    assert (drawn.sum(axis=1) == 4).all()
+    assert np.abs(drawn[1:].mean(axis=0) - 0.4).max() < 0.05
+
+
+@given(st.integers(0, 1000))
+def test_groups_in_one_sample_move_whole(seed: int) -> None:
+    groups = np.random.default_rng(seed).integers(6, size=20)
+    member = groups < 3
+    drawn = permuted_members(member, permutations=5, seed=seed, groups=groups)
+    for one in drawn:
+        shares = np.bincount(groups, weights=one, minlength=6) / np.maximum(
+            np.bincount(groups, minlength=6), 1
+        )
+        assert set(shares) <= {0.0, 1.0}
+        present = np.unique(groups)
+        assert shares.sum() == len(set(present) & {0, 1, 2})
+
+
+def test_a_group_in_both_samples_permutes_within_itself() -> None:
+    groups = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    member = np.array([1, 1, 1, 0, 1, 1, 0, 0], dtype=bool)
+    drawn = permuted_members(member, permutations=400, seed=1, groups=groups)
+    assert (drawn[:, :4].sum(axis=1) == 3).all()
+    assert np.abs(drawn[1:, :4].mean(axis=0) - 0.75).max() < 0.1
+    assert (drawn[:, 4] == drawn[:, 5]).all()
+    assert (drawn[:, 4] != drawn[:, 6]).all()
+
+
+def test_draws_repeat_by_seed() -> None:
+    member = np.arange(30) < 9
+    groups = np.arange(30) // 2 * 3 % 7
+    for codes in (None, groups):
+        first, again, other = (
+            permuted_members(member, permutations=9, seed=s, groups=codes) for s in (3, 3, 4)
+        )
+        assert (first == again).all()
+        assert (first != other).any()
+
+
+def test_max_t_adjusts_for_all_columns() -> None:
+    rng = np.random.default_rng(0)
+    null = rng.normal(size=(1000, 20))
+    adjusted = max_adjusted_p_values(null)
+    by_hand = [(null.max(axis=1) >= value).mean() for value in null[0]]
+    assert adjusted == pytest.approx(by_hand)
+
+
+def test_no_permutation_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        permuted_members(np.array([True, False]), permutations=0, seed=0)

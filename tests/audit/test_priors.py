@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+
+from transferkit.audit.priors import (
+    bbse,
+    bbse_shares,
+    calibrated,
+    calibration,
+    mlls,
+    mlls_shares,
+)
+from transferkit.errors import DataError
+
+TRUE = (0.6, 0.3, 0.1)
+
+
+def draw(
+    n: int, shares: tuple[float, ...], seed: int, *, hot: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs and labels of a classifier that is calibrated for equal shares at ``hot`` = 1."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(len(shares), p=shares, size=n)
+    rows = rng.normal(size=(n, len(shares))) + 1.6 * np.eye(len(shares))[labels]
+    return softmax(hot * 1.6 * rows, axis=1), labels
+
+
+@pytest.mark.parametrize("shares_of", [bbse_shares, mlls_shares])
+def test_planted_shares_come_back(shares_of) -> None:
+    source, labels = draw(20_000, (1 / 3, 1 / 3, 1 / 3), 0)
+    target, _ = draw(20_000, TRUE, 1)
+    assert shares_of(source, labels, target) == pytest.approx(TRUE, abs=0.02)
+
+
+def test_mlls_needs_its_calibration_and_finds_it() -> None:
+    source, labels = draw(5000, (1 / 3, 1 / 3, 1 / 3), 0, hot=3)
+    target, _ = draw(5000, TRUE, 1, hot=3)
+    found = mlls(source, labels, target, samples=2)
+    assert found.shares == pytest.approx(TRUE, abs=0.03)
+    raw = mlls(source, labels, target, samples=2, calibrate=False)
+    assert np.abs(found.shares - TRUE).sum() < np.abs(raw.shares - TRUE).sum()
+
+
+def test_calibration_undoes_a_known_temperature() -> None:
+    source, labels = draw(20_000, (1 / 3, 1 / 3, 1 / 3), 0, hot=2.5)
+    scale = calibration(source, labels)
+    assert scale[0] == pytest.approx(1 / 2.5, rel=0.05)
+    assert log_loss(labels, calibrated(source, scale)) < log_loss(labels, source)
+
+
+@pytest.mark.parametrize("estimate", [bbse, mlls])
+def test_intervals_cover(estimate) -> None:
+    held = []
+    for seed in range(40):
+        source, labels = draw(300, (1 / 3, 1 / 3, 1 / 3), 2 * seed)
+        target, _ = draw(250, TRUE, 2 * seed + 1)
+        low, high = estimate(source, labels, target, samples=60, seed=seed).intervals[0]
+        held.append(low <= TRUE[0] <= high)
+    assert np.mean(held) >= 0.85
+
+
+def test_estimates_print_and_export() -> None:
+    source, labels = draw(100, (0.5, 0.5), 0)
+    found = bbse(source, labels, source, samples=20)
+    assert found.weights == pytest.approx([1, 1], abs=0.05)
+    assert found.condition < 10
+    assert json.loads(json.dumps(found.to_dict()))["method"] == "bbse"
+    assert "share" in str(found)
+
+
+def test_a_class_without_source_images_and_other_widths_are_refused() -> None:
+    source = np.full((4, 3), 1 / 3)
+    with pytest.raises(DataError, match="class 2 has none"):
+        bbse(source, [0, 1, 1, 0], source)
+    with pytest.raises(DataError, match="same classes"):
+        mlls(source, [0, 1, 2, 0], np.full((4, 2), 0.5))
+    with pytest.raises(DataError, match="same images"):
+        mlls(source, [0, 1, 2], source)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ks_2samp, mannwhitneyu
+
+from transferkit.audit.ks_null import exact_p_values, limit_p_value
+from transferkit.audit.univariate import ks_test, ks_tests
+from transferkit.errors import ConfigError, DataError
+
+RNG = np.random.default_rng(0)
+
+
+def deviations(members: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Largest |N S(t) - n_a t| at block ends, for memberships in sorted order."""
+    total, n_a = members.shape[1], int(members[0].sum())
+    gaps = np.abs(total * members.cumsum(axis=1) - n_a * np.arange(1, total + 1))
+    return np.where(ends, gaps, 0).max(axis=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 6), st.integers(0, 10**6))
+def test_the_null_is_that_of_all_assignments(n_a: int, n_b: int, seed: int) -> None:
+    total = n_a + n_b
+    ends = np.random.default_rng(seed).random(total) < 0.6
+    ends[-1] = True
+    chosen = list(combinations(range(total), n_a))
+    members = np.zeros((len(chosen), total), dtype=bool)
+    members[np.repeat(np.arange(len(chosen)), n_a), np.ravel(chosen)] = True
+    every = deviations(members, ends)
+    values = np.unique(every)
+    exact = exact_p_values(values, np.repeat(ends[None], len(values), axis=0), n_a, n_b)
+    assert exact == pytest.approx([(every >= v).mean() for v in values], abs=1e-10)
+
+
+@pytest.mark.parametrize(("n", "m"), [(50, 50), (30, 70), (101, 300)])
+def test_without_ties_it_is_scipys_exact_test(n: int, m: int) -> None:
+    a, b = RNG.normal(size=n), RNG.normal(size=m) + 0.3
+    ours, truth = ks_test(a, b), ks_2samp(a, b, method="exact")
+    assert ours.statistic == pytest.approx(truth.statistic)
+    assert ours.p_value == pytest.approx(truth.pvalue, rel=1e-6)
+
+
+@pytest.mark.parametrize("ties", ["none", "half zero", "twenty values", "two values"])
+def test_the_limit_meets_the_exact_null(ties: str) -> None:
+    n_a, n_b = 900, 1350
+    total = n_a + n_b
+    values = {
+        "none": RNG.normal(size=total),
+        "half zero": np.maximum(RNG.normal(size=total), 0),
+        "twenty values": RNG.integers(20, size=total),
+        "two values": RNG.integers(2, size=total),
+    }[ties]
+    ordered = np.sort(values)
+    ends = np.append(ordered[1:] != ordered[:-1], True)
+    for z in (0.8, 1.36, 1.8):
+        deviation = np.array([round(z * np.sqrt(n_a * n_b * total))])
+        exact = exact_p_values(deviation, ends[None], n_a, n_b)[0]
+        assert limit_p_value(z, ends) == pytest.approx(exact, rel=0.12)
+
+
+def test_the_limit_of_no_ties_is_kolmogorovs_and_goes_to_its_ends() -> None:
+    ends = np.ones(10_000, dtype=bool)
+    assert limit_p_value(1.3581, ends) == pytest.approx(0.05, rel=1e-3)
+    assert limit_p_value(0.0, ends) == 1
+    half = np.append(np.zeros(4999, dtype=bool), np.ones(5001, dtype=bool))
+    assert limit_p_value(0.05, half) == pytest.approx(1, abs=1e-6)
+    assert limit_p_value(8.0, half) < 1e-12
+
+
+def test_distances_and_superiority_of_tied_features_are_those_of_scipy() -> None:
+    a, b = RNG.poisson(2, size=(40, 6)), RNG.poisson(2.5, size=(65, 6))
+    found = ks_tests(a, b)
+    for i in range(6):
+        assert found.distances[i] == pytest.approx(ks_2samp(a[:, i], b[:, i]).statistic)
+        wins = mannwhitneyu(b[:, i], a[:, i]).statistic / (40 * 65)
+        assert found.superiority[i] == pytest.approx(wins)
+
+
+def test_a_feature_has_the_same_p_value_among_others() -> None:
+    a, b = np.round(RNG.normal(size=(60, 40)), 1), np.round(RNG.normal(size=(80, 40)), 1)
+    together = ks_tests(a, b)
+    alone = [ks_test(a[:, i], b[:, i]).p_value for i in range(40)]
+    assert together.p_values == pytest.approx(alone)
+
+
+def test_a_constant_feature_differs_in_nothing_and_a_disjoint_one_in_all() -> None:
+    a = np.column_stack([np.ones(30), np.zeros(30)])
+    b = np.column_stack([np.ones(20), np.ones(20)])
+    found = ks_tests(a, b)
+    assert found.p_values[0] == 1
+    assert found.distances.tolist() == [0, 1]
+    assert found.superiority.tolist() == [0.5, 1]
+    assert found.p_values[1] < 1e-10
+    assert found.strongest == 1
+    assert found.intervals[0, 0] == 0
+
+
+def test_tiny_samples_give_large_p_values_and_never_crash() -> None:
+    assert ks_test([1.0], [2.0]).p_value == 1
+    assert ks_tests(np.zeros((1, 500)), np.ones((2, 500))).p_values == pytest.approx(1 / 3)
+
+
+def test_groups_are_permuted_and_not_their_rows() -> None:
+    # Two groups a side: rows look different beyond doubt, groups cannot.
+    a, b = np.repeat([0.0, 1.0], 50), np.repeat([2.0, 3.0], 50)
+    groups = (np.repeat([0, 1], 50), np.repeat([2, 3], 50))
+    assert ks_test(a, b).p_value < 1e-10
+    assert ks_test(a, b, groups=groups, permutations=300).p_value == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_large_samples_take_the_limit_in_blocks() -> None:
+    a, b = RNG.normal(size=(3000, 3)), RNG.normal(size=(2500, 3))
+    b[:, 1] += 0.2
+    found = ks_tests(a, b, names=("x", "y", "z"))
+    truth = [ks_2samp(a[:, i], b[:, i], method="asymp").pvalue for i in range(3)]
+    assert found.p_values == pytest.approx(truth, rel=0.15)
+    assert "y, higher in the second" in found.summary().note
+    low, high = found.intervals[1]
+    assert 0 < low < found.distances[1] < high
+
+
+def test_results_print_and_export() -> None:
+    found = ks_tests(RNG.normal(size=(9, 3)), RNG.normal(size=(8, 3)))
+    assert "feature[2]" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["n_b"] == 8
+    assert json.loads(json.dumps(found.summary().to_dict()))["test"] == "ks"
+    assert "ks: statistic" in str(found.summary())
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ConfigError, match="confidence"):
+        ks_test([1.0, 2.0], [1.0], confidence=95)
+    with pytest.raises(DataError, match="0 row"):
+        ks_test([], [1.0])
