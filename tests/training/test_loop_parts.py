@@ -1,0 +1,147 @@
+"""The small parts of the loop: plans, feeds, losses, meters, progress, random numbers."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from transferkit.training.device import autocast, seeded
+from transferkit.training.history import EpochRecord
+from transferkit.training.loader import (
+    Encoded,
+    Feed,
+    Images,
+    batches_of,
+    plain_plan,
+    shuffled_plan,
+)
+from transferkit.training.loop import Meter
+from transferkit.training.loss import AUX_WEIGHT, Loss, class_weights
+from transferkit.training.progress import Progress
+
+CPU = torch.device("cpu")
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 5), st.integers(1, 9))
+def test_a_plan_holds_every_row_once(count, size, seed, epoch):
+    plan = shuffled_plan(count, size, seed=seed, epoch=epoch)
+    assert sorted(np.concatenate(plan)) == list(range(count))
+    assert len(plan) == batches_of(count, size)
+    assert all(len(rows) in {size, size + 1} for rows in plan[:-1])
+    assert size == 1 or count == 1 or len(plan[-1]) > 1
+
+
+def test_plans_follow_seed_and_epoch():
+    def order(seed, epoch):
+        return np.concatenate(shuffled_plan(50, 8, seed=seed, epoch=epoch)).tolist()
+
+    assert order(1, 1) == order(1, 1)
+    assert order(1, 1) != order(1, 2)
+    assert order(1, 1) != order(2, 1)
+    assert np.concatenate(plain_plan(50, 8)).tolist() == list(range(50))
+
+
+def test_feeds_of_images_and_of_tensors(train):
+    rows = np.array([4, 2, 7])
+    (images,), labels = next(Feed(Images(train), train.labels, tuple).batches([rows], CPU))
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, train.batch(rows))
+    assert labels.tolist() == train.labels[rows].tolist()
+
+    half = Encoded((torch.arange(20.0).reshape(10, 2), torch.ones(10, 3, dtype=torch.float16)))
+    assert len(half) == 10
+    first, second = half.batch(rows)
+    assert first.tolist() == [[8, 9], [4, 5], [14, 15]]
+    assert second.dtype == torch.float32
+
+
+@given(st.integers(0, 99), st.sampled_from([0.0, 0.1]), st.booleans())
+def test_loss_over_mass_is_torchs_mean(seed, smoothing, weighted):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(9, 3, generator=generator)
+    labels = torch.randint(0, 3, (9,), generator=generator)
+    weights = np.array([0.2, 1.0, 3.0]) if weighted else None
+    loss = Loss(weights, smoothing)
+    theirs = cross_entropy(
+        logits,
+        labels,
+        weight=None if weights is None else torch.tensor(weights, dtype=torch.float32),
+        label_smoothing=smoothing,
+    )
+    torch.testing.assert_close(loss((logits,), labels) / loss.mass(labels.numpy()), theirs)
+
+
+def test_auxiliary_logits_weigh_0_3():
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    one = Loss()((logits,), labels)
+    assert AUX_WEIGHT == 0.3
+    torch.testing.assert_close(Loss()((logits, logits, logits), labels), one * 1.6)
+
+
+def test_balanced_weights_give_each_class_the_same_mass():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    weights = class_weights("balanced", labels, 3)
+    assert weights * np.bincount(labels) == pytest.approx([10 / 3] * 3)
+
+
+def test_a_meter_finds_the_first_bad_batch():
+    meter = Meter(CPU)
+    logits, labels = torch.eye(2), torch.tensor([0, 0])
+    for value in (1.0, 2.0):
+        meter.add(torch.tensor(value), 2.0, logits, labels)
+    assert meter.first_bad() is None
+    assert meter.figures() == (0.75, 0.5)
+    for value in (3.0, torch.inf, torch.nan):
+        meter.add(torch.tensor(value), 2.0, logits, labels)
+    assert meter.first_bad(every=4) is None
+    assert meter.first_bad() == 3
+
+
+def test_random_numbers_follow_seed_and_epoch_and_leave_the_callers():
+    before = torch.get_rng_state()
+    drawn = []
+    for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)):
+        with seeded(seed, epoch, CPU):
+            drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1]
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_precision_is_float32_on_the_cpu_unless_asked():
+    for precision, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16)):
+        with autocast(precision, CPU):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+RECORD = EpochRecord(1, 5, 0.1, 0.5, 0.9, 0.25, 0.95, 1.5)
+
+
+def test_a_log_file_gets_one_plain_line_an_epoch(capsys):
+    with Progress(None, epochs=30, steps=10, done=0) as progress:
+        progress.step()
+        progress.epoch(RECORD)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["epoch  1/30  train loss 0.5000 acc 90.0 %  val loss 0.2500 acc 95.0 %  1.5 s"]
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress(None, epochs=2, steps=10, done=5) as progress:
+        progress.step()
+        progress.epoch(RECORD)
+        progress.step()
+    assert "/10" in capsys.readouterr().err
+
+
+def test_silence(capsys):
+    with Progress(False, epochs=2, steps=10, done=0) as progress:
+        progress.step()
+        progress.epoch(RECORD)
+    assert capsys.readouterr() == ("", "")

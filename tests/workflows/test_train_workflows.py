@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from transferkit.backbones.catalog import register_backbone
+from transferkit.data.dataset import ImageData, Splits
+from transferkit.errors import DataError, UnknownNameError
+from transferkit.models.classifier import create_classifier
+from transferkit.training import evaluate as evaluating
+from transferkit.workflows.probe import linear_probe
+from transferkit.workflows.tune import fine_tune
+
+QUIET = {"progress": False, "device": "cpu", "batch_size": 8}
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU())
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.drop(self.body(self.stem(images)).mean(dim=(2, 3)))
+        return features
+
+
+def spots(count: int, seed: int) -> ImageData:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = rng.integers(0, 120, (count, 16, 16, 3))
+    images[labels == 1, 4:8] += 130
+    return ImageData(images.astype(np.uint8), labels, classes=("dark", "bright"))
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    register_backbone("test-two", Two, input_size=(3, 16, 16))
+    return Splits({"train": spots(48, 0), "val": spots(24, 1), "test": spots(24, 2)})
+
+
+@pytest.fixture
+def model(splits):
+    return create_classifier("test-two", 2, weights=None, seed=0)
+
+
+def moved(model, before) -> set[str]:
+    after = model.state_dict()
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def copied(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_linear_probe_moves_the_head_only(model, splits):
+    before = copied(model)
+    result = linear_probe(model, splits, epochs=12, lr=0.05, **QUIET)
+    assert moved(model, before) == {"head"}
+    assert result.classifier is model
+    assert result.val.accuracy > 0.8
+    assert result.test.n == 24
+    assert len(result.history) == 12
+    assert model.classes == ("dark", "bright")
+
+
+def test_fine_tune_moves_everything_or_from_a_stage_on(splits):
+    for upto, expected in ((None, {"head", "backbone"}), ("head", {"head"})):
+        model = create_classifier("test-two", 2, weights=None, seed=0)
+        before = copied(model)
+        result = fine_tune(model, splits, upto=upto, epochs=2, lr=0.01, **QUIET)
+        assert moved(model, before) == expected
+        assert result.history.best_epoch in {1, 2}
+
+
+def test_the_scores_are_those_of_the_best_epoch(model, splits):
+    result = fine_tune(model, splits, epochs=4, lr=0.05, **QUIET)
+    best = result.history.records[result.history.best_epoch - 1]
+    assert result.val.accuracy == pytest.approx(best.val_accuracy)
+    assert result.val.log_loss == pytest.approx(best.val_loss, rel=1e-4)
+    assert result.test.accuracy == evaluating.evaluate(model, splits["test"]).accuracy
+
+
+def test_a_name_gets_a_classifier(splits):
+    result = linear_probe("test-two", splits, epochs=1, **QUIET)
+    assert result.classifier.name == "user/test-two"
+    assert result.classifier.classes == ("dark", "bright")
+
+
+def test_the_result_as_text_and_as_data(model, splits):
+    result = linear_probe(model, splits, epochs=1, **QUIET)
+    text = str(result)
+    assert all(word in text for word in ("val", "test", "final train loss", "user/test-two"))
+    data = json.loads(json.dumps(result.to_dict()))
+    assert data["test"]["accuracy"] == result.test.accuracy
+    assert data["history"]["best_epoch"] == 1
+
+
+def test_a_test_split_may_be_absent_or_unlabelled(model, splits):
+    without = {name: splits[name] for name in ("train", "val")}
+    assert linear_probe(model, without, epochs=1, **QUIET).test is None
+    blind = ImageData(splits["test"].images, classes=splits.classes)
+    assert linear_probe(model, {**without, "test": blind}, epochs=1, **QUIET).test is None
+
+
+def test_the_test_split_is_read_once(model, splits, monkeypatch):
+    reads = []
+
+    class Counted(ImageData):
+        def batch(self, indices):
+            reads.append(np.asarray(indices))
+            return super().batch(indices)
+
+    test = splits["test"]
+    parts = {**splits, "test": Counted(test.images, test.labels, classes=test.classes)}
+    fine_tune(model, parts, epochs=3, **QUIET)
+    assert sorted(np.concatenate(reads)) == list(range(24))
+
+
+@pytest.mark.parametrize("workflow", [linear_probe, fine_tune])
+def test_bad_splits(model, splits, workflow):
+    for name in ("train", "val"):
+        rest = {key: data for key, data in splits.items() if key != name}
+        with pytest.raises(DataError, match=name):
+            workflow(model, rest, epochs=1)
+        blind = ImageData(splits[name].images, classes=splits.classes)
+        with pytest.raises(DataError, match="labels"):
+            workflow(model, {**splits, name: blind}, epochs=1)
+    three = create_classifier("test-two", 3, weights=None, seed=0)
+    with pytest.raises(DataError, match="3 classes"):
+        workflow(three, splits, epochs=1)
+    with pytest.raises(UnknownNameError, match="test-tow"):
+        workflow("test-tow", splits, epochs=1)
+
+
+def test_an_unknown_stage_lists_the_stages(model, splits):
+    with pytest.raises(UnknownNameError, match="head"):
+        fine_tune(model, splits, upto="layer9", epochs=1)
