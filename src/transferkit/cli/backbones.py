@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +47,7 @@ def describe(spec: BackboneSpec) -> str:
         ("feature width", str(spec.feature_dim)),
         ("input", f"{channels} x {height} x {width}"),
         ("mean, std", f"{numbers(spec.mean)}; {numbers(spec.std)}"),
-        ("stages", ", ".join(spec.stages)),
+        ("stages", stage_names(spec.stages)),
         ("licence", spec.license or "not stated"),
     ]
     lines = "\n".join(f"{key:<14}{value}" for key, value in facts)
@@ -68,6 +69,11 @@ def weights_row(weights: WeightsSpec, default: str | None) -> tuple[str, ...]:
         (weights.license or "not stated")
         + (" (no commercial use)" if weights.non_commercial else ""),
     )
+
+
+def stage_names(stages: tuple[str, ...]) -> str:
+    """The stages from input to output, wrapped to the terminal's usual width."""
+    return textwrap.fill(", ".join(stages), 80, subsequent_indent=" " * 14)
 
 
 def numbers(values: tuple[float, ...]) -> str:

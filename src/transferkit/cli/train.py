@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,10 +17,8 @@ from transferkit.cli.options import (
     weights_argument,
 )
 
-PROBE_LR = 1e-2
-TUNE_LR = 1e-4
-PROBE_EPOCHS = 30
-TUNE_EPOCHS = 10
+DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
+"""Epochs and learning rate of each strategy."""
 
 
 @click.command("train")
@@ -75,7 +74,7 @@ def train_command(
     """
     if unfreeze is not None and strategy == "linear_probe":
         raise click.UsageError(
-            "--unfreeze belongs to --strategy fine_tune; a linear probe trains the head only"
+            "--unfreeze belongs to --strategy fine_tune; a linear probe trains the head only."
         )
     from transferkit.cli.output import prepare_folder, write_result
     from transferkit.data.augment import Augment
@@ -93,33 +92,20 @@ def train_command(
         weights=weights_argument(weights),
         dropout=dropout,
         image_size=image_size,
-        classes=splits.classes,
         seed=seed,
     )
-    augmentation = Augment() if augment else None
-    if strategy == "linear_probe":
-        result = linear_probe(
-            model,
-            splits,
-            epochs=epochs or PROBE_EPOCHS,
-            lr=lr or PROBE_LR,
-            batch_size=batch_size,
-            augment=augmentation,
-            seed=seed,
-            device=device,
-        )
-    else:
-        result = fine_tune(
-            model,
-            splits,
-            upto=unfreeze,
-            epochs=epochs or TUNE_EPOCHS,
-            lr=lr or TUNE_LR,
-            batch_size=batch_size,
-            augment=augmentation,
-            seed=seed,
-            device=device,
-        )
+    job = linear_probe if strategy == "linear_probe" else partial(fine_tune, upto=unfreeze)
+    default_epochs, default_lr = DEFAULTS[strategy]
+    result = job(
+        model,
+        splits,
+        epochs=epochs or default_epochs,
+        lr=lr or default_lr,
+        batch_size=batch_size,
+        augment=Augment() if augment else None,
+        seed=seed,
+        device=device,
+    )
     click.echo(f"{result}\n")
     for path in write_result(result, out):
         click.echo(f"wrote {path}")
