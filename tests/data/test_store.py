@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from transferkit.data.store import ArrayStore, default_folder
+from transferkit.errors import OutputError
+
+
+@pytest.fixture
+def store(tmp_path) -> ArrayStore:
+    return ArrayStore(tmp_path / "cache", limit=100_000)
+
+
+def put(store: ArrayStore, key: str, value: float = 1.0, count: int = 1000) -> None:
+    with store.writing(key, [((count, 2), np.float32), ((count,), np.float16)]) as (wide, narrow):
+        wide[:] = value
+        narrow[:] = value + 1
+
+
+def test_what_is_written_comes_back(store):
+    assert store.get("a") is None
+    put(store, "a", 3.0)
+    wide, narrow = store.get("a")
+    assert (wide.dtype, wide.shape) == (np.float32, (1000, 2))
+    assert (wide == 3).all()
+    assert (narrow == 4).all()
+    assert store.size() >= 10_000
+    assert [entry.key for entry in store.entries()] == ["a"]
+
+
+def test_a_reader_cannot_change_the_store(store):
+    put(store, "a", 3.0)
+    store.get("a")[0][:] = 9
+    assert (store.get("a")[0] == 3).all()
+
+
+def test_a_failing_block_leaves_nothing(store):
+    def write() -> None:
+        with store.writing("a", [((10,), np.float32)]) as (array,):
+            array[:5] = 1
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        write()
+    assert store.get("a") is None
+    assert list(store.folder.iterdir()) == []
+
+
+def test_the_least_recently_used_give_way(store):
+    for place, key in enumerate("abcdefghi"):
+        put(store, key)
+        os.utime(store.folder / f"arrays-{key}", (place, place))
+    store.get("a")  # now the most recently used
+    put(store, "j")
+    put(store, "k")
+    keys = {entry.key for entry in store.entries()}
+    assert {"a", "j", "k"} <= keys
+    assert "b" not in keys
+    assert store.size() <= store.limit
+
+
+def test_more_than_the_limit_is_refused(store):
+    with pytest.raises(OutputError, match="limit"):
+        put(store, "a", count=1_000_000)
+    assert store.entries() == ()
+
+
+def test_a_full_disk_leaves_nothing(store, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OutputError, match="No space left"):
+        put(store, "a")
+    assert list(store.folder.iterdir()) == []
+
+
+def test_room_is_claimed_where_the_system_has_no_call_for_it(store, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    put(store, "a", 3.0)
+    assert (store.get("a")[0] == 3).all()
+
+
+def test_the_first_of_two_writers_wins(store):
+    with store.writing("a", [((4,), np.float32)]) as (slow,):
+        slow[:] = 1
+        put(store, "a", 3.0)
+    assert (store.get("a")[0] == 3).all()
+    assert [path.name for path in store.folder.iterdir()] == ["arrays-a"]
+
+
+def test_an_unreadable_entry_is_none(store):
+    put(store, "a")
+    (store.folder / "arrays-a" / "0.npy").write_bytes(b"junk")
+    assert store.get("a") is None
+
+
+def test_clear(store):
+    put(store, "a")
+    (store.folder / ".arrays-b.123-left").mkdir()
+    (store.folder / "mine").mkdir()
+    np.save(store.folder / "mine" / "0.npy", np.zeros(3))
+    assert store.clear() > 10_000
+    assert [path.name for path in store.folder.iterdir()] == ["mine"]
+    assert ArrayStore(store.folder / "none", 1).clear() == 0
+
+
+def test_the_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path
+    monkeypatch.delenv("TRANSFERKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert default_folder() == tmp_path / "x" / "transferkit"
