@@ -38,7 +38,7 @@ ANATOMY = {
     "heart_ry": (0.30, 0.03),
     "mediastinum": (0.13, 0.018),
     "aorta": (0.10, 0.02),
-    "air": (0.70, 0.045),
+    "air": (0.70, 0.035),
     "tissue": (0.60, 0.04),
     "bone": (0.085, 0.025),
     "rib_gap": (0.205, 0.014),
@@ -105,8 +105,8 @@ def draw_lesions(
     severity = np.exp(0.6 * (2 * u[:, -1] - 1))
     number = 1 + np.floor(u[:, -2] * BLOBS)
     shown = np.arange(BLOBS) < number[:, None]
-    strength = 0.42 * severity[:, None] * (0.7 + 0.6 * place[:, 3]) / number[:, None] ** 0.4
-    faint = 0.25 * (u[:, -3] < 0.3)
+    strength = 0.68 * severity[:, None] * (0.7 + 0.6 * place[:, 3]) / number[:, None] ** 0.4
+    faint = 0.18 * (u[:, -3] < 0.3)
     weight = np.where(positive, opacity, faint)
     side = np.where(place[:, 0] < 0.5, -1.0, 1.0)
     return Lesions(
@@ -114,7 +114,7 @@ def draw_lesions(
         x=side * (0.36 + 0.22 * np.abs(2 * place[:, 0] - 1)),
         y=-0.35 + 0.75 * np.sqrt(place[:, 1]),
         radius=opacity_size * (0.14 + 0.16 * place[:, 2]),
-        haze=0.10 * severity * np.where(positive, opacity, 0.0) * u[:, -3],
+        haze=0.16 * severity * np.where(positive, opacity, 0.0) * u[:, -3],
     )
 
 

@@ -58,7 +58,7 @@ HOME = PhantomSite()
 """Where train and val come from."""
 
 AWAY = PhantomSite(
-    exposure=0.13, contrast=0.85, noise=0.026, blur=0.4, field_of_view=1.2, marker=0.6
+    exposure=0.12, contrast=0.86, noise=0.022, blur=0.38, field_of_view=1.2, marker=0.6
 )
 """Where test comes from at ``shift=1``."""
 
