@@ -41,7 +41,6 @@ def test_false_alarms_are_as_rare_as_alpha_says(
     assert max(counts.values()) <= benchmark.bounds(repeats)[1] + 1, counts
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mmd, fourier", "classifier, fourier", "G"])
 def test_false_alarms_of_the_other_forms(benchmark: ModuleType, name: str) -> None:
     test_false_alarms_are_as_rare_as_alpha_says(benchmark, name, (40, 25))

@@ -74,6 +74,30 @@ class DomainClassifierResult:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """What every fit shares, as nothing in it looks at the samples.
+
+    Attributes:
+        inputs: ``(N, P)`` standardised inputs.
+        gram: ``(P, P)`` ``inputs' inputs``.
+        shrinkage: Share of the identity in the covariance (O. Ledoit and M. Wolf, "A
+            well-conditioned estimator for large-dimensional covariance matrices", JMVA 88, 2004).
+        level: Mean variance of the inputs.
+    """
+
+    inputs: Float64Array
+    gram: Float64Array
+    shrinkage: float
+    level: float
+
+    @classmethod
+    def of(cls, inputs: Float64Array) -> Design:
+        """Prepare the fits on ``inputs``."""
+        shrinkage = float(ledoit_wolf_shrinkage(inputs, assume_centered=True))
+        return cls(inputs, inputs.T @ inputs, shrinkage + 1e-6, float(np.mean(inputs**2)))
+
+
 def domain_classifier_test(
     a: ArrayLike,
     b: ArrayLike,
@@ -117,11 +141,12 @@ def domain_classifier_test(
     inputs = _inputs(pair, form, seed)
     if inputs is None:
         return _undecided(pair)
+    design = Design.of(inputs)
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
     )
     rounds = [
-        _round(inputs, pair, members, draw_folds(len(inputs), folds, groups=pair.groups, seed=s))
+        _round(design, pair, members, draw_folds(len(inputs), folds, groups=pair.groups, seed=s))
         for s in np.random.default_rng(seed).integers(2**32, size=repeats).tolist()
     ]
     aucs, influence, typical = (np.mean(part, axis=0) for part in zip(*rounds, strict=True))
@@ -188,20 +213,18 @@ def _waves(rows: Float64Array, seed: int) -> FloatArray:
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float64)
 
 
-def _cross_fitted(inputs: Float64Array, members: BoolArray, fold: Int64Array) -> Float64Array:
-    """Return out-of-fold scores ``(N, 1 + B)``, one column per membership."""
-    shrinkage = float(ledoit_wolf_shrinkage(inputs, assume_centered=True))
-    level = float(np.mean(inputs**2))
-    gram = inputs.T @ inputs
+def _cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float64Array:
+    """Return out-of-fold scores ``(N, R)``, one column per membership."""
+    inputs, shrinkage = design.inputs, design.shrinkage
     scores = np.empty((len(inputs), len(members)))
     targets = members.T.astype(np.float64)
     for one in range(fold.max() + 1):
         held, kept = fold == one, fold != one
-        rest = gram - inputs[held].T @ inputs[held]
-        rest = (1 - shrinkage) * rest + (shrinkage + 1e-6) * level * kept.sum() * np.eye(len(gram))
+        covariance = (1 - shrinkage) * (design.gram - inputs[held].T @ inputs[held])
+        covariance[np.diag_indices_from(covariance)] += shrinkage * design.level * kept.sum()
         centred = targets[kept] - targets[kept].mean(axis=0)
-        weights = cho_solve(cho_factor(rest, check_finite=False), inputs[kept].T @ centred)
-        scores[held] = inputs[held] @ weights
+        moments = inputs[kept].T @ centred
+        scores[held] = inputs[held] @ cho_solve(cho_factor(covariance), moments)
     return scores
 
 
@@ -229,13 +252,13 @@ def _aucs(ranks: Float64Array, members: BoolArray, fold: Int64Array) -> Float64A
 
 
 def _round(
-    inputs: Float64Array, pair: Pair, members: BoolArray, fold: Int64Array
+    design: Design, pair: Pair, members: BoolArray, fold: Int64Array
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Cross-fit once: AUC per membership, influence of each row on the AUC, rank of each row."""
     observed, aucs = np.empty(0), []
     for start in range(0, len(members), COLUMNS):
         some = members[start : start + COLUMNS]
-        ranks = _ranks(_cross_fitted(inputs, some, fold), fold)
+        ranks = _ranks(_cross_fitted(design, some, fold), fold)
         observed = observed if start else ranks[:, 0]
         aucs.append(_aucs(ranks, some, fold))
     typical = (observed - 0.5) / np.bincount(fold)[fold]
