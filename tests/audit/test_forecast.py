@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from transferkit.audit.forecast import (
+from transferkit.audit.expected_accuracy import (
     average_thresholded_confidence,
     difference_of_confidences,
-    forecast_accuracy,
     residual_shift,
     reweighted_accuracy,
 )
+from transferkit.audit.forecast import forecast_accuracy
 from transferkit.audit.priors import check_scored
 from transferkit.errors import ConfigError, DataError
 

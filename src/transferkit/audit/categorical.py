@@ -39,8 +39,8 @@ def category_test(
     else, and with groups, it is a permutation p-value. ``effect`` is the total variation distance
     of the shares, ``sum |p - q| / 2``: the share of rows that would have to change category. Its
     interval scales it by the noncentral chi-square interval of Cramer's V, so it leaves out 0
-    where the test rejects. Source of that interval: M. Smithson, "Confidence intervals" (2003),
-    chapter 4; with groups chi-square is divided by its mean under permutation, after J. Rao and
+    where the test rejects. Source of that interval: M. Smithson, "Confidence intervals" (2003);
+    with groups chi-square is divided by its mean under permutation, after J. Rao and
     A. Scott, "The analysis of categorical data from complex sample surveys", JASA 76 (1981).
 
     Args:

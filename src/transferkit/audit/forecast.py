@@ -2,24 +2,29 @@
 
 Three forecasts from a classifier's outputs on a labelled source (val) and an unlabelled target,
 each right under its own assumption. No method can be right under every shift (S. Garg et al.,
-ICLR 2022, section 3), so before any of them speaks, two checks look for what would void them all:
-a change of the outputs, and of the features where they are given, that no change of class shares
-explains. Both count only as far as proven.
+ICLR 2022), so before any of them speaks, two checks look for what would void them all: a change
+of the outputs, and of the features where they are given, that no change of class shares explains.
+Both count only as far as proven.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import kolmogi, xlogy
 
 from transferkit._text import percent, percent_interval, table
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit.audit.domain_classifier import domain_classifier_test
+from transferkit.audit.expected_accuracy import (
+    accuracy,
+    average_thresholded_confidence,
+    difference_of_confidences,
+    residual_shift,
+    reweighted_accuracy,
+)
 from transferkit.audit.priors import (
     Scored,
     bbse_shares,
@@ -170,7 +175,7 @@ def forecast_accuracy(
         for name, method in METHODS.items()
     ]
     return AccuracyForecast(
-        source_accuracy=_accuracy(scored.source, scored.labels),
+        source_accuracy=accuracy(scored.source, scored.labels),
         forecasts=_agreeing(forecasts),
         output_shift=outputs,
         feature_shift=inputs,
@@ -178,64 +183,11 @@ def forecast_accuracy(
     )
 
 
-def average_thresholded_confidence(
-    source: Float64Array, labels: Int64Array, target: Float64Array
-) -> float:
-    """Share of the target more confident than a threshold that fits the source's accuracy.
-
-    The score is minus the entropy. Source: S. Garg et al., "Leveraging unlabeled data to predict
-    out-of-distribution performance", ICLR 2022.
-    """
-    scores = xlogy(source, source).sum(axis=1)
-    threshold = np.quantile(scores, 1 - _accuracy(source, labels), method="higher")
-    return float(np.mean(xlogy(target, target).sum(axis=1) >= threshold))
-
-
-def difference_of_confidences(
-    source: Float64Array, labels: Int64Array, target: Float64Array
-) -> float:
-    """Source accuracy less the fall of the mean largest probability.
-
-    Source: D. Guillory et al., "Predicting with confidence on unseen distributions", ICCV 2021.
-    """
-    fall = source.max(axis=1).mean() - target.max(axis=1).mean()
-    return float(np.clip(_accuracy(source, labels) - fall, 0.0, 1.0))
-
-
-def reweighted_accuracy(source: Float64Array, labels: Int64Array, target: Float64Array) -> float:
-    """Source recalls weighted by the class shares that BBSE sees in the target: label shift."""
-    joint = joint_shares(source, labels)
-    recalls = np.diag(joint) / np.maximum(joint.sum(axis=0), np.finfo(np.float64).tiny)
-    return float(np.clip(bbse_shares(source, labels, target) @ recalls, 0.0, 1.0))
-
-
 METHODS: dict[str, Method] = {
     "atc": average_thresholded_confidence,
     "difference_of_confidences": difference_of_confidences,
     "bbse": reweighted_accuracy,
 }
-
-
-def residual_shift(scored: Scored, weights: Float64Array, *, confidence: float = 0.95) -> float:
-    """Return the proven change of the outputs that class shares do not explain.
-
-    The largest Kolmogorov distance, over the K columns, between the source weighted by class and
-    the target, less its critical value at the source's effective size.
-
-    Args:
-        scored: Outputs on source and target.
-        weights: ``(N,)`` weight of each source row.
-        confidence: Confidence of the critical value, over all columns.
-    """
-    n, m = _effective(weights), len(scored.target)
-    signed = np.concatenate([weights / weights.sum(), np.full(m, -1 / m)])
-    distance = 0.0
-    for column in np.concatenate([scored.source, scored.target]).T:
-        order = np.argsort(column, kind="stable")
-        last = np.append(np.diff(column[order]) > 0, True)
-        distance = max(distance, float(np.abs(np.cumsum(signed[order])[last]).max()))
-    critical = float(kolmogi((1 - confidence) / scored.source.shape[1])) * sqrt(1 / n + 1 / m)
-    return max(0.0, distance - critical)
 
 
 def _forecast(
@@ -329,15 +281,6 @@ def _unsettled(name: str, scored: Scored) -> str:
         wrong = len(scored.labels) - right
         return f"{wrong} wrong and {right} right source images settle no threshold"
     return ""
-
-
-def _accuracy(probabilities: Float64Array, labels: Int64Array) -> float:
-    return float(np.mean(probabilities.argmax(axis=1) == labels))
-
-
-def _effective(weights: Float64Array) -> float:
-    """Kish's effective sample size."""
-    return float(weights.sum() ** 2 / np.sum(weights**2))
 
 
 def _said(accuracy: float | None, interval: tuple[float, float] | None) -> str:

@@ -57,7 +57,7 @@ def scaled_rows(pooled: FloatArray, *, seed: int) -> FloatArray | None:
 
     The median is that of up to 1000 rows, drawn without regard to the samples, so that permuting
     them does not change it. Source of the heuristic: A. Gretton et al., "A kernel two-sample
-    test", JMLR 13 (2012), section 8.
+    test", JMLR 13 (2012).
 
     Args:
         pooled: ``(N, D)`` rows of both samples.
@@ -151,7 +151,7 @@ def discrepancy_interval(
 
     The variance is that of the witness function ``f(z) = mean k(z, x) - mean k(z, y)``:
     ``4 (var f(x) / n + var f(y) / m)``, summed by group where groups are given. Source: Gretton
-    et al. (2012), corollary 16.
+    et al. (2012).
 
     Args:
         sums: Sums of the kernels.

@@ -2,7 +2,7 @@
 
 Both estimators assume that within each class the target looks like the source and only the class
 shares differ: p(x | y) is shared. Where that fails they mislead; see
-:func:`transferkit.audit.forecast.residual_shift`.
+:func:`transferkit.audit.expected_accuracy.residual_shift`.
 """
 
 from __future__ import annotations

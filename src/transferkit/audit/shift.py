@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transferkit._text import table
-from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
+from transferkit._typing import JSON, BoolArray, FloatArray
 from transferkit.audit.domain_classifier import DomainClassifierResult, domain_classifier_test
 from transferkit.audit.energy import energy_test
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.multiple import Correction, adjust
-from transferkit.audit.samples import Groups, check_pair
+from transferkit.audit.samples import Groups, Pair, check_pair
 from transferkit.audit.two_sample import TwoSampleResult
 from transferkit.audit.univariate import FeatureTests, ks_tests
 from transferkit.errors import ConfigError, DataError
@@ -177,11 +177,15 @@ def shift_test(
     check_share("alpha", alpha)
     _check_tests(tests)
     pair = check_pair(a, b, names=names, groups=groups)
-    pooled = _standardised(pair.pooled) if standardise else pair.pooled
     scopes = _scopes(labels, classes, pair.n_a, pair.n_b)
-    drawn = permutations or max(199, round(2 * len(tests) * len(scopes) / alpha) - 1)
-    run = partial(_run, pooled, pair.groups, pair.member, tests, pair.names, 1 - alpha, drawn, seed)
-    return _corrected([run(name, rows) for name, rows in scopes], alpha, correction)
+    plan = _Plan(
+        replace(pair, pooled=_standardised(pair.pooled)) if standardise else pair,
+        tuple(tests),
+        permutations or max(199, round(2 * len(tests) * len(scopes) / alpha) - 1),
+        1 - alpha,
+        seed,
+    )
+    return _corrected([plan.run(name, rows) for name, rows in scopes], alpha, correction)
 
 
 def bbsd_test(
@@ -250,54 +254,49 @@ def _scopes(
     return everything + [(name, joined == k) for k, name in enumerate(named)]
 
 
-def _run(
-    pooled: FloatArray,
-    groups: Int64Array | None,
-    member: BoolArray,
-    tests: Sequence[ShiftTest],
-    names: tuple[str, ...],
-    confidence: float,
-    permutations: int,
-    seed: int,
-    class_name: str | None,
-    rows: BoolArray,
-) -> ScopeShift:
-    """Run all tests of one scope."""
-    first, second = rows & member, rows & ~member
-    n_a, n_b = int(first.sum()), int(second.sum())
-    if min(n_a, n_b) < FEWEST:
-        said = f"{n_a} and {n_b} rows; at least {FEWEST} in each sample are needed"
-        return ScopeShift(class_name, n_a, n_b, skipped=said)
-    chosen = None if groups is None else (groups[first], groups[second])
-    outcomes = [
-        _one(test, names)(
-            pooled[first],
-            pooled[second],
-            groups=chosen,
-            permutations=permutations,
-            confidence=confidence,
-            seed=seed,
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What to run in every scope."""
+
+    pair: Pair
+    tests: tuple[ShiftTest, ...]
+    permutations: int
+    confidence: float
+    seed: int
+
+    def run(self, class_name: str | None, rows: BoolArray) -> ScopeShift:
+        """Run all tests on the pooled ``rows`` of one scope."""
+        first, second = rows & self.pair.member, rows & ~self.pair.member
+        n_a, n_b = int(first.sum()), int(second.sum())
+        if min(n_a, n_b) < FEWEST:
+            said = f"{n_a} and {n_b} rows; at least {FEWEST} in each sample are needed"
+            return ScopeShift(class_name, n_a, n_b, skipped=said)
+        outcomes = [self._outcome(test, first, second) for test in self.tests]
+        return ScopeShift(
+            class_name,
+            n_a,
+            n_b,
+            tests=tuple(_summary(outcome) for outcome in outcomes),
+            features=next((o for o in outcomes if isinstance(o, FeatureTests)), None),
+            classifier=next((o for o in outcomes if isinstance(o, DomainClassifierResult)), None),
         )
-        for test in tests
-    ]
-    return ScopeShift(
-        class_name,
-        n_a,
-        n_b,
-        tests=tuple(_summary(outcome) for outcome in outcomes),
-        features=next((o for o in outcomes if isinstance(o, FeatureTests)), None),
-        classifier=next((o for o in outcomes if isinstance(o, DomainClassifierResult)), None),
-    )
 
-
-def _one(test: ShiftTest, names: tuple[str, ...]) -> Callable[..., Outcome]:
-    runs: dict[ShiftTest, Callable[..., Outcome]] = {
-        "ks": partial(ks_tests, names=names),
-        "mmd": mmd_test,
-        "energy": energy_test,
-        "domain_classifier": domain_classifier_test,
-    }
-    return runs[test]
+    def _outcome(self, test: ShiftTest, first: BoolArray, second: BoolArray) -> Outcome:
+        groups = self.pair.groups
+        runs: dict[ShiftTest, Callable[..., Outcome]] = {
+            "ks": partial(ks_tests, names=self.pair.names),
+            "mmd": mmd_test,
+            "energy": energy_test,
+            "domain_classifier": domain_classifier_test,
+        }
+        return runs[test](
+            self.pair.pooled[first],
+            self.pair.pooled[second],
+            groups=None if groups is None else (groups[first], groups[second]),
+            permutations=self.permutations,
+            confidence=self.confidence,
+            seed=self.seed,
+        )
 
 
 def _summary(outcome: Outcome) -> TwoSampleResult:
