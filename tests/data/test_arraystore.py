@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from transferkit.data.store import ArrayStore, default_folder
+from transferkit.data.arraystore import ArrayStore, default_folder
 from transferkit.errors import OutputError
 
 
