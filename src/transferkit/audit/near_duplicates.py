@@ -1,0 +1,229 @@
+"""Near-duplicates: copies that were compressed, brightened, cropped, turned or flipped.
+
+Candidates come from a coarse descriptor, looked up in flipped, cropped and turned versions (and
+from embeddings, if given). Each candidate pair is then laid over each other, coarse to fine, and
+judged by how well its fine detail agrees: that of two X-rays of two children correlates by at
+most 0.6, that of a copy by 0.8 and more, whatever was done to it within the limits above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from PIL import Image
+
+from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
+from transferkit.audit.neighbours import similar_pairs, unit_rows
+from transferkit.audit.registration import Float32Array, detail_correlation, register, sample
+
+COARSE, MIDDLE, FINE = 16, 32, 112
+_CHUNK = 256  # pairs laid over each other at a time
+_CANDIDATE_COSINE = 0.75
+_COARSE_LEAST, _MIDDLE_LEAST = 0.9, 0.7
+_THRESHOLD_SIDES, _THRESHOLDS = (32, 64, 112), (0.85, 0.72, 0.68)
+_FLIPS = {"": (1, 1), "flipped": (-1, 1), "upside down": (1, -1), "turned by 180 degrees": (-1, -1)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DuplicatePairs:
+    """Pairs of images that show the same picture.
+
+    Attributes:
+        first: Index of one image of each pair (P,), the smaller one.
+        second: Index of the other (P,).
+        agreement: Correlation of their fine detail (P,).
+        edit: In words, how one was made from the other, as far as a flip goes (P,).
+    """
+
+    first: Int64Array
+    second: Int64Array
+    agreement: Float64Array
+    edit: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidates:
+    template: Int64Array
+    moving: Int64Array
+    warp: Float32Array
+    flip: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.template)
+
+    def keep(self, mask: BoolArray, warp: Float32Array) -> _Candidates:
+        """Keep the pairs of ``mask`` with their improved warps."""
+        return _Candidates(self.template[mask], self.moving[mask], warp[mask], self.flip[mask])
+
+
+def near_duplicate_pairs(
+    images: UInt8Array,
+    *,
+    features: FloatArray | None = None,
+    threshold: float | None = None,
+    partners: int = 4,
+) -> DuplicatePairs:
+    """Find the pairs of images of which one is an edited copy of the other.
+
+    Found are, alone or together: recompression, brightness and contrast, crops by 5 % of any
+    side, rotations by 3 degrees, and flips. Identical images are pairs too. Blank images are
+    similar to nothing. Memory grows with the number of images by 5 KB each.
+
+    Args:
+        images: uint8 (N, H, W, C), at least 16 pixels wide and high.
+        features: Embeddings (N, D), whose nearest neighbours become candidates too.
+        threshold: Least correlation of the fine detail of a pair; None takes 0.68 for images of
+            112 pixels or more, and up to 0.85 for smaller ones, which hold less detail.
+        partners: How many candidates an image may get from each look-up.
+    """
+    middle = shrunk(images, MIDDLE)
+    found = _candidates(middle, features, partners)
+    coarse = _halved(middle)
+    found = _refined(found, coarse, iterations=4, least=_COARSE_LEAST)
+    found = _refined(found, middle, iterations=3, least=-1.0)
+    detail = _in_chunks(found, middle, sigma=1.0)
+    found = found.keep(detail > _MIDDLE_LEAST, found.warp)
+    return _judged(found, images, threshold)
+
+
+def shrunk(images: UInt8Array, side: int) -> Float32Array:
+    """Return the images as grey squares (N, side, side) with values from 0 to 255."""
+    small = np.empty((len(images), side, side), np.float32)
+    for index, image in enumerate(images):
+        plain = image[:, :, 0] if image.shape[2] == 1 else image
+        grey = Image.fromarray(np.ascontiguousarray(plain)).convert("L")
+        small[index] = np.asarray(grey.resize((side, side), Image.Resampling.BOX))
+    return small
+
+
+def _variants() -> tuple[Float32Array, Int64Array]:
+    """Return the warps (V, 2, 3) under which images are looked up, and the flip of each."""
+    crops = [(1.0, 0.0, 0.0, 0.0), (0.9, 0.0, 0.0, 0.0)]
+    crops += [(0.95, x, y, 0.0) for x, y in product((-0.05, 0.05), repeat=2)]
+    crops += [(1.0, 0.0, 0.0, np.deg2rad(3)), (1.0, 0.0, 0.0, -np.deg2rad(3))]
+    warps = [
+        [[s * fx * np.cos(r), -s * fx * np.sin(r), x], [s * fy * np.sin(r), s * fy * np.cos(r), y]]
+        for (fx, fy), (s, x, y, r) in product(_FLIPS.values(), crops)
+    ]
+    return np.array(warps, np.float32), np.repeat(np.arange(len(_FLIPS)), len(crops))
+
+
+def _descriptors(middle: Float32Array) -> Float32Array:
+    flat = _halved(middle).reshape(len(middle), -1)
+    centred = flat - flat.mean(axis=1, keepdims=True)
+    spread = np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
+    described: Float32Array = centred / spread
+    return described
+
+
+def _halved(images: Float32Array) -> Float32Array:
+    half = images.shape[1] // 2
+    pooled: Float32Array = images.reshape(len(images), half, 2, half, 2).mean(axis=(2, 4))
+    return pooled
+
+
+def _candidates(middle: Float32Array, features: FloatArray | None, partners: int) -> _Candidates:
+    """Look up every variant of every image, and keep the best variant of each pair."""
+    plain = _descriptors(middle)
+    centre = plain.mean(axis=0)
+    units = unit_rows(plain, centre=centre)
+    units[middle.std(axis=(1, 2)) < 1] = 0  # blank
+    warps, flips = _variants()
+    hits = []
+    for number, warp in enumerate(warps):
+        changed = sample(middle, np.broadcast_to(warp, (len(middle), 2, 3)))[0]
+        queries = unit_rows(_descriptors(changed), centre=centre)
+        moving, template, cosine = similar_pairs(
+            units, queries=queries, floor=_CANDIDATE_COSINE, most=partners
+        )
+        hits.append((template, moving, cosine, np.full(len(cosine), number)))
+    if features is not None:
+        hits.append(_by_features(features, partners))
+    template, moving, cosine, variant = (np.concatenate(part) for part in zip(*hits, strict=True))
+    best = _best_of_pair(template, moving, cosine, len(middle))
+    variant = variant[best]
+    return _Candidates(template[best], moving[best], warps[variant], flips[variant])
+
+
+def _by_features(
+    features: FloatArray, partners: int
+) -> tuple[Int64Array, Int64Array, Float32Array, Int64Array]:
+    first, second, cosine = similar_pairs(
+        unit_rows(features), floor=_CANDIDATE_COSINE, most=partners
+    )
+    unflipped = np.zeros(len(first), np.int64)
+    return first, second, cosine - 2, unflipped  # any variant found by pixels goes before
+
+
+def _best_of_pair(
+    first: Int64Array, second: Int64Array, cosine: Float32Array, count: int
+) -> Int64Array:
+    pair = np.minimum(first, second) * count + np.maximum(first, second)
+    order = np.lexsort((-cosine, pair))
+    new = np.ones(len(order), bool)
+    new[1:] = pair[order][1:] != pair[order][:-1]
+    best: Int64Array = order[new]
+    return best
+
+
+def _refined(
+    found: _Candidates, images: Float32Array, *, iterations: int, least: float
+) -> _Candidates:
+    agree = np.zeros(len(found), np.float32)
+    warp = found.warp.copy()
+    for part in _chunks(len(found)):
+        agree[part], warp[part] = register(
+            images[found.template[part]],
+            images[found.moving[part]],
+            found.warp[part],
+            iterations=iterations,
+        )
+    return found.keep(agree > least, warp)
+
+
+def _in_chunks(found: _Candidates, images: Float32Array, *, sigma: float) -> Float32Array:
+    detail = np.zeros(len(found), np.float32)
+    for part in _chunks(len(found)):
+        detail[part] = detail_correlation(
+            images[found.template[part]], images[found.moving[part]], found.warp[part], sigma=sigma
+        )
+    return detail
+
+
+def _judged(found: _Candidates, images: UInt8Array, threshold: float | None) -> DuplicatePairs:
+    """Compare at full detail the few pairs that are left."""
+    side = max(MIDDLE, min(FINE, min(images.shape[1:3])))
+    sigma = max(1.0, 2 * side / FINE)
+    detail = np.zeros(len(found), np.float32)
+    for part in _chunks(len(found), 64):
+        template = shrunk(images[found.template[part]], side)
+        moving = shrunk(images[found.moving[part]], side)
+        warp = register(template, moving, found.warp[part], iterations=4)[1]
+        detail[part] = detail_correlation(template, moving, warp, sigma=sigma)
+    if threshold is None:
+        threshold = float(np.interp(side, _THRESHOLD_SIDES, _THRESHOLDS))
+    return _result(found, detail, threshold)
+
+
+def _result(found: _Candidates, detail: Float32Array, threshold: float) -> DuplicatePairs:
+    kept = np.flatnonzero(detail >= threshold)
+    first = np.minimum(found.template[kept], found.moving[kept])
+    second = np.maximum(found.template[kept], found.moving[kept])
+    order = np.lexsort((second, first))
+    words = list(_FLIPS)
+    return DuplicatePairs(
+        first[order],
+        second[order],
+        detail[kept][order].astype(np.float64),
+        tuple(words[flip] for flip in found.flip[kept][order]),
+    )
+
+
+def _chunks(count: int, step: int = _CHUNK) -> Sequence[slice]:
+    return [slice(start, start + step) for start in range(0, count, step)]
