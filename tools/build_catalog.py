@@ -33,6 +33,7 @@ def count_gflops(spec: BackboneSpec) -> float:
     if source == "torchvision":
         return float(models.get_model_weights(name).DEFAULT.meta["_ops"])
     module = skeleton(lambda: timm.create_model(name, pretrained_cfg=spec.default_weights))
+    module.requires_grad_(False)  # the counter's hooks look for gradients
     with FlopCounterMode(display=False) as counter:
         forward_skeleton(module, spec.input_size)  # two images, and two operations a multiply-add
     return float(counter.get_total_flops()) / 4e9

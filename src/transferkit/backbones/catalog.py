@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from torch import nn
 
@@ -207,10 +207,7 @@ def resolve(name: str) -> Resolved:
     if slash:
         source = _source(prefix)
         found = _find(source, bare)
-        if found is None:
-            known = [f"{source.name}/{known}" for known in source.names()]
-            raise UnknownNameError.among("backbone", name, known, hint=_HINT)
-        return found
+        return _refuse(source, bare) if found is None else found
     for source in _sources():
         found = _find(source, name)
         if found is not None:
@@ -252,6 +249,16 @@ def _find(source: Source, name: str) -> Resolved | None:
     if dot and bare in names and any(tag == spec.tag for spec in source.weights(bare)):
         return Resolved(source, bare, tag)
     return None
+
+
+def _refuse(source: Source, name: str) -> NoReturn:
+    """Say what is unknown of a source: the tag of a backbone, or the backbone."""
+    bare, dot, tag = name.partition(".")
+    if dot and bare in source.names():
+        tags = [spec.tag for spec in source.weights(bare)]
+        raise UnknownNameError.among(f"weights of {source.name}/{bare}", tag, tags)
+    source.weights(name)  # raises, with what only the source knows, such as that it was renamed
+    raise UnknownNameError.among(f"{source.name} backbone", name, source.names(), hint=_HINT)
 
 
 def _matches(name: str, source: Source, pattern: str) -> bool:

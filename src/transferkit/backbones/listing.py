@@ -15,6 +15,9 @@ from transferkit.errors import ConfigError
 
 Order = Literal["name", "params", "gflops", "top1"]
 
+_NAMED = ("backbone", "weights", "licence")
+_HEADER = (*_NAMED, "params", "GFLOPs", "features", "input", "stages", "top-1")
+
 
 @dataclass(frozen=True, slots=True)
 class BackboneRow:
@@ -61,10 +64,7 @@ class BackboneTable:
         return iter(self.rows)
 
     def __str__(self) -> str:
-        header = (
-            "backbone", "weights", "licence", "params", "GFLOPs", "features", "input", "stages", "top-1",
-        )  # fmt: skip
-        return table(header, [_cells(row) for row in self.rows], left=3)
+        return table(_HEADER, [_cells(row) for row in self.rows], left=len(_NAMED))
 
     def to_dict(self) -> dict[str, JSON]:
         """The rows as dictionaries of plain values, ready for JSON."""

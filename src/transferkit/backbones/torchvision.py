@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +28,7 @@ from transferkit.backbones.weights import (
     fetch,
     load_weights,
     read_state_dict,
+    state_dict_of,
     warn_of_licence,
 )
 from transferkit.errors import UnknownNameError
@@ -144,7 +144,8 @@ class TorchvisionSource:
         if isinstance(chosen, WeightsSpec) and not chosen.num_classes:
             # VGG16's features alone: its whole classifier is NaN in the file and starts random.
             dropped = ("classifier",)
-            state = StateDict((k, v) for k, v in state.items() if not k.startswith("classifier."))
+            kept = ((k, v) for k, v in state.items() if not k.startswith("classifier."))
+            state = state_dict_of(state, kept)
         load_weights(module, state, name=full, origin=origin, dropped=dropped)
 
 
@@ -208,7 +209,8 @@ def _normalise_plainly(module: nn.Module) -> tuple[tuple[float, ...], tuple[floa
 
 def _download(member: WeightsEnum) -> StateDict:
     """Fetch a published state dict into torch's cache, its hash checked, nothing unpickled."""
-    return OrderedDict(member.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    state = member.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    return state_dict_of(state, state.items())
 
 
 def _is_cached(member: WeightsEnum) -> bool:
@@ -217,15 +219,16 @@ def _is_cached(member: WeightsEnum) -> bool:
 
 def _up_to_date(state: StateDict, module: nn.Module) -> StateDict:
     """Bring old densenet keys up to date and position embeddings to the network's image size."""
-    renamed = StateDict((_OLD_DENSE_KEY.sub(r"\1\2", key), value) for key, value in state.items())
-    renamed.__dict__.update(state.__dict__)
+    items = ((_OLD_DENSE_KEY.sub(r"\1\2", key), value) for key, value in state.items())
+    renamed = state_dict_of(state, items)
     positions = renamed.get(_POSITIONS)
     if not isinstance(module, models.VisionTransformer) or positions is None:
         return renamed
     cells = positions.shape[1] - 1 if positions.ndim == 3 else -1
     if cells < 1 or isqrt(cells) ** 2 != cells:
         return renamed  # not the embedding of a square grid: the fit report will say so
-    return StateDict(interpolate_embeddings(module.image_size, module.patch_size, renamed))
+    resized: StateDict = interpolate_embeddings(module.image_size, module.patch_size, renamed)
+    return resized
 
 
 def _weights_spec(member: WeightsEnum) -> WeightsSpec:

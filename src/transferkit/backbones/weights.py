@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -87,8 +87,15 @@ def read_state_dict(path: Path) -> StateDict:
             f"{path}: expected a state dict, names mapped to tensors; "
             f"got {len(state)} entries of {', '.join(kinds) or 'nothing'}"
         )
-    result: StateDict = OrderedDict((_clean(key), _full(value)) for key, value in tensors.items())
-    result.__dict__.update(getattr(state, "__dict__", {}))  # the layout versions of its modules
+    return state_dict_of(state, ((_clean(key), _full(value)) for key, value in tensors.items()))
+
+
+def state_dict_of(origin: Mapping[str, object], items: Iterable[tuple[str, Tensor]]) -> StateDict:
+    """Make a state dict of ``items`` that keeps the layout versions that ``origin`` carries."""
+    result: StateDict = OrderedDict(items)
+    versions = getattr(origin, "_metadata", None)
+    if versions is not None:
+        result.__dict__["_metadata"] = versions
     return result
 
 
@@ -118,8 +125,8 @@ def load_weights(
     own = module.state_dict()
     keys = {key for key in (*own, *state) if _inside(key, dropped)}
     misfit = {key for key in keys if key not in own or _differ(own[key], state.get(key))}
-    given: StateDict = OrderedDict((k, v) for k, v in state.items() if k not in misfit)
-    given.__dict__.update(getattr(state, "__dict__", None) or _root_version(own))
+    given = state_dict_of(state, ((k, v) for k, v in state.items() if k not in misfit))
+    given.__dict__.setdefault("_metadata", _root_version(own))
     shapes = [
         f"{key} ({_describe(value)} instead of {_describe(own[key])})"
         for key, value in given.items()
@@ -249,7 +256,7 @@ def _root_version(own: Mapping[str, Tensor]) -> dict[str, object]:
     version as a sign to bring old keys up to date.
     """
     versions: dict[str, object] = getattr(own, "_metadata", {})
-    return {"_metadata": {"": versions[""]}} if "" in versions else {}
+    return {"": versions[""]} if "" in versions else {}
 
 
 def _load(
