@@ -21,7 +21,7 @@ LAYERS = (
     {"backbones"},
     {"data", "selection", "audit"},
     {"metrics"},
-    {"errors", "_typing", "_optional", "_text", "_version"},
+    {"errors", "_typing", "_text", "_version"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 # Below the waist of the hourglass: arrays in, results out, no network ever needed.

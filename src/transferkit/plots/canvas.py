@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from transferkit._optional import require
-from transferkit.errors import OutputError
+from transferkit.errors import MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -32,7 +32,13 @@ def module(name: str) -> ModuleType:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    return require(f"matplotlib.{name}", extra="plots", purpose="Figures")
+    try:
+        return import_module(f"matplotlib.{name}")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Figures need matplotlib, which is not installed. "
+            "Install it with: pip install 'transferkit[plots]'"
+        ) from error
 
 
 def axes_or_new(ax: Axes | None, *, size: tuple[float, float]) -> Axes:
