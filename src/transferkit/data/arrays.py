@@ -154,6 +154,8 @@ def value_range(array: NDArray[np.generic]) -> tuple[float, float]:
 
 def rescale(values: NDArray[np.generic], scale: float) -> UInt8Array:
     """Multiply, round to the nearest and clip to 0..255."""
+    if values.dtype == np.uint8 and scale == 1:
+        return cast(UInt8Array, values)
     scaled = np.multiply(values, np.float32(scale), dtype=np.float32)
     rounded: UInt8Array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return rounded

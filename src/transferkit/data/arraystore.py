@@ -66,7 +66,7 @@ class ArrayStore:
         return sum(entry.size for entry in self.entries())
 
     def get(self, key: str) -> tuple[Stored, ...] | None:
-        """The arrays stored under ``key`` as memory maps, or None; what cannot be read is None."""
+        """The arrays stored under ``key`` as memory maps, or None; what cannot be read goes."""
         path = self._place(key)
         files = sorted(path.glob("*.npy"), key=lambda file: int(file.stem))
         if not files:
@@ -76,6 +76,7 @@ class ArrayStore:
             arrays = tuple(np.load(file, mmap_mode="c", allow_pickle=False) for file in files)
             os.utime(path)
         except (OSError, ValueError):
+            self.remove(key)
             return None
         return arrays
 

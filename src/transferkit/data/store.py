@@ -1,189 +1,116 @@
-"""Arrays on disk under the key of what they were computed from: written whole, or not at all."""
+"""Where decoded pixels go: an array in memory, or a memory-mapped file where they are many."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import tempfile
+import weakref
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
+from transferkit._typing import UInt8Array
 from transferkit.errors import OutputError
 
-Stored: TypeAlias = NDArray[np.generic]
 
-_FOLDER_VARIABLE = "TRANSFERKIT_CACHE"
-_MARK = "arrays-"
+class PixelStore:
+    """A uint8 array (N, H, W, C) that is filled image by image.
 
-
-def default_folder() -> Path:
-    """The cache folder: ``$TRANSFERKIT_CACHE``, else ``transferkit`` in the user's cache folder."""
-    chosen = os.environ.get(_FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transferkit"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One key of a store: its size in bytes, and when it was last used (seconds of the epoch)."""
-
-    key: str
-    size: int
-    used: float
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayStore:
-    """A folder with one subfolder a key, each holding one or more ``.npy`` files.
-
-    Several processes may share a folder: an entry is written beside its place and moved there
-    whole, and the first to finish wins.
-
-    Attributes:
-        folder: Where the entries are; made on the first write.
-        limit: Bytes that all entries may take together; the least recently used give way.
+    It starts with one channel and goes over to three when the first coloured image comes, so that
+    grey data never take three times the memory. Beyond ``memory_limit`` bytes it lives in a
+    temporary file, which is gone when the array is.
     """
 
-    folder: Path
-    limit: int
-
-    def entries(self) -> tuple[Entry, ...]:
-        """What is stored, the least recently used first."""
-        if not self.folder.is_dir():
-            return ()
-        found = [_entry(path) for path in self.folder.iterdir() if _is_entry(path)]
-        return tuple(sorted(found, key=lambda entry: entry.used))
-
-    def size(self) -> int:
-        """Bytes in use."""
-        return sum(entry.size for entry in self.entries())
-
-    def get(self, key: str) -> tuple[Stored, ...] | None:
-        """The arrays stored under ``key`` as memory maps, or None; what cannot be read is None."""
-        path = self._place(key)
-        files = sorted(path.glob("*.npy"), key=lambda file: int(file.stem))
-        if not files:
-            return None
-        try:
-            # copy-on-write: the file never changes, and torch takes the array without a warning
-            arrays = tuple(np.load(file, mmap_mode="c", allow_pickle=False) for file in files)
-            os.utime(path)
-        except (OSError, ValueError):
-            return None
-        return arrays
-
-    def remove(self, key: str) -> None:
-        """Forget one entry."""
-        shutil.rmtree(self._place(key), ignore_errors=True)
-
-    def clear(self) -> int:
-        """Forget everything, also what a killed process left; return the bytes freed."""
-        freed = self.size()
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if _is_entry(path) or _is_draft(path):
-                    shutil.rmtree(path, ignore_errors=True)
-        return freed
-
-    @contextmanager
-    def writing(
-        self, key: str, shapes: Sequence[tuple[tuple[int, ...], DTypeLike]]
-    ) -> Iterator[tuple[Stored, ...]]:
-        """Yield arrays to fill; when the block ends well they are stored under ``key``.
-
-        The room is claimed first, so a full disk is found before anything is computed. A block
-        that fails leaves nothing behind.
+    def __init__(
+        self,
+        capacity: int,
+        size: tuple[int, int],
+        *,
+        channels: int,
+        memory_limit: int,
+        folder: Path | None = None,
+    ) -> None:
+        """Reserve the room.
 
         Args:
-            key: A file name.
-            shapes: Shape and type of each array.
+            capacity: The most images that may come.
+            size: Their height and width.
+            channels: 1 to start with grey, or 3.
+            memory_limit: Bytes above which a file is used.
+            folder: Where the file lies; the system's folder for temporary files if None.
 
         Raises:
-            OutputError: The disk is full or cannot be written, or the arrays exceed the limit.
+            OutputError: There is no room for the file.
         """
-        needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes)
-        self._make_room(needed)
-        draft = self.folder / f".{_MARK}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            draft.mkdir(parents=True)
-            yield tuple(
-                _claim(draft / f"{place}.npy", shape, np.dtype(dtype))
-                for place, (shape, dtype) in enumerate(shapes)
-            )
-            with suppress(FileExistsError):
-                _move(draft, self._place(key))
-        except OSError as error:
-            raise OutputError(
-                f"Cannot keep {needed / 1e6:.0f} MB in the cache {self.folder}: "
-                f"{error.strerror or error}. Free some room or set {_FOLDER_VARIABLE}."
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        self.memory_limit = memory_limit
+        self.folder = folder
+        self.used = 0
+        self.array = self.reserve((capacity, *size, channels))
 
-    def _place(self, key: str) -> Path:
-        return self.folder / f"{_MARK}{key}"
+    def reserve(self, shape: tuple[int, int, int, int]) -> UInt8Array:
+        """Return an array of ``shape``, in memory or in a file."""
+        if int(np.prod(shape, dtype=np.int64)) <= self.memory_limit:
+            return np.empty(shape, np.uint8)
+        return temporary_memmap(shape, self.folder)
 
-    def _make_room(self, needed: int) -> None:
-        if needed > self.limit:
-            raise OutputError(
-                f"{needed / 1e6:.0f} MB exceed the cache's limit of {self.limit / 1e6:.0f} MB."
-            )
-        held = self.entries()
-        excess = needed + sum(entry.size for entry in held) - self.limit
-        for entry in held:
-            if excess <= 0:
-                return
-            self.remove(entry.key)
-            excess -= entry.size
+    def append(self, image: UInt8Array) -> None:
+        """Add one image, (H, W) or (H, W, 3)."""
+        if image.ndim == 3 and self.array.shape[3] == 1:
+            self.widen()
+        self.array[self.used] = image if image.ndim == 3 else image[..., None]
+        self.used += 1
+
+    def widen(self) -> None:
+        """Go over from one channel to three."""
+        capacity, height, width, _ = self.array.shape
+        wide = self.reserve((capacity, height, width, 3))
+        for row in range(self.used):
+            wide[row] = self.array[row]
+        self.array = wide
 
 
-def _is_entry(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith(_MARK)
+def temporary_memmap(shape: tuple[int, ...], folder: Path | None) -> UInt8Array:
+    """Map a new temporary file of exactly this size, whose room on disk is reserved first.
 
+    Without the reservation a full disk would kill the process at the first write that finds no
+    room, instead of raising an error.
 
-def _is_draft(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith(f".{_MARK}")
-
-
-def _entry(path: Path) -> Entry:
-    sizes = [file.stat().st_size for file in path.glob("*.npy")]
-    return Entry(path.name.removeprefix(_MARK), sum(sizes), path.stat().st_mtime)
-
-
-def _claim(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Stored:
-    """Make an ``.npy`` file of the full size and map it.
-
-    The blocks are claimed from the file system here: to run out of them later, under a memory map,
-    would kill the process.
+    Raises:
+        OutputError: The file cannot be made or there is no room for it.
     """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            _fill(file.fileno(), array.offset, size)
+    count = int(np.prod(shape, dtype=np.int64))
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="transferkit-", suffix=".pixels", dir=folder)
+    except OSError as error:
+        raise OutputError(f"Cannot write decoded images to {folder}: {error}.") from error
+    try:
+        allocate(handle, count)
+        array = np.memmap(name, np.uint8, mode="r+", shape=shape)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise OutputError(
+            f"No room for {count / 2**30:.2f} GiB of decoded images in {Path(name).parent}: "
+            f"{error}. Give a smaller image_size, or another folder as cache_folder."
+        ) from error
+    finally:
+        os.close(handle)
+    remove_with(array, Path(name))
     return array
 
 
-def _fill(handle: int, start: int, end: int) -> None:
-    block = bytes(1 << 20)
-    os.lseek(handle, start, os.SEEK_SET)
-    for place in range(start, end, len(block)):
-        os.write(handle, block[: end - place])
+def allocate(handle: int, count: int) -> None:
+    """Give a file ``count`` bytes that are really there, where the system can promise it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, count)
+    else:
+        os.truncate(handle, count)
 
 
-def _move(draft: Path, final: Path) -> None:
+def remove_with(array: UInt8Array, path: Path) -> None:
+    """Remove the file: at once where an open mapping survives that (POSIX), else with the array."""
     try:
-        draft.rename(final)
-    except OSError as error:
-        if not final.is_dir():
-            raise
-        raise FileExistsError(final) from error
+        path.unlink()
+    except PermissionError:
+        weakref.finalize(array, path.unlink, missing_ok=True)

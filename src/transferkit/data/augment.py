@@ -1,0 +1,124 @@
+"""Random augmentation of batches, each image by its own numbers, on the device of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from transferkit.data.preprocess import LUMINANCE
+from transferkit.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """Flip, turn, crop, and change brightness and contrast.
+
+    The three moves are one resampling (bilinear, black outside), so that nothing is blurred twice.
+    Brightness and contrast are torchvision's ``adjust_brightness`` and ``adjust_contrast``.
+
+    Attributes:
+        flip: Mirror half of the images left to right.
+        rotation: Largest turn to either side, in degrees.
+        crop: Smallest side of the crop as a share of the image's; 1 does not crop.
+        brightness: Largest change of the factor on the pixels: 0.1 gives 0.9 to 1.1.
+        contrast: Largest change of the factor on the distance from the image's mean.
+    """
+
+    flip: bool = True
+    rotation: float = 10.0
+    crop: float = 0.9
+    brightness: float = 0.1
+    contrast: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a strength that cannot be."""
+        if not 0 <= self.rotation <= 180:
+            raise ConfigError(f"rotation must lie in 0..180 degrees, got {self.rotation}.")
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f"crop must be above 0 and at most 1, got {self.crop}.")
+        for name, value in (("brightness", self.brightness), ("contrast", self.contrast)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {value}.")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            images: uint8 (B, C, H, W), C being 1 or 3.
+            generator: Where the numbers come from; the same state gives the same images.
+
+        Returns:
+            uint8 (B, C, H, W).
+
+        Raises:
+            DataError: Another type or shape.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise DataError(
+                "Augmentation takes uint8 images (B, C, H, W), "
+                f"got {images.dtype} {tuple(images.shape)}."
+            )
+        draws = torch.rand((len(images), 7), generator=generator, device=generator.device)
+        draws = draws.to(images.device)
+        values = self.move(images, draws[:, :5])
+        values = self.expose(values, draws[:, 5:])
+        if values.dtype == torch.uint8:
+            return values
+        return values.round_().clamp_(0, 255).to(torch.uint8)
+
+    def move(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Flip, turn and crop by ``draws`` (B, 5) in [0, 1); float32 where it resamples."""
+        mirrored = (draws[:, 0] < 0.5) & self.flip
+        if self.rotation == 0 and self.crop == 1:
+            return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        angle = torch.deg2rad((2 * draws[:, 1] - 1) * self.rotation)
+        side = self.crop + (1 - self.crop) * draws[:, 2]
+        across = 2 * draws[:, 3] - 1
+        down = 2 * draws[:, 4] - 1
+        theta = affine(angle, side, mirrored, across, down, images.shape[-1] / images.shape[-2])
+        grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+        return functional.grid_sample(images.float(), grid, align_corners=False)
+
+    def expose(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change brightness, then contrast, by ``draws`` (B, 2) in [0, 1)."""
+        if self.brightness == 0 and self.contrast == 0:
+            return images
+        factors = 2 * draws - 1
+        brightness = (1 + self.brightness * factors[:, 0]).view(-1, 1, 1, 1)
+        contrast = (1 + self.contrast * factors[:, 1]).view(-1, 1, 1, 1)
+        values = (images.float() * brightness).clamp_(0, 255)
+        mean = luminance_mean(values)
+        return mean + (values - mean) * contrast
+
+
+def affine(
+    angle: Tensor, side: Tensor, mirrored: Tensor, across: Tensor, down: Tensor, aspect: float
+) -> Tensor:
+    """Return where each output position is looked up, (B, 2, 3), in units of half a side.
+
+    Args:
+        angle: Turn of the picture, counter-clockwise, in radians, (B,).
+        side: Side of the crop as a share, (B,).
+        mirrored: Whether it is flipped left to right, (B,).
+        across: Place of the crop from left, -1, to right, 1, (B,).
+        down: Place of the crop from top, -1, to bottom, 1, (B,).
+        aspect: Width over height.
+    """
+    cos, sin = torch.cos(angle) * side, torch.sin(angle) * side
+    sign = torch.where(mirrored, -1.0, 1.0)
+    free = 1 - side
+    first = torch.stack([cos * sign, -sin / aspect, across * free], 1)
+    second = torch.stack([sin * aspect * sign, cos, down * free], 1)
+    return torch.stack([first, second], 1)
+
+
+def luminance_mean(values: Tensor) -> Tensor:
+    """Return each image's mean grey, (B, 1, 1, 1)."""
+    means = values.mean((2, 3), keepdim=True)
+    if means.shape[1] != 3:
+        return means.mean(1, keepdim=True)
+    weights = means.new_tensor(LUMINANCE).view(1, 3, 1, 1)
+    return (means * weights).sum(1, keepdim=True)

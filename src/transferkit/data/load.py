@@ -1,0 +1,174 @@
+"""``load_splits``: a folder, an archive or class arrays to ``Splits``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from transferkit.data.dataset import Splits
+from transferkit.data.decode import Resize
+from transferkit.data.folder import scan_folder
+from transferkit.data.npy import read_npy_folder
+from transferkit.data.npz import read_npz
+from transferkit.data.read import Channels, OnError, Options, assemble, working_size
+from transferkit.data.source import ArraySource, Part
+from transferkit.data.splits import divide, groups_from_names, quotas
+from transferkit.errors import ConfigError, DataError
+
+
+def load_splits(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    val_share: float = 0.2,
+    seed: int = 0,
+    class_files: Mapping[str, tuple[str, str]] | None = None,
+    groups: str | None = None,
+    on_error: OnError = "raise",
+    channels: Channels = "auto",
+    resize: Resize = "squash",
+    workers: int | None = None,
+    memory_limit: int = 2 << 30,
+    cache_folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Splits:
+    r"""Read a dataset of images into uint8 arrays.
+
+    Three layouts are known. A folder of ``train``, ``val`` (or ``valid``, ``validation``) and
+    ``test`` folders, each with a folder of images a class; without split folders, the folders are
+    classes, and ``val_share`` of the images becomes val and as much test. A MedMNIST ``.npz``. A
+    folder of ``.npy`` arrays, one a class and split: ``normal.npy``, ``test_normal.npy``.
+
+    Where there is no val split, ``val_share`` of train becomes it, stratified by class and, where
+    groups are given, without tearing a group apart.
+
+    Args:
+        path: The folder or the ``.npz`` file.
+        image_size: Height and width to store images at. None keeps a size that all share, and
+            brings mixed sizes to a square of their median side, 256 at most.
+        val_share: Share of train that becomes val; 0 makes no val split.
+        seed: Which images become val.
+        class_files: For ``.npy`` files: name without ``.npy`` to (split, class).
+        groups: Regular expression whose match in a file name is the group (patient, film) of the
+            image, such as ``r"person\d+"``; a file without a match is a group of its own.
+        on_error: ``"raise"`` stops at an unreadable image; ``"skip"`` leaves it out and lists it in
+            ``Splits.skipped``.
+        channels: 1 or 3; ``"auto"`` takes 1 if every image is grey, also if stored as RGB.
+        resize: ``"squash"`` changes the aspect ratio; ``"crop"`` and ``"pad"`` keep it.
+        workers: Threads that decode; None takes one a processor, 16 at most.
+        memory_limit: Bytes of pixels above which they go to a memory-mapped temporary file.
+        cache_folder: Folder of that file; the system's temporary folder if None.
+        progress: Whether to show a progress bar; None shows it on a terminal only.
+
+    Raises:
+        DataError: Nothing there, a layout that is not known, an empty class, classes that differ
+            between splits, an unreadable image (named), and whatever else is wrong with the data.
+        ConfigError: An option has a value that cannot work.
+        OutputError: No room for the memory-mapped file.
+    """
+    check_options(val_share, on_error, channels, resize, workers, image_size)
+    parts, classes = read_layout(Path(path), class_files)
+    if len(classes) < 2:
+        raise DataError(
+            f"{path} has one class only ({', '.join(classes) or 'no labels at all'}); "
+            "classification needs two or more."
+        )
+    grouping = None if groups is None else group_files(parts, groups)
+    parts = carve(parts, val_share, grouping, seed)
+    threads = workers or min(16, os.cpu_count() or 1)
+    options = Options(
+        size=working_size(parts, image_size, threads),
+        resize=resize,
+        channels=channels,
+        on_error=on_error,
+        workers=threads,
+        memory_limit=memory_limit,
+        cache_folder=None if cache_folder is None else Path(cache_folder),
+        progress=progress,
+    )
+    return assemble(parts, classes, grouping, options)
+
+
+def check_options(
+    val_share: float,
+    on_error: str,
+    channels: object,
+    resize: str,
+    workers: int | None,
+    image_size: int | tuple[int, int] | None,
+) -> None:
+    """Raise ConfigError for a value that cannot work."""
+    if not 0 <= val_share < 1:
+        raise ConfigError(f"val_share must be at least 0 and below 1, got {val_share}.")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be 1 or more, got {workers}.")
+    if image_size is not None and (np.size(image_size) > 2 or np.min(image_size) < 1):
+        raise ConfigError(f"image_size must be one or two numbers from 1, got {image_size}.")
+    choices = (
+        ("on_error", on_error, ("raise", "skip")),
+        ("channels", channels, ("auto", 1, 3)),
+        ("resize", resize, ("squash", "crop", "pad")),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise ConfigError(f"{name} must be one of {known}, got {value!r}.")
+
+
+def read_layout(
+    path: Path, class_files: Mapping[str, tuple[str, str]] | None
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Find out which layout it is, and list its images."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Give a folder of images or a MedMNIST .npz file.")
+    if path.is_dir():
+        arrays = class_files is not None or any(path.glob("*.npy"))
+        return read_npy_folder(path, class_files) if arrays else scan_folder(path)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path)
+    raise DataError(
+        f"{path.name} is neither a folder nor an .npz file. Give the folder that holds the images, "
+        "or a MedMNIST archive."
+    )
+
+
+def group_files(parts: Mapping[str, Part], pattern: str) -> dict[str, str]:
+    """Return the group of every file by its name."""
+    if any(isinstance(part.source, ArraySource) for part in parts.values()):
+        raise ConfigError("groups reads file names, but arrays have none; leave it out here.")
+    names = [name for part in parts.values() for name in part.names]
+    return dict(zip(names, groups_from_names(names, pattern), strict=True))
+
+
+def carve(
+    parts: Mapping[str, Part], val_share: float, grouping: Mapping[str, str] | None, seed: int
+) -> dict[str, Part]:
+    """Make a val split where there is none, and a test split too where there are no splits."""
+    if "all" in parts:
+        wanted = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
+        if wanted["train"] <= 0:
+            raise ConfigError(
+                "Without split folders val_share goes to val and as much to test, so it must be "
+                f"below 0.5, got {val_share}."
+            )
+        return divide_part(parts["all"], wanted, grouping, seed)
+    train = parts.get("train")
+    if val_share == 0 or train is None or "val" in parts or train.labels is None:
+        return dict(parts)
+    fresh = divide_part(train, {"train": 1 - val_share, "val": val_share}, grouping, seed)
+    return {**fresh, **{name: part for name, part in parts.items() if name != "train"}}
+
+
+def divide_part(
+    part: Part, shares: Mapping[str, float], grouping: Mapping[str, str] | None, seed: int
+) -> dict[str, Part]:
+    """Divide one labelled part into several, leaving out those of no share."""
+    wanted = {name: share for name, share in shares.items() if share > 0}
+    sizes = quotas(np.array(list(wanted.values())), len(part.rows))
+    named = None if grouping is None else [grouping[name] for name in part.names]
+    if part.labels is None:
+        raise DataError("Images without labels cannot be split.")
+    rows = divide(part.labels, sizes, seed=seed, groups=named)
+    return {name: part.take(own) for name, own in zip(wanted, rows, strict=True)}
