@@ -1,0 +1,279 @@
+"""The boundary cut: run the frozen stages once, keep what crosses, train on that alone.
+
+Nothing is traced to a graph. The tail is the whole network, run on nothing: while it runs, the
+calls of the frozen stages return NaN without doing any work, the last of them returns what was
+kept, and the calls after it run for real. A value that reaches the result by another way would
+make it NaN, so a hidden dependency cannot pass unseen; the calls that it came from are then kept
+too. Each cut is checked against the uncut model on a few images before it is handed out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from transferkit.models.agreement import learns_alike, predicts_alike
+from transferkit.models.classifier import Classifier
+from transferkit.models.freezing import frozen_stages
+from transferkit.models.shortcut import Run, ShortcutError, Template, copied, watched
+
+_INPUT = -1
+
+
+class Cut(ABC):
+    """A classifier in two parts: what never changes, and what learns.
+
+    Valid while the same stages are frozen, on the device and at the image size it was made for.
+    Works in eval mode and in train mode: ``tail`` runs in the mode that the model is in.
+    """
+
+    stage: str
+    """Name of the first stage of the tail."""
+
+    @abstractmethod
+    def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the frozen stages, without gradients.
+
+        Args:
+            images: uint8, or float in [0, 1]; (B, C, H, W).
+
+        Returns:
+            What crosses the boundary: contiguous tensors (B, ...), free of the autograd graph,
+            which may be stored, and indexed by image.
+        """
+
+    @abstractmethod
+    def tail(self, *crossing: Tensor) -> Tensor:
+        """Run the rest, on what ``prefix`` returned for some images.
+
+        Args:
+            crossing: Tensors (B, ...), on the model's device; float16 copies will do.
+
+        Returns:
+            Logits (B, K). Gradients reach every trainable parameter that they reach uncut.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NoCut:
+    """There is no cut to be had; the model trains uncut.
+
+    Attributes:
+        reason: Why, as a clause that a sentence can end with.
+    """
+
+    reason: str
+
+
+def cut_at_boundary(model: Classifier, example: Tensor) -> Cut | NoCut:
+    """Cut a classifier between its last frozen stage and its first trainable one.
+
+    Args:
+        model: The classifier, with some stages frozen by ``freeze`` or ``unfreeze``. Nothing in
+            it changes.
+        example: Images (B, C, H, W) like those that it will see, on its device; three are used.
+
+    Returns:
+        The cut, after it has reproduced the uncut model's logits, gradients and running
+        statistics on the example; else why there is none.
+    """
+    frozen, stages = len(frozen_stages(model)), model.stages
+    if not frozen:
+        return NoCut("no stage is frozen")
+    if frozen >= len(stages) - 1:
+        return HeadCut(model)
+    images = torch.cat([example, example.flip(-1), example.flip(-2)])[:3]
+    try:
+        plain = StageCut.between(model, frozen, images)
+        return next(filter(None, (_settle(cut, images) for cut in plain.variants())))
+    except ShortcutError as error:
+        return NoCut(f"a frozen part of {model.name} cannot be kept: {error}")
+    except StopIteration:
+        return NoCut(f"{model.name} cut at {stages[frozen].name} differs from the uncut model")
+
+
+class HeadCut(Cut):
+    """The backbone is the prefix, the head is the tail, and features cross."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+        self.stage = "head"
+
+    def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, D)."""
+        with torch.no_grad():
+            return (self.model.features(images).contiguous(),)
+
+    def tail(self, *crossing: Tensor) -> Tensor:
+        """Logits (B, K) of features (B, D)."""
+        (features,) = crossing
+        weight = next(self.model.head.parameters(), features)
+        logits: Tensor = self.model.head(features.to(weight.dtype))
+        return logits
+
+
+class _ReachedError(Exception):
+    """The prefix has done all it has to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageCut(Cut):
+    """A cut inside the backbone.
+
+    Attributes:
+        model: The classifier.
+        stage: Name of the first stage of the tail.
+        modules: The modules of the backbone whose calls are counted, by name.
+        source: The backbone's input.
+        templates: What each call of the prefix returns.
+        live: Calls, besides the last, whose outputs the tail needs; -1 is the input.
+        dense: Whether skipped calls must return tensors with memory, to be written to.
+        early: Whether live outputs are copied before a later call may write to them.
+        copied: Whether the tail writes to what crosses.
+    """
+
+    model: Classifier
+    stage: str
+    modules: dict[str, nn.Module]
+    source: Template
+    templates: tuple[Template, ...]
+    live: tuple[int, ...] = ()
+    dense: bool = False
+    early: bool = False
+    copied: bool = True
+
+    @classmethod
+    def between(cls, model: Classifier, frozen: int, images: Tensor) -> StageCut:
+        """Observe the prefix on two images and on three, and cut after its last call.
+
+        Raises:
+            ShortcutError: A call returns what cannot be kept image by image.
+        """
+        stages = model.stages
+        names = [name for stage in stages[:-1] for name in stage.modules]
+        modules = {name: model.get_submodule(name) for name in names}
+        learning = {name for stage in stages[frozen:] for name in stage.modules}
+        (two, outputs), (three, others) = (
+            _observe(model, modules, learning, images[:count]) for count in (2, 3)
+        )
+        if not 0 < len(outputs) == len(others):
+            raise ShortcutError("its calls differ from batch to batch")
+        templates = tuple(map(Template.of, outputs, others))
+        source = Template.of(two, three)
+        return cls(model, stages[frozen].name, modules, source, templates)
+
+    def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the frozen stages; see ``Cut``."""
+        kept: dict[int, object] = {}
+        last = len(self.templates) - 1
+
+        def visit(position: int, _: str, run: Run) -> object:
+            output = run()
+            if position in self.live or position == last:
+                kept[position] = copied(output) if self.early else output
+            if position == last:
+                raise _ReachedError
+            return output
+
+        with torch.no_grad():
+            source = self.model.preprocess(images)
+            kept[_INPUT] = source
+            with suppress(_ReachedError), watched(self.modules, visit):
+                self.model.backbone(source)
+        return tuple(t for i in self._crossing() for t in self._template(i).pack(kept[i]))
+
+    def tail(self, *crossing: Tensor) -> Tensor:
+        """Run the stages after the boundary; see ``Cut``."""
+        count, device = len(crossing[0]), crossing[0].device
+        packed = iter([tensor.clone() for tensor in crossing] if self.copied else crossing)
+        given = {i: self._template(i).unpack(packed) for i in self._crossing()}
+        last = len(self.templates) - 1
+
+        def value(position: int) -> object:
+            if position in given:
+                return given[position]
+            return self._template(position).blank(count, device, dense=self.dense)
+
+        def visit(position: int, _: str, run: Run) -> object:
+            return run() if position > last else value(position)
+
+        with watched(self.modules, visit):
+            output = self.model.backbone(value(_INPUT))
+        features = output if isinstance(output, Tensor) else output[0]
+        logits: Tensor = self.model.head(features)
+        return logits
+
+    def variants(self) -> Iterator[StageCut]:
+        """The ways to treat writing in place, the cheapest first."""
+        for early in (False, True):
+            for dense in (False, True):
+                yield replace(self, dense=dense, early=early)
+
+    def candidates(self) -> tuple[int, ...]:
+        """What could be live: the input and every call of the prefix but the last."""
+        return tuple(range(_INPUT, len(self.templates) - 1))
+
+    def _crossing(self) -> tuple[int, ...]:
+        return (len(self.templates) - 1, *self.live)
+
+    def _template(self, position: int) -> Template:
+        return self.source if position == _INPUT else self.templates[position]
+
+
+def _observe(
+    model: Classifier, modules: dict[str, nn.Module], learning: set[str], images: Tensor
+) -> tuple[Tensor, list[object]]:
+    """The backbone's input, and what its calls return before the first that learns."""
+    outputs: list[object] = []
+
+    def visit(_: int, name: str, run: Run) -> object:
+        if name in learning:
+            raise _ReachedError
+        outputs.append(run())
+        return outputs[-1]
+
+    with torch.no_grad():
+        source = model.preprocess(images)
+        with suppress(_ReachedError), watched(modules, visit):
+            model.backbone(source)
+            raise ShortcutError("no trainable stage is called")
+    return source, outputs
+
+
+def _settle(cut: StageCut, images: Tensor) -> StageCut | None:
+    """Keep what the tail needs besides the last call, and no more; None if it differs yet."""
+
+    def works(live: tuple[int, ...]) -> bool:
+        return predicts_alike(cut.model, replace(cut, live=live), images)
+
+    if not works(()):
+        candidates = cut.candidates()
+        if not works(candidates):
+            return None
+        cut = replace(cut, live=_needed(candidates, (), works))
+    for option in (replace(cut, copied=False), cut):
+        if predicts_alike(cut.model, option, images) and learns_alike(cut.model, option, images):
+            return option
+    return None
+
+
+def _needed(
+    group: tuple[int, ...], kept: tuple[int, ...], works: Callable[[tuple[int, ...]], bool]
+) -> tuple[int, ...]:
+    """A smallest part of ``group`` that works together with ``kept``; all of it does.
+
+    By halves, so that few needed calls among many take few trials (Junker 2004, QuickXplain).
+    """
+    if works(kept):
+        return ()
+    if len(group) == 1:
+        return group
+    left, right = group[: len(group) // 2], group[len(group) // 2 :]
+    of_right = _needed(right, kept + left, works)
+    of_left = _needed(left, kept + of_right, works)
+    return of_left + of_right

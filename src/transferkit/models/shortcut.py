@@ -1,0 +1,189 @@
+"""Run a part of a network and skip the rest, without a graph of it.
+
+A network is run as it is, while the forward of some of its modules is replaced for the time of
+the run: a visitor is told of each call and decides what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+Run = Callable[[], object]
+Visit = Callable[[int, str, Run], object]
+"""Told the position of a call among the watched ones, the module's name, and how to run it."""
+
+_PLAIN = (bool, int, float, str, type(None), torch.Size)
+
+
+class ShortcutError(Exception):
+    """What a module returns cannot be kept image by image."""
+
+
+@contextmanager
+def watched(modules: Mapping[str, nn.Module], visit: Visit) -> Iterator[None]:
+    """Send every outermost call of the named modules through ``visit``.
+
+    Calls made inside another watched call are left alone: some networks pass a module into
+    others, which call it again.
+    """
+    gate = _Gate(visit)
+    before = {name: module.__dict__.get("forward") for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.__dict__["forward"] = partial(gate.enter, name, module.forward)
+        yield
+    finally:
+        for name, module in modules.items():
+            module.__dict__.pop("forward", None)
+            if before[name] is not None:
+                module.__dict__["forward"] = before[name]
+
+
+class _Gate:
+    """Counts outermost calls."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
+        self.count = 0
+        self.inside = False
+
+    def enter(
+        self, name: str, forward: Callable[..., object], /, *args: object, **kwargs: object
+    ) -> object:
+        """Stand in for a module's forward."""
+        if self.inside:
+            return forward(*args, **kwargs)
+        position = self.count
+        self.count += 1
+        return self.visit(position, name, partial(self._run, forward, args, kwargs))
+
+    def _run(
+        self, forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
+        self.inside = True
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.inside = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One tensor that a call returns: where its images are, and how it lies in memory.
+
+    Attributes:
+        shape: Shape for a single image.
+        dim: The dimension that grows with the batch.
+        order: The dimensions as they lie in memory, but ``dim`` first.
+        dtype: Type of the numbers.
+    """
+
+    shape: tuple[int, ...]
+    dim: int
+    order: tuple[int, ...]
+    dtype: torch.dtype
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """The tensor as (B, ...), contiguous: a view of it where it is laid out as expected."""
+        rows, packed = self.shape[self.dim], tensor.detach().permute(self.order)
+        if rows > 1:
+            packed = packed.reshape(-1, rows, *packed.shape[1:])
+        return packed.contiguous()
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """The inverse of ``pack``: the same shape, type and layout in memory as was returned."""
+        rows = packed.to(self.dtype)
+        if self.shape[self.dim] > 1:
+            rows = rows.flatten(0, 1)
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return rows.permute(inverse)
+
+    def blank(self, count: int, device: torch.device, *, dense: bool) -> Tensor:
+        """NaN for ``count`` images; without memory unless ``dense``."""
+        shape = [size * count if d == self.dim else size for d, size in enumerate(self.shape)]
+        nothing = torch.nan if self.dtype.is_floating_point else 0
+        value = torch.full((), nothing, dtype=self.dtype, device=device).expand(shape)
+        return value.clone(memory_format=torch.contiguous_format) if dense else value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """What a call returns: its tensors that differ from image to image, and all else as it is.
+
+    Attributes:
+        leaves: A ``Leaf``, or the value itself where it is the same for every batch.
+        spec: How the leaves are nested.
+    """
+
+    leaves: tuple[object, ...]
+    spec: TreeSpec
+
+    @classmethod
+    def of(cls, two: object, three: object) -> Template:
+        """Compare what a call returns for two images and for three.
+
+        Raises:
+            ShortcutError: It returns something that cannot be told image by image.
+        """
+        leaves, spec = tree_flatten(two)
+        others, other = tree_flatten(three)
+        if spec != other:
+            raise ShortcutError("what it returns is nested differently from batch to batch")
+        return cls(tuple(map(_compare, leaves, others)), spec)
+
+    def pack(self, output: object) -> list[Tensor]:
+        """The tensors of an output that differ from image to image, each as (B, ...)."""
+        values, _ = tree_flatten(output)
+        pairs = zip(self.leaves, values, strict=True)
+        return [leaf.pack(value) for leaf, value in pairs if isinstance(leaf, Leaf)]
+
+    def unpack(self, packed: Iterator[Tensor]) -> object:
+        """An output again, from as many packed tensors as it needs."""
+        values = [x.unpack(next(packed)) if isinstance(x, Leaf) else x for x in self.leaves]
+        return tree_unflatten(values, self.spec)
+
+    def blank(self, count: int, device: torch.device, *, dense: bool) -> object:
+        """An output whose every number that differs from image to image is NaN."""
+        values = [
+            leaf.blank(count, device, dense=dense) if isinstance(leaf, Leaf) else leaf
+            for leaf in self.leaves
+        ]
+        return tree_unflatten(values, self.spec)
+
+
+def copied(output: object) -> object:
+    """The output with a copy of each of its tensors."""
+    values, spec = tree_flatten(output)
+    return tree_unflatten([v.clone() if isinstance(v, Tensor) else v for v in values], spec)
+
+
+def _compare(two: object, three: object) -> object:
+    if isinstance(two, Tensor) and isinstance(three, Tensor):
+        return _leaf(two, three)
+    if isinstance(two, _PLAIN) and two == three:
+        return two
+    raise ShortcutError(f"it returns a {type(two).__name__} that depends on the batch")
+
+
+def _leaf(two: Tensor, three: Tensor) -> Leaf | Tensor:
+    """Find the dimension that is 2 : 3; a tensor without one must be the same for any batch."""
+    if two.shape == three.shape:
+        if torch.equal(two, three):
+            return two.detach()
+        raise ShortcutError("it mixes the images of a batch")
+    pairs = list(zip(two.shape, three.shape, strict=two.ndim == three.ndim))
+    grown = [dim for dim, (a, b) in enumerate(pairs) if a != b]
+    if len(grown) != 1 or pairs[grown[0]][0] * 3 != pairs[grown[0]][1] * 2:
+        raise ShortcutError("it returns a tensor without a dimension for the images")
+    dim = grown[0]
+    shape = tuple(size // 2 if d == dim else size for d, size in enumerate(two.shape))
+    strides = two.stride()
+    rest = sorted((d for d in range(two.ndim) if d != dim), key=lambda d: -strides[d])
+    return Leaf(shape, dim, (dim, *rest), two.dtype)
