@@ -92,10 +92,12 @@ def test_the_first_of_two_writers_wins(store):
     assert [path.name for path in store.folder.iterdir()] == ["arrays-a"]
 
 
-def test_an_unreadable_entry_is_none(store):
+def test_an_unreadable_entry_goes(store):
     put(store, "a")
     (store.folder / "arrays-a" / "0.npy").write_bytes(b"junk")
     assert store.get("a") is None
+    put(store, "a", 3.0)
+    assert (store.get("a")[0] == 3).all()
 
 
 def test_clear(store):

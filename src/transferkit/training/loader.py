@@ -45,10 +45,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """Tensors computed before, such as features; each has one row a sample.
-
-    What is stored in half precision comes out as float32.
-    """
+    """Tensors computed before, such as features; each has one row a sample."""
 
     tensors: tuple[Tensor, ...]
 
@@ -58,12 +55,7 @@ class Encoded:
     def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
         """The rows of each tensor."""
         index = torch.from_numpy(rows)
-        return tuple(_rows(tensor, index) for tensor in self.tensors)
-
-
-def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    rows = tensor.index_select(0, index.to(tensor.device))
-    return rows.float() if rows.dtype == torch.float16 else rows
+        return tuple(t.index_select(0, index.to(t.device)) for t in self.tensors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.training.caching import Cache, Where, cache_named
 from transferkit.training.history import Monitor
 from transferkit.training.schedules import Plateau, Schedule, ScheduleName, schedule_named
 
@@ -45,12 +46,14 @@ class Options:
     device: torch.device | str | None = None
     seed: int = 0
     progress: bool | None = None
+    cache: Cache | Where | None = "auto"
 
     def __post_init__(self) -> None:
         _among("optimizer", self.optimizer, get_args(OptimizerName))
         _among("precision", self.precision, get_args(Precision))
         _among("monitor", self.monitor, get_args(Monitor))
         schedule_named(self.scheduler)
+        cache_named(self.cache)
         _positive("lr", self.lr)
         _at_least("weight_decay", self.weight_decay, 0)
         _share("momentum", self.momentum)

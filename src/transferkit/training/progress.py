@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -34,6 +36,15 @@ class Progress:
         """Count one optimizer step."""
         if self._bar is not None:
             self._bar.update()
+
+    @contextmanager
+    def encoding(self, images: int) -> Iterator[Callable[[int], object]]:
+        """Show how far the frozen part has come through the images, beside the bar of the run."""
+        if self._bar is None:
+            yield lambda count: None
+            return
+        with tqdm(total=images, desc="encoding", unit="image", leave=False) as bar:
+            yield bar.update
 
     def epoch(self, record: EpochRecord) -> None:
         """Show the figures of an epoch."""

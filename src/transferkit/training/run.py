@@ -53,14 +53,27 @@ class Run:
                 load_moments(self.optimizer, self.model, moments(held, self.model))
 
     def epoch(
-        self, train: Feed, val: Feed | None, *, epochs: int, on_step: Callable[[], None]
+        self,
+        train: Feed,
+        val: Feed | None,
+        *,
+        epochs: int,
+        started: float,
+        on_step: Callable[[], None],
     ) -> EpochRecord:
         """Train for one epoch and judge it on val; :meth:`begin_epoch` comes first.
+
+        Args:
+            train: The training split.
+            val: The val split, if there is one.
+            epochs: Length of the whole run.
+            started: When the epoch began, by ``time.perf_counter()``.
+            on_step: Called at each optimizer step.
 
         Raises:
             TrainingError: A loss or a weight is not a finite number any more.
         """
-        start, number = time.perf_counter(), len(self.history) + 1
+        number = len(self.history) + 1
         options, optimizer = self.options, self.optimizer
         assert optimizer is not None  # begin_epoch made it
         plan = shuffled_plan(len(train.inputs), options.batch_size, seed=options.seed, epoch=number)
@@ -85,7 +98,7 @@ class Run:
         if judged is not None and not math.isfinite(judged[0]):
             raise diverged(f"The val loss became {judged[0]} after epoch {number}.")
         val_loss, val_accuracy = judged or (None, None)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - started
         record = EpochRecord(
             number, self.step, rate, loss, accuracy, val_loss, val_accuracy, seconds
         )

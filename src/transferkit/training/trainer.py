@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import torch
@@ -10,10 +11,11 @@ import torch
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier
-from transferkit.training.augmenting import augmented
+from transferkit.training.caching import Cache, Where
 from transferkit.training.checks import check_data, check_epochs
+from transferkit.training.feeds import Feeds
 from transferkit.training.history import EpochRecord, History, Monitor
-from transferkit.training.loader import Feed, Images, batches_of
+from transferkit.training.loader import batches_of
 from transferkit.training.options import (
     Augmentation,
     ClassWeights,
@@ -71,6 +73,10 @@ class Trainer:
         seed: Of the order of samples, dropout and augmentation.
         progress: True for a bar, False for nothing; None for a bar on a terminal and one plain
             line an epoch in a log file.
+        cache: What the frozen part makes of each image is computed once and kept, where there is
+            no augmentation: ``"memory"``, ``"disk"`` (used again by later runs), ``"auto"``
+            (memory where it fits, else disk), a :class:`~transferkit.Cache` with a budget, or
+            None to compute it in every epoch. The results are the same to float rounding.
 
     Raises:
         ConfigError: An option that cannot work.
@@ -100,6 +106,7 @@ class Trainer:
         device: torch.device | str | None = None,
         seed: int = 0,
         progress: bool | None = None,
+        cache: Cache | Where | None = "auto",
     ) -> None:
         self.options = Options(
             optimizer=optimizer,
@@ -122,8 +129,10 @@ class Trainer:
             device=device,
             seed=seed,
             progress=progress,
+            cache=cache,
         )
         self._run = Run(model, self.options)
+        self._feeds = Feeds(model, self.options, self._run.device)
 
     @property
     def model(self) -> Classifier:
@@ -201,10 +210,12 @@ class Trainer:
                 self.options.progress, epochs=epochs, steps=epochs * steps, done=run.step
             ) as progress:
                 while len(run.history) < epochs and not self._out_of_patience():
-                    within = True
+                    within, started = True, time.perf_counter()
                     run.begin_epoch()
-                    feeds = self._feeds(train, val)
-                    record = run.epoch(*feeds, epochs=epochs, on_step=progress.step)
+                    feeds = self._feeds.of(train, val, progress)
+                    record = run.epoch(
+                        *feeds, epochs=epochs, started=started, on_step=progress.step
+                    )
                     within = False
                     progress.epoch(record)
                     yield record
@@ -213,17 +224,6 @@ class Trainer:
             raise
         finally:
             run.end(failed=failed, mid_epoch=within)
-
-    def _feeds(self, train: ImageData, val: ImageData | None) -> tuple[Feed, Feed | None]:
-        """What the loop reads of each split."""
-        outputs = self.model.outputs
-        forward = (
-            outputs if self.options.augment is None else augmented(outputs, self.options.augment)
-        )
-        feed = Feed(Images(train), train.require_labels("Training"), forward)
-        if val is None:
-            return feed, None
-        return feed, Feed(Images(val), val.require_labels("Validation"), outputs)
 
     def _out_of_patience(self) -> bool:
         history, patience = self.history, self.options.patience
