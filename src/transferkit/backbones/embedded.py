@@ -1,0 +1,149 @@
+"""The backbone in the box: pretrained on images made by formula, packaged with its weights.
+
+Nothing is downloaded, and neither a photograph nor a patient is in the training data: the images
+are fractals, noise, leaves, contours, strokes and radiograph-like drawings (Kataoka et al. 2020,
+"Pre-training without Natural Images"; Anderson and Farrell 2021, "Improving Fractal
+Pre-training"; Baradad et al. 2021, "Learning to See by Looking at Noise").
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import timm
+from torch import nn
+
+from transferkit.backbones.channels import RGB, adapt_first_layers, adapt_statistics
+from transferkit.backbones.sizes import Size, check_size
+from transferkit.backbones.skeleton import count_parameters, leaf_calls, output_shape, skeleton
+from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
+from transferkit.backbones.stages import trace_stages
+from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
+from transferkit.errors import UnknownNameError
+
+NAME = "formula_resnet18"
+_FILE = f"{NAME}.safetensors"
+_LICENCE = "apache-2.0"
+_CLASSIFIER = "fc"
+_SIDE = 64
+_WEIGHTS = WeightsSpec(
+    tag="FORMULA_V1",
+    input_size=(RGB, _SIDE, _SIDE),
+    mean=(0.5,) * RGB,
+    std=(0.25,) * RGB,
+    interpolation="bilinear",
+    num_classes=0,
+    license=_LICENCE,
+    non_commercial=False,
+)
+
+
+class EmbeddedSource:
+    """The source named ``transferkit``: one backbone, with its weights in the package."""
+
+    name = "transferkit"
+
+    def names(self) -> tuple[str, ...]:
+        """The embedded backbone's name."""
+        return (NAME,)
+
+    def weights(self, name: str) -> tuple[WeightsSpec, ...]:
+        """The packaged weights."""
+        self._require(name)
+        return (_WEIGHTS,)
+
+    def spec(self, name: str) -> BackboneSpec:
+        """Measure the backbone on a network without memory."""
+        self._require(name)
+        module = skeleton(create_network)
+        *stages, _ = trace_stages(module, _WEIGHTS.input_size, head=_CLASSIFIER)
+        return BackboneSpec(
+            name=f"{self.name}/{name}",
+            source=self.name,
+            num_params=count_parameters(module),
+            feature_dim=_feature_dim((_SIDE, _SIDE)),
+            stages=tuple(stage.name for stage in stages),
+            input_size=_WEIGHTS.input_size,
+            mean=_WEIGHTS.mean,
+            std=_WEIGHTS.std,
+            weights=(_WEIGHTS,),
+            license=_LICENCE,
+            default_weights=_WEIGHTS.tag,
+        )
+
+    def build(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None,
+        in_channels: int = 3,
+        image_size: Size | None = None,
+    ) -> Network:
+        """Build the backbone.
+
+        Raises:
+            ConfigError: The network cannot take ``image_size``.
+            WeightsError: The weights cannot be read or fitted.
+        """
+        self._require(name)
+        full, size = f"{self.name}/{name}", image_size or (_SIDE, _SIDE)
+        chosen = choose_weights(weights, (_WEIGHTS,), name=full)
+        check_size(full, size, _feature_dim)
+        module = create_network()
+        if chosen is not None:
+            _load(module, full, chosen)
+        if in_channels != RGB:
+            calls = leaf_calls(skeleton(create_network), _WEIGHTS.input_size)
+            adapt_first_layers(module, calls, in_channels)
+        return Network(
+            module=module,
+            feature_dim=_feature_dim(size),
+            input_size=(in_channels, *size),
+            mean=adapt_statistics(_WEIGHTS.mean, in_channels),
+            std=adapt_statistics(_WEIGHTS.std, in_channels),
+            interpolation=_WEIGHTS.interpolation,
+            classifier=_CLASSIFIER,
+        )
+
+    def _require(self, name: str) -> None:
+        if name != NAME:
+            raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
+
+
+SOURCE = EmbeddedSource()
+
+
+def create_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.Module:
+    """Make timm's ResNet-18 with narrower stages and random weights.
+
+    Args:
+        num_classes: Outputs of a classifier on top; 0 for none, so that it returns features.
+        in_channels: Channels of the images.
+    """
+    module: nn.Module = timm.create_model(
+        "resnet18",
+        num_classes=num_classes,
+        in_chans=in_channels,
+        channels=(32, 64, 128, 192),
+        stem_type="deep",
+        stem_width=16,
+        global_pool="catavgmax",
+    )
+    return module
+
+
+@lru_cache(maxsize=64)
+def _feature_dim(size: Size) -> int:
+    """Width of the features; fails where the network cannot take the image size."""
+    return output_shape(skeleton(create_network), (RGB, *size))[1]
+
+
+def _load(module: nn.Module, full: str, chosen: WeightsSpec | Path) -> None:
+    if isinstance(chosen, Path):
+        state, origin = read_state_dict(chosen), str(chosen)
+    else:
+        with as_file(files("transferkit.backbones") / _FILE) as path:
+            state, origin = read_state_dict(path), f"the weights {chosen.tag!r}"
+    load_weights(module, state, name=full, origin=origin, dropped=(_CLASSIFIER,))
