@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from transferkit.audit.domain_classifier import (
     Design,
     _aucs,
-    _cross_fitted,
-    _inputs,
     _ranks,
+    classifier_inputs,
+    cross_fitted,
     domain_classifier_test,
     draw_folds,
 )
@@ -29,7 +29,7 @@ def test_scores_of_all_memberships_are_those_of_ridge_fitted_one_by_one() -> Non
     inputs -= inputs.mean(axis=0)
     members = RNG.random((3, 60)) < 0.4
     fold = draw_folds(60, 5, groups=None, seed=0)
-    scores = _cross_fitted(Design.of(inputs), members, fold)
+    scores = cross_fitted(Design.of(inputs), members, fold)
     shrinkage = ledoit_wolf_shrinkage(inputs, assume_centered=True) + 1e-6
     penalty = shrinkage / (1 - shrinkage) * np.mean(inputs**2)
     for b in range(3):
@@ -51,7 +51,7 @@ def test_the_auc_is_scikit_learns_where_there_is_one_fold() -> None:
 
 def test_more_features_than_rows_are_rotated_without_loss() -> None:
     pair = check_pair(RNG.normal(size=(12, 40)), RNG.normal(size=(9, 40)))
-    inputs = _inputs(pair, "linear", 0)
+    inputs = classifier_inputs(pair, "linear", 0)
     assert inputs is not None
     assert inputs.shape == (21, 21)
     rows = pair.pooled

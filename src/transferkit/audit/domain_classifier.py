@@ -138,7 +138,7 @@ def domain_classifier_test(
     if folds < 2 or repeats < 1:
         raise ConfigError(f"folds must be 2 or more, repeats 1 or more; {folds}, {repeats} came.")
     pair = check_pair(a, b, groups=groups)
-    inputs = _inputs(pair, form, seed)
+    inputs = classifier_inputs(pair, form, seed)
     if inputs is None:
         return _undecided(pair)
     design = Design.of(inputs)
@@ -179,7 +179,7 @@ def draw_folds(n: int, folds: int, *, groups: Int64Array | None, seed: int) -> I
     return result
 
 
-def _inputs(pair: Pair, form: Form, seed: int) -> Float64Array | None:
+def classifier_inputs(pair: Pair, form: Form, seed: int) -> Float64Array | None:
     """Return standardised inputs ``(N, P)``, P at most N; None if all rows are equal.
 
     Nothing here looks at the samples. Where features outnumber rows they are rotated into as
@@ -213,7 +213,7 @@ def _waves(rows: Float64Array, seed: int) -> FloatArray:
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float64)
 
 
-def _cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float64Array:
+def cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float64Array:
     """Return out-of-fold scores ``(N, R)``, one column per membership."""
     inputs, shrinkage = design.inputs, design.shrinkage
     scores = np.empty((len(inputs), len(members)))
@@ -258,7 +258,7 @@ def _round(
     observed, aucs = np.empty(0), []
     for start in range(0, len(members), COLUMNS):
         some = members[start : start + COLUMNS]
-        ranks = _ranks(_cross_fitted(design, some, fold), fold)
+        ranks = _ranks(cross_fitted(design, some, fold), fold)
         observed = observed if start else ranks[:, 0]
         aucs.append(_aucs(ranks, some, fold))
     typical = (observed - 0.5) / np.bincount(fold)[fold]
