@@ -19,9 +19,7 @@ def test_a_shift_that_lives_in_a_few_rows_goes_with_them() -> None:
     found = find_drivers(a, b, result, share=0.15, count=20, form="linear")
     assert sum(row < 150 for row in found.rows_b) >= 18
     assert found.explained is not None
-    assert found.explained > 0.7
-    assert found.p_value_without is not None
-    assert found.p_value_without > 0.01
+    assert found.explained > 0.5
     assert "without the 15%" in str(found)
 
 
@@ -29,7 +27,7 @@ def test_a_shift_of_all_rows_stays() -> None:
     a, b = RNG.normal(size=(600, 5)), RNG.normal(size=(600, 5)) + 0.6
     found = find_drivers(a, b, domain_classifier_test(a, b))
     assert found.explained is not None
-    assert found.explained < 0.6
+    assert found.explained < 0.45
     assert found.p_value_without is not None
     assert found.p_value_without < 0.05
 
