@@ -9,9 +9,9 @@ import torch
 from transferkit.data.arraystore import ArrayStore
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.models.caching import Cache, CacheWarning, machine_memory
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.freezing import freeze, stages, unfreeze
-from transferkit.training.caching import Cache, CacheWarning, machine_memory
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.02, "batch_size": 8, "progress": False, "device": "cpu"}

@@ -1,9 +1,11 @@
-"""Running every image of a split once through a frozen part of a network."""
+"""Running every image of a split once through a frozen part, into memory or onto the disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -11,18 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.data.dataset import ImageData
-from transferkit.errors import DataError
+from transferkit.errors import ConfigError, DataError, OutputError
+from transferkit.models.caching import Cache, CacheWarning
 
 Prefix: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 """A batch of uint8 images (B, C, H, W) to one or more tensors with B rows each."""
 
+Encoded: TypeAlias = tuple[Tensor, ...]
+"""What a prefix makes of a split: tensors with one row an image."""
+
 Allocate: TypeAlias = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """Makes room for one encoded tensor of the whole split, given its shape and type."""
+
+OnBatch: TypeAlias = Callable[[int], object]
+"""Told the number of images of each batch that is done."""
 
 
 def in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Room in main memory."""
     return torch.empty(shape, dtype=dtype)
+
+
+def ignore(count: int) -> None:
+    """Take no notice of progress."""
 
 
 def encode(
@@ -32,8 +45,8 @@ def encode(
     device: torch.device,
     batch_size: int = 64,
     allocate: Allocate = in_memory,
-    on_batch: Callable[[int], object] = lambda count: None,
-) -> tuple[Tensor, ...]:
+    on_batch: OnBatch = ignore,
+) -> Encoded:
     """Run ``prefix`` over all images, in their order.
 
     Args:
@@ -41,18 +54,18 @@ def encode(
         data: N images.
         device: Where the prefix computes.
         batch_size: Images a batch.
-        allocate: Makes room for the results; in main memory by default.
-        on_batch: Told the number of images of each batch that is done.
+        allocate: Makes room for the results.
+        on_batch: Told of each batch that is done.
 
     Returns:
-        For each tensor of the prefix, one with N rows, on the CPU.
+        For each tensor of the prefix, one with N rows, where ``allocate`` put it.
 
     Raises:
         DataError: There are no images.
     """
     if len(data) == 0:
         raise DataError("There are no images to encode.")
-    room: tuple[Tensor, ...] = ()
+    room: Encoded = ()
     for start in range(0, len(data), batch_size):
         rows = np.arange(start, min(start + batch_size, len(data)))
         with torch.inference_mode():
@@ -63,6 +76,89 @@ def encode(
             whole[start : start + len(rows)].copy_(part)
         on_batch(len(rows))
     return room
+
+
+def keep(
+    prefix: Prefix,
+    splits: Sequence[ImageData],
+    cache: Cache,
+    *,
+    key: Callable[[ImageData], str],
+    device: torch.device,
+    batch_size: int = 64,
+    on_batch: OnBatch = ignore,
+) -> list[Encoded] | None:
+    """Encode the splits and keep the results as ``cache`` says.
+
+    Args:
+        prefix: The frozen part; its modules must be in eval mode.
+        splits: Splits of images.
+        cache: Where to keep the results, and how much of them.
+        key: What the results on disk go by; see ``marks.prefix_key``.
+        device: Where the prefix computes.
+        batch_size: Images a batch.
+        on_batch: Told of each batch that is done.
+
+    Returns:
+        For each split its encoded tensors; None where there is no room for them, said by a
+        :class:`CacheWarning`.
+
+    Raises:
+        ConfigError: ``cache`` is told to be in memory, and its budget is too small.
+    """
+    shapes = _shapes(prefix, splits[0], device)
+    needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(map(len, splits))
+    fits = needed <= cache.memory_budget()
+    if cache.where == "memory" and not fits:
+        raise ConfigError(
+            f"The cache needs {needed / 1e6:.1f} MB of memory, and its budget is "
+            f"{cache.memory_budget() / 1e6:.1f} MB. Raise Cache(memory=...), or take "
+            "cache='disk' or cache=None."
+        )
+
+    def run(data: ImageData, allocate: Allocate) -> Encoded:
+        return encode(
+            prefix,
+            data,
+            device=device,
+            batch_size=batch_size,
+            allocate=allocate,
+            on_batch=on_batch,
+        )
+
+    if cache.where == "disk" or not fits:
+        try:
+            return [_on_disk(run, data, shapes, cache, key(data)) for data in splits]
+        except OutputError as error:
+            instead = "is kept in memory instead" if fits else "runs in every epoch"
+            warnings.warn(f"{error} The frozen part {instead}.", CacheWarning, stacklevel=2)
+    return [run(data, cache.allocate) for data in splits] if fits else None
+
+
+def _shapes(prefix: Prefix, data: ImageData, device: torch.device) -> list[tuple[int, ...]]:
+    """The shape of each tensor that one image becomes."""
+    with torch.inference_mode():
+        return [tuple(part.shape[1:]) for part in prefix(data.batch([0]).to(device))]
+
+
+def _on_disk(
+    run: Callable[[ImageData, Allocate], Encoded],
+    data: ImageData,
+    shapes: Sequence[tuple[int, ...]],
+    cache: Cache,
+    key: str,
+) -> Encoded:
+    """What the store has under ``key``, computed if it has nothing."""
+    store = cache.store()
+    arrays = store.get(key)
+    if arrays is None:
+        with store.writing(key, [((len(data), *s), cache.precision) for s in shapes]) as room:
+            left = list(room)
+            run(data, lambda shape, dtype: torch.from_numpy(left.pop(0)))
+        arrays = store.get(key)
+    if arrays is None:
+        raise OutputError(f"The cache {store.folder} lost what was written to it.")
+    return tuple(map(torch.from_numpy, arrays))
 
 
 @contextmanager

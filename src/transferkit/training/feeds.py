@@ -5,21 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transferkit._typing import Int64Array
 from transferkit.data.dataset import ImageData
-from transferkit.models.boundary import NoCut, cut_at_boundary
+from transferkit.models.boundary import Cut, NoCut, cut_at_boundary
+from transferkit.models.caching import CacheWarning, cache_named
 from transferkit.models.classifier import Classifier
+from transferkit.models.encode import Prefix, keep
 from transferkit.models.freezing import frozen_stages
+from transferkit.models.marks import frozen, prefix_key, quick_mark
 from transferkit.training.augmenting import augmented
-from transferkit.training.caching import CacheWarning, cache_named
 from transferkit.training.device import autocast
-from transferkit.training.encoder import Encoder, keep
 from transferkit.training.loader import Encoded, Feed, Images
-from transferkit.training.marks import quick_mark
 from transferkit.training.options import Options
 from transferkit.training.progress import Progress
 
@@ -52,7 +54,7 @@ class Feeds:
         return self._made[0], None if val is None else self._made[1]
 
     def _mark_of(self, splits: Sequence[ImageData]) -> object:
-        return quick_mark(self._model), tuple(map(id, splits))
+        return quick_mark(frozen(self._model)), tuple(map(id, splits))
 
     def _plain(self, splits: Sequence[ImageData]) -> list[Feed]:
         """Images, through the whole model; only the first split is augmented."""
@@ -74,14 +76,33 @@ class Feeds:
                 f"The frozen part runs in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
             )
             return None
-        encoder = Encoder(self._model, cut, self._options.precision, self._device, progress)
-        held = keep(encoder, splits, self._cache)
+        with progress.encoding(sum(map(len, splits))) as on_batch:
+            held = keep(
+                self._autocasting(cut),
+                splits,
+                self._cache,
+                key=partial(self._key, cut),
+                device=self._device,
+                batch_size=max(64, self._options.batch_size),
+                on_batch=on_batch,
+            )
         if held is None:
             return None
         return [
             Feed(Encoded(tensors), labels_of(data), lambda *crossing: (cut.tail(*crossing),))
             for tensors, data in zip(held, splits, strict=True)
         ]
+
+    def _autocasting(self, cut: Cut) -> Prefix:
+        def prefix(images: Tensor) -> tuple[Tensor, ...]:
+            with autocast(self._options.precision, self._device):
+                return cut.prefix(images)
+
+        return prefix
+
+    def _key(self, cut: Cut, data: ImageData) -> str:
+        how = (cut.stage, self._options.precision, self._device.type)
+        return prefix_key(self._model, frozen(self._model), data, *how)
 
 
 def labels_of(data: ImageData) -> Int64Array:

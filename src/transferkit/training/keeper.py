@@ -7,6 +7,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from transferkit.models.marks import changing
+
 Weights: TypeAlias = dict[str, Tensor]
 
 
@@ -46,20 +48,6 @@ class Keeper:
         with torch.no_grad():
             for name, value in weights.items():
                 self._live[name].copy_(value)
-
-
-def changing(model: nn.Module) -> Weights:
-    """What a training step may change in ``model``, as it is frozen or not now."""
-    lasting = model.state_dict().keys()
-    found: Weights = {}
-    for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                found[dot + name] = parameter
-        if module.training:
-            found |= {dot + name: buffer for name, buffer in module.named_buffers(recurse=False)}
-    return {name: tensor for name, tensor in found.items() if name in lasting}
 
 
 def _copy(weights: Weights) -> Weights:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.training.caching import Cache, Where, cache_named
+from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.training.history import Monitor
 from transferkit.training.schedules import Plateau, Schedule, ScheduleName, schedule_named
 

@@ -10,8 +10,8 @@ import torch
 
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, TrainingError
+from transferkit.models.caching import Cache, Where
 from transferkit.models.classifier import Classifier
-from transferkit.training.caching import Cache, Where
 from transferkit.training.checks import check_data, check_epochs
 from transferkit.training.feeds import Feeds
 from transferkit.training.history import EpochRecord, History, Monitor

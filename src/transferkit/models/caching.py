@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from torch import Tensor
 
 from transferkit.data.arraystore import ArrayStore, default_folder
 from transferkit.errors import UnknownNameError
@@ -54,6 +55,10 @@ class Cache:
     def dtype(self) -> torch.dtype:
         """The type that is stored."""
         return torch.float16 if self.precision == "float16" else torch.float32
+
+    def allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Room in memory for one tensor; what is not a float keeps its type."""
+        return torch.empty(shape, dtype=self.dtype if dtype.is_floating_point else dtype)
 
     def memory_budget(self) -> int:
         """Bytes of memory that it may take."""
