@@ -43,8 +43,13 @@ def read_npz(path: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
 def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Load all arrays of an archive."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path.name} is a single array, not an archive of several.")
             return {key: archive[key] for key in archive.files}
+    except DataError:
+        raise
     except DAMAGED as error:
         if "allow_pickle" in str(error) or "pickle" in str(error).lower():
             raise DataError(

@@ -206,6 +206,8 @@ def plant(
             raise ConfigError(
                 f"{what} must name two of the splits {list(plans)}: {source, target}."
             )
+        if count < 0:
+            raise ConfigError(f"{what} of {source}, {target} must be 0 or more, got {count}.")
         a, b = plans[source], plans[target]
         rng = generator(seed, f"{source}/{target}", what)
         rows, origins = match_rows(a, b, count, rng, what)
@@ -225,7 +227,7 @@ def match_rows(
         own = (a.owner == a.name) & (a.copied < 0) & (a.labels == label)
         pool = rng.permutation(np.flatnonzero(own))[: len(here)]
         origins[here[: len(pool)]] = pool
-    if count < 0 or len(rows) < count or np.any(origins < 0):
+    if len(rows) < count or np.any(origins < 0):
         raise ConfigError(
             f"{what} wants {count} pictures of {b.name!r} taken from {a.name!r}, "
             f"but the splits have only {len(b.labels)} and {len(a.labels)} (by class)."

@@ -147,7 +147,7 @@ def check_recipe(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, in_channels):
             raise ConfigError(f"{name} must have 1 or {in_channels} values, got {len(values)}.")
-    if not min(std) > 0:
+    if not all(value > 0 for value in std):
         raise ConfigError(f"std must be above 0, got {tuple(std)}.")
     if interpolation not in ("bilinear", "bicubic"):
         raise ConfigError(f"interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}.")

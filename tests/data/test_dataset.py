@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transferkit.data.dataset import ImageData, SkippedFile, Splits
+from transferkit.errors import DataError
+
+
+def make(count=6, *, classes=("a", "b"), channels=1, seed=0, **fields):
+    images = np.random.default_rng(seed).integers(0, 256, (count, 4, 5, channels), dtype=np.uint8)
+    return ImageData(images, np.arange(count) % 2, classes=classes, **fields)
+
+
+def test_defaults():
+    data = ImageData(np.zeros((3, 4, 5), np.uint8), [0, 2, 1])
+    assert data.classes == ("0", "1", "2")
+    assert data.num_classes == 3
+    assert data.names == ("image[0]", "image[1]", "image[2]")
+    assert data.sizes.tolist() == [[4, 5]] * 3
+    assert data.groups is None
+    assert data.images.shape == (3, 4, 5, 1)
+    assert len(data) == 3
+
+
+def test_iteration_gives_images_and_labels_and_ends():
+    data = make(3)
+    pairs = list(data)
+    assert [label for _, label in pairs] == [0, 1, 0]
+    np.testing.assert_array_equal(pairs[1][0], data.images[1])
+
+
+def test_without_labels_indexing_says_so():
+    data = ImageData(np.zeros((3, 4, 5), np.uint8))
+    assert data.labels is None
+    assert data.classes == ()
+    with pytest.raises(DataError, match="Indexing needs labels"):
+        data[0]
+
+
+@given(st.lists(st.integers(0, 5), max_size=8))
+def test_a_subset_takes_everything_along(rows):
+    data = make(
+        groups=list("xxyyzz"), names=[f"n{i}" for i in range(6)], sizes=[(i, i) for i in range(6)]
+    )
+    part = data.subset(rows)
+    np.testing.assert_array_equal(part.images, data.images[rows])
+    np.testing.assert_array_equal(part.require_labels("x"), data.require_labels("x")[rows])
+    assert part.names == tuple(f"n{i}" for i in rows)
+    assert part.groups == tuple("xxyyzz"[i] for i in rows)
+    assert part.sizes[:, 0].tolist() == rows
+    assert part.classes == data.classes
+
+
+def test_a_mask_is_a_subset_too():
+    data = make()
+    assert data.subset(np.array([True, False] * 3)).names == ("image[0]", "image[2]", "image[4]")
+    with pytest.raises(DataError, match="mask"):
+        data.subset(np.array([True]))
+
+
+def test_a_batch_is_channels_last_uint8():
+    data = make(channels=3)
+    batch = data.batch([4, 1])
+    assert batch.dtype == torch.uint8
+    assert batch.shape == (2, 3, 4, 5)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(batch.numpy(), data.images[[4, 1]].transpose(0, 3, 1, 2))
+
+
+def test_a_batch_is_no_view_of_a_read_only_map(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 3, 3, 1), np.uint8))
+    data = ImageData(np.load(tmp_path / "x.npy", mmap_mode="r"), [0, 1, 0, 1])
+    assert isinstance(data.images, np.memmap)
+    data.batch([0, 1]).add_(1)
+    assert data.images.max() == 0
+
+
+def test_the_fingerprint_tells_pixels_labels_classes_and_shape_apart():
+    data = make()
+    images = data.images.copy()
+    images[5, 0, 0, 0] ^= 1
+    labels = data.require_labels("x")
+    others = [
+        ImageData(images, labels, classes=data.classes),
+        ImageData(data.images, 1 - labels, classes=data.classes),
+        ImageData(data.images, labels, classes=("b", "a")),
+        ImageData(data.images, classes=data.classes),
+        ImageData(data.images.reshape(6, 5, 4, 1), labels, classes=data.classes),
+    ]
+    prints = {other.fingerprint() for other in [data, *others]}
+    assert len(prints) == 6
+    assert make().fingerprint() == data.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": [0, 1]}, "3 images but 2 labels"),
+        ({"labels": [0, 1, 0], "names": ["a"]}, "3 images but 1 names"),
+        ({"labels": [0, 1, 0], "groups": ["a"]}, "3 images but 1 groups"),
+        ({"labels": [0, 1, 0], "sizes": [(1, 1)]}, "3 images but 1 sizes"),
+        ({"labels": [0, 5, 0], "classes": ("a", "b")}, r"Label 5 of image\[1\] is outside 0..1"),
+        ({"labels": [0, -1, 0]}, r"Label -1 of image\[1\] is outside"),
+        ({"labels": [0, 1, 0], "classes": ("a", "a")}, "must differ"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(DataError, match=message):
+        ImageData(np.zeros((3, 4, 4), np.uint8), **fields)
+
+
+def test_image_data_travels_to_other_processes():
+    data = make(groups=list("xxyyzz"))
+    for other in (pickle.loads(pickle.dumps(data)), copy.deepcopy(data)):
+        assert other.fingerprint() == data.fingerprint()
+        assert other.groups == data.groups
+
+
+def test_splits_are_a_mapping_in_their_order():
+    splits = Splits({"val": make(2), "train": make(6)})
+    assert list(splits) == ["val", "train"]
+    assert splits.classes == ("a", "b")
+    assert splits.num_classes == 2
+    assert [len(data) for data in splits.require("train", "val")] == [6, 2]
+    with pytest.raises(DataError, match="no 'test' split; there are: val, train"):
+        splits.require("test")
+    assert list(splits.with_split("test", make(4))) == ["val", "train", "test"]
+
+
+def test_splits_print_as_a_table_and_export():
+    lost = SkippedFile("train/a/x.png", "the file is empty")
+    splits = Splits({"train": make(6), "test": make(2)}, skipped=[lost])
+    assert str(splits).splitlines()[2].split() == ["train", "6", "4x5x1", "3", "3"]
+    assert "1 files skipped" in str(splits)
+    exported = json.loads(json.dumps(splits.to_dict()))
+    assert exported["splits"]["train"]["class_counts"] == [3, 3]
+    assert exported["skipped"] == [{"path": "train/a/x.png", "reason": "the file is empty"}]
+
+
+def test_an_unlabelled_split_takes_the_classes_of_the_others():
+    bare = ImageData(np.zeros((3, 4, 5), np.uint8))
+    splits = Splits({"test": bare, "train": make()})
+    assert splits["test"].classes == ("a", "b")
+    assert "-" in str(splits)
+    assert splits.classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({}, "at least one split"),
+        ({"train": make(0)}, "'train' split has no images"),
+        ({"train": make(), "test": make(classes=("a", "c"))}, "classes differ between splits"),
+        ({"train": make(), "test": make(channels=3)}, "same number of channels"),
+    ],
+)
+def test_splits_that_do_not_fit_are_refused(splits, message):
+    with pytest.raises(DataError, match=message):
+        Splits(splits)

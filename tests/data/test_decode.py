@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, features
+
+from transferkit.data.decode import ORIENTATION, decode, fit, luminance, probe
+from transferkit.errors import DataError
+
+rng = np.random.default_rng(0)
+GREY = rng.integers(0, 256, (6, 9), dtype=np.uint8)
+COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_eight_bit_grey_and_colour(tmp_path):
+    np.testing.assert_array_equal(decode(save(tmp_path / "a.png", Image.fromarray(GREY))), GREY)
+    np.testing.assert_array_equal(decode(save(tmp_path / "b.bmp", Image.fromarray(COLOUR))), COLOUR)
+
+
+def test_grey_stored_as_colour_is_grey(tmp_path):
+    stored = Image.fromarray(np.repeat(GREY[..., None], 3, 2))
+    np.testing.assert_array_equal(decode(save(tmp_path / "a.png", stored)), GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits(tmp_path, suffix):
+    values = rng.integers(0, 65536, (6, 9), dtype=np.uint16)
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
+    np.testing.assert_array_equal(decode(path), np.rint(values / 257).astype(np.uint8))
+
+
+def test_wide_integers(tmp_path):
+    values = rng.integers(0, 65536, (6, 9), dtype=np.int32)
+    path = save(tmp_path / "a.tiff", Image.fromarray(values))
+    np.testing.assert_array_equal(decode(path), np.rint(values / 257).astype(np.uint8))
+    path = save(tmp_path / "b.tiff", Image.fromarray(values * 1000))
+    with pytest.raises(DataError, match="expected 16-bit values"):
+        decode(path)
+
+
+def test_floats(tmp_path):
+    values = rng.random((6, 9), dtype=np.float32)
+    path = save(tmp_path / "a.tiff", Image.fromarray(values))
+    np.testing.assert_array_equal(decode(path), np.rint(values * np.float32(255)).astype(np.uint8))
+    path = save(tmp_path / "b.tiff", Image.fromarray(GREY.astype(np.float32)))
+    np.testing.assert_array_equal(decode(path), GREY)
+    values[2, 3] = np.nan
+    with pytest.raises(DataError, match="NaN or infinite"):
+        decode(save(tmp_path / "c.tiff", Image.fromarray(values)))
+
+
+def test_black_and_white(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(GREY > 127))
+    np.testing.assert_array_equal(decode(path), np.where(GREY > 127, 255, 0))
+
+
+def test_transparency_shows_black(tmp_path):
+    alpha = rng.integers(0, 256, (6, 9, 1), dtype=np.uint8)
+    path = save(tmp_path / "a.png", Image.fromarray(np.concatenate([COLOUR, alpha], 2)))
+    expected = np.rint(COLOUR / 255.0 * alpha)
+    np.testing.assert_array_equal(decode(path), expected)
+    opaque = np.full_like(alpha, 255)
+    path = save(tmp_path / "b.png", Image.fromarray(np.concatenate([COLOUR, opaque], 2)))
+    np.testing.assert_array_equal(decode(path), COLOUR)
+    path = save(tmp_path / "c.png", Image.fromarray(np.stack([GREY, opaque[..., 0]], 2)))
+    np.testing.assert_array_equal(decode(path), GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_palettes(tmp_path, suffix):
+    palette = [0, 0, 0, 255, 0, 0, 0, 255, 0, 10, 20, 30]
+    numbers = rng.integers(0, 4, (6, 9), dtype=np.uint8)
+    image = Image.frombytes("P", (9, 6), numbers.tobytes())
+    image.putpalette(palette)
+    expected = np.array(palette, np.uint8).reshape(4, 3)[numbers]
+    np.testing.assert_array_equal(decode(save(tmp_path / f"a.{suffix}", image)), expected)
+    path = save(tmp_path / f"b.{suffix}", image, transparency=1)
+    np.testing.assert_array_equal(decode(path), np.where(numbers[..., None] == 1, 0, expected))
+
+
+def test_a_palette_with_graded_transparency(tmp_path):
+    image = Image.frombytes("P", (2, 1), bytes([0, 1]))
+    image.putpalette([200, 100, 50, 10, 20, 30])
+    path = save(tmp_path / "a.png", image, transparency=bytes([51, 255]))
+    assert decode(path)[0].tolist() == [[40, 20, 10], [10, 20, 30]]
+
+
+def test_one_transparent_colour(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(GREY), transparency=int(GREY[0, 0]))
+    np.testing.assert_array_equal(decode(path), np.where(GREY[0, 0] == GREY, 0, GREY))
+
+
+def test_cmyk(tmp_path):
+    cmyk = np.zeros((16, 16, 4), np.uint8)
+    cmyk[:, :8] = [0, 255, 255, 0]
+    cmyk[:, 8:] = [255, 255, 0, 0]
+    for name, options in (("a.jpeg", {"quality": 100}), ("b.tiff", {})):
+        got = decode(save(tmp_path / name, Image.fromarray(cmyk, "CMYK"), **options)).astype(int)
+        assert abs(got[8, 3] - [255, 0, 0]).max() < 6
+        assert abs(got[8, 12] - [0, 0, 255]).max() < 6
+
+
+def test_lab_and_ycbcr(tmp_path):
+    flat = Image.new("RGB", (16, 16), (180, 90, 40))
+    lab = ImageCms.applyTransform(
+        flat,
+        ImageCms.buildTransform(
+            ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+        ),
+    )
+    assert lab is not None
+    for name, image in (("a.tiff", lab), ("b.jpeg", flat.convert("YCbCr"))):
+        got = decode(save(tmp_path / name, image))
+        assert abs(got[8, 8].astype(int) - [180, 90, 40]).max() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_camera_may_have_been_turned(tmp_path, orientation):
+    turns = [
+        lambda x: x,
+        np.fliplr,
+        lambda x: np.rot90(x, 2),
+        np.flipud,
+        lambda x: np.swapaxes(x, 0, 1),
+        lambda x: np.rot90(x, -1),
+        lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),
+        lambda x: np.rot90(x, 1),
+    ]
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for image in (GREY, COLOUR, (GREY.astype(np.uint16) * 257)):
+        path = save(tmp_path / "a.png", Image.fromarray(image), exif=exif.tobytes())
+        expected = turns[orientation - 1](COLOUR if image is COLOUR else GREY)
+        np.testing.assert_array_equal(decode(path), expected)
+        assert probe(path) == expected.shape[:2]
+
+
+def test_webp(tmp_path):
+    if not features.check("webp"):
+        pytest.skip("this Pillow was built without WebP")
+    path = save(tmp_path / "a.webp", Image.fromarray(COLOUR), lossless=True)
+    np.testing.assert_array_equal(decode(path), COLOUR)
+
+
+def test_of_several_frames_the_first(tmp_path):
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    path = save(tmp_path / "a.tiff", frames[0], save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode(path), GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "tiff", "gif", "bmp"])
+def test_damaged_files_say_what_is_wrong(tmp_path, suffix):
+    big = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    path = save(tmp_path / f"a.{suffix}", big)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty"):
+        decode(path)
+    assert probe(path) is None
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"\w"):
+        decode(path)
+    path.write_bytes(b"no image at all")
+    with pytest.raises(DataError, match="cannot identify"):
+        decode(path)
+
+
+def test_luminance():
+    expected = (COLOUR @ np.array([299, 587, 114]) / 1000).astype(int)
+    assert abs(luminance(COLOUR).astype(int) - expected).max() <= 1
+    assert luminance(GREY) is GREY
+
+
+@pytest.mark.parametrize("how", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("image", [GREY, COLOUR])
+def test_every_way_to_fit_gives_the_size(how, image):
+    assert fit(image, (12, 5), how).shape == (12, 5, *image.shape[2:])
+    assert fit(image, (6, 9), how) is image
+
+
+def test_crop_and_pad_keep_the_aspect_ratio():
+    image = np.zeros((20, 40), np.uint8)
+    image[:, 10:30] = 200
+    assert (fit(image, (10, 10), "crop")[:, 1:-1] == 200).all()
+    padded = fit(image, (40, 40), "pad")
+    assert (padded[:10] == 0).all()
+    assert (padded[10:30, 11:29] == 200).all()
+    assert (fit(image, (20, 20), "squash")[:, 6:14] == 200).all()
