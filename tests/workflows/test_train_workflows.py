@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from transferkit.backbones.catalog import register_backbone
+from transferkit.data.augment import Augment
 from transferkit.data.dataset import ImageData, Splits
-from transferkit.errors import DataError, UnknownNameError
+from transferkit.errors import ConfigError, DataError, UnknownNameError
+from transferkit.models.caching import Cache
 from transferkit.models.classifier import create_classifier
 from transferkit.training import evaluate as evaluating
 from transferkit.workflows.probe import linear_probe
@@ -141,3 +143,45 @@ def test_bad_splits(model, splits, workflow):
 def test_an_unknown_stage_lists_the_stages(model, splits):
     with pytest.raises(UnknownNameError, match="head"):
         fine_tune(model, splits, upto="layer9", epochs=1)
+
+
+def test_a_solved_probe_is_the_optimum_of_the_path(model, splits):
+    before = copied(model)
+    result = linear_probe(model, splits, solver="lbfgs", **QUIET)
+    assert moved(model, before) == {"head"}
+    penalties = [record.lr for record in result.history.records]
+    assert penalties == sorted(penalties, reverse=True)
+    losses = [record.train_loss for record in result.history.records]
+    assert losses == sorted(losses, reverse=True)
+    best = result.history.records[result.history.best_epoch - 1]
+    assert best.val_accuracy == max(record.val_accuracy for record in result.history.records)
+    assert result.val.accuracy == pytest.approx(best.val_accuracy)
+    assert result.val.log_loss == pytest.approx(best.val_loss, rel=1e-3)
+    assert result.val.accuracy > 0.8
+
+
+def test_a_solved_probe_fits_better_than_a_stepped_one(model, splits):
+    stepped = linear_probe(model, splits, epochs=30, **QUIET).history.records[-1]
+    solved = linear_probe(model, splits, solver="lbfgs", **QUIET).history.records[-1]
+    assert solved.train_loss < stepped.train_loss
+
+
+def test_what_a_solved_probe_cannot_do(splits, model):
+    dropout = create_classifier("test-two", 2, weights=None, dropout=0.5)
+    with pytest.raises(ConfigError, match="one linear layer"):
+        linear_probe(dropout, splits, solver="lbfgs")
+    with pytest.raises(ConfigError, match="augment"):
+        linear_probe(model, splits, solver="lbfgs", augment=Augment())
+    with pytest.raises(UnknownNameError, match="solver"):
+        linear_probe(model, splits, solver="newton")
+
+
+def test_probes_share_the_features_on_disk(model, splits, tmp_path):
+    cache = Cache(where="disk", folder=tmp_path)
+    linear_probe(model, splits, epochs=1, cache=cache, **QUIET)
+    assert len(cache.store().entries()) == 2
+    seen = []
+    model.backbone.stem.register_forward_hook(lambda *_: seen.append(1))
+    linear_probe(model, splits, solver="lbfgs", cache=cache, **QUIET)
+    assert len(cache.store().entries()) == 2
+    assert len(seen) <= 4  # one image a split for its shape, and the final evaluation

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from transferkit._typing import FloatArray, Int64Array
 from transferkit.data.dataset import ImageData
+from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import place
-from transferkit.models.encode import encode, in_eval_mode
+from transferkit.models.encode import encode, in_eval_mode, keep
+from transferkit.models.marks import backbone, prefix_key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +42,12 @@ def extract_features(
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
+    cache: Cache | Where | None = None,
 ) -> Features:
     """Run ``data`` once through the preprocessing and the backbone of ``model``, in eval mode.
+
+    What a cache on disk has for these weights and images, from here or from a
+    :class:`~transferkit.Trainer` with a frozen backbone, is read instead.
 
     Args:
         model: Its head is not used; the mode of its modules is left as it was.
@@ -48,15 +55,23 @@ def extract_features(
         batch_size: Images a batch.
         device: Where to compute, and to leave the model; by default where it is.
 
+        cache: Where to keep the features for later calls: ``"disk"`` or a
+            :class:`~transferkit.Cache`; by default nowhere.
+
     Raises:
         DataError: There are no images.
     """
     where = place(model, device)
+
+    def prefix(images: Tensor) -> tuple[Tensor, ...]:
+        return (model.features(images).float(),)
+
+    def key(images: ImageData) -> str:
+        return prefix_key(model, backbone(model), images, "head", "float32", where.type)
+
+    kept, found = cache_named(cache), None
     with in_eval_mode(model):
-        (features,) = encode(
-            lambda images: (model.features(images).float(),),
-            data,
-            device=where,
-            batch_size=batch_size,
-        )
-    return Features(features.numpy(), data.labels, data.classes, data.names)
+        if kept is not None:
+            found = keep(prefix, [data], kept, key=key, device=where, batch_size=batch_size)
+        whole = found[0] if found else encode(prefix, data, device=where, batch_size=batch_size)
+    return Features(whole[0].float().numpy(), data.labels, data.classes, data.names)

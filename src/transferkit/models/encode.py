@@ -149,7 +149,7 @@ def _on_disk(
     key: str,
 ) -> Encoded:
     """What the store has under ``key``, computed if it has nothing."""
-    store = cache.store()
+    store, key = cache.store(), f"{key}-{cache.precision}"
     arrays = store.get(key)
     if arrays is None:
         with store.writing(key, [((len(data), *s), cache.precision) for s in shapes]) as room:

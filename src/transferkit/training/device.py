@@ -28,10 +28,17 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     ``auto`` takes bfloat16 on GPUs with tensor cores for it (compute capability 8 and up), and
     float32 elsewhere: on most CPUs bfloat16 is slower.
     """
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    if precision == "bfloat16" or (precision == "auto" and fast):
+    if effective(precision, device) == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def effective(precision: Precision, device: torch.device) -> Precision:
+    """What ``precision`` comes to on ``device``: never ``"auto"``."""
+    if precision != "auto":
+        return precision
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if fast else "float32"
 
 
 @contextmanager

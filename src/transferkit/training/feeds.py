@@ -20,7 +20,7 @@ from transferkit.models.encode import Prefix, keep
 from transferkit.models.freezing import frozen_stages
 from transferkit.models.marks import frozen, prefix_key, quick_mark
 from transferkit.training.augmenting import augmented
-from transferkit.training.device import autocast
+from transferkit.training.device import autocast, effective
 from transferkit.training.loader import Encoded, Feed, Images
 from transferkit.training.options import Options
 from transferkit.training.progress import Progress
@@ -101,7 +101,7 @@ class Feeds:
         return prefix
 
     def _key(self, cut: Cut, data: ImageData) -> str:
-        how = (cut.stage, self._options.precision, self._device.type)
+        how = (cut.stage, effective(self._options.precision, self._device), self._device.type)
         return prefix_key(self._model, frozen(self._model), data, *how)
 
 

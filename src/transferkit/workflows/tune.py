@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from transferkit.data.dataset import ImageData
+from transferkit.models.caching import Cache, Where
 from transferkit.models.classifier import Classifier
 from transferkit.models.freezing import unfreeze
 from transferkit.training.history import Monitor
@@ -38,6 +39,7 @@ def fine_tune(
     device: torch.device | str | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    cache: Cache | Where | None = "auto",
 ) -> Result:
     """Train from the stage ``upto`` to the head, choose the epoch on val, and judge on test.
 
@@ -63,6 +65,7 @@ def fine_tune(
         device: Where to train; by default a GPU if there is one.
         seed: Of everything random.
         progress: True for a bar, False for nothing, None for what suits the terminal.
+        cache: Where to keep what the frozen part makes of each image.
 
     Raises:
         DataError: A split is absent, empty, unlabelled, or has other classes than the model.
@@ -90,6 +93,7 @@ def fine_tune(
         device=device,
         seed=seed,
         progress=progress,
+        cache=cache,
     )
     history = trainer.fit(parts["train"], parts["val"], epochs=epochs)
     return judged(classifier, history, parts)

@@ -1,0 +1,109 @@
+"""The head of a linear probe, solved for a path of penalties."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from transferkit.data.dataset import Splits
+from transferkit.errors import ConfigError
+from transferkit.features.extract import Features, extract_features
+from transferkit.models.classifier import Classifier
+from transferkit.models.device import device_of
+from transferkit.training.checks import check_data
+from transferkit.training.history import EpochRecord, History
+from transferkit.training.loss import class_weights
+from transferkit.training.options import Options
+from transferkit.training.solve import Solution, solve_path
+
+
+def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
+    """Solve the head of ``model`` on the train split, and keep the penalty that is best on val.
+
+    Args:
+        model: A classifier with a linear head; the head is written to.
+        splits: Train and val.
+        options: Class weights, label smoothing, monitor and cache are taken from here.
+
+    Returns:
+        One record a penalty, from strong to weak.
+
+    Raises:
+        ConfigError: The head is not a single linear layer.
+        DataError: The data cannot train this model.
+    """
+    head = linear_layer(model.head)
+    check_data(model, splits["train"], splits["val"])
+    start, device = time.perf_counter(), device_of(model)
+    train, val = (
+        Labelled.of(extract_features(model, splits[name], cache=options.cache), device)
+        for name in ("train", "val")
+    )
+    labels = train.labels.cpu().numpy()
+    path = solve_path(
+        train.features.cpu().numpy(),
+        labels,
+        model.num_classes,
+        class_weights=class_weights(options.class_weights, labels, model.num_classes),
+        label_smoothing=options.label_smoothing,
+        device=device,
+    )
+    history, best = History(monitor=options.monitor), None
+    for solution in path:
+        step = history.records[-1].step if history.records else 0
+        figures = (*train.judge(solution), *val.judge(solution))
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        record = EpochRecord(
+            len(history) + 1, step + solution.iterations, solution.penalty, *figures, seconds
+        )
+        history = History((*history.records, record), history.monitor)
+        if history.best_epoch == record.epoch:
+            best = solution
+    assert best is not None  # the path is not empty, and val was judged at each point
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(best.weight))
+        head.bias.copy_(torch.from_numpy(best.bias))
+    model.eval()
+    return history
+
+
+def linear_layer(head: nn.Module) -> nn.Linear:
+    """The head, which must be one linear layer with a bias.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(head, nn.Linear) and head.bias is not None:
+        return head
+    raise ConfigError(
+        f"solver='lbfgs' solves a head of one linear layer, got {type(head).__name__}. Build the "
+        "classifier with head='linear' and dropout=0, or take solver='minibatch'."
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Features (N, D) and labels (N,) on the device."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, features: Features, device: torch.device) -> Labelled:
+        """Move the features of a labelled split to ``device``."""
+        return cls(
+            torch.from_numpy(features.features).to(device),
+            torch.as_tensor(features.labels, device=device),
+        )
+
+    def judge(self, solution: Solution) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy of a solution."""
+        weight = torch.as_tensor(solution.weight, dtype=torch.float32, device=self.features.device)
+        bias = torch.as_tensor(solution.bias, dtype=torch.float32, device=self.features.device)
+        logits = self.features @ weight.T + bias
+        accuracy = (logits.argmax(dim=1) == self.labels).double().mean()
+        return cross_entropy(logits, self.labels).item(), accuracy.item()
