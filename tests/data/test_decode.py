@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
@@ -191,3 +194,19 @@ def test_crop_and_pad_keep_the_aspect_ratio():
     assert (padded[:10] == 0).all()
     assert (padded[10:30, 11:29] == 200).all()
     assert (fit(image, (20, 20), "squash")[:, 6:14] == 200).all()
+
+
+def test_sixteen_bit_colour_as_the_png_standard_writes_it(tmp_path):
+    """Pillow keeps the high byte, which is within 1 of the value divided by 257."""
+    values = rng.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 9, 6, 16, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert abs(decode(path) - values / 257).max() <= 1

@@ -107,6 +107,7 @@ def test_mixed_sizes_come_to_one(tmp_path):
     assert splits["train"].sizes[tall].tolist() == [40, 10]
     assert splits["test"].sizes[0].tolist() == [12, 20]
     assert load_splits(tmp_path, image_size=9)["test"].images.shape[1:3] == (9, 9)
+    assert load_splits(tmp_path, image_size=np.int64(9))["test"].images.shape[1:3] == (9, 9)
     assert load_splits(tmp_path, image_size=(9, 7))["test"].images.shape[1:3] == (9, 7)
 
 

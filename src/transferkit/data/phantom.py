@@ -16,6 +16,8 @@ from transferkit.data.dataset import ImageData, Splits
 from transferkit.data.imaging import AWAY, HOME, PhantomSite, column, expose
 from transferkit.errors import ConfigError
 
+__all__ = ["PhantomSite", "SiteChoice", "phantom_splits"]
+
 CLASSES = ("normal", "pneumonia")
 PIXELS_AT_ONCE = 1 << 19
 

@@ -46,10 +46,9 @@ def working_size(
     parts: Mapping[str, Part], image_size: int | tuple[int, int] | None, workers: int
 ) -> tuple[int, int]:
     """Return the height and width to store images at."""
-    if isinstance(image_size, int):
-        return image_size, image_size
     if image_size is not None:
-        return int(image_size[0]), int(image_size[1])
+        height, width = np.broadcast_to(image_size, 2).tolist()
+        return height, width
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(lambda job: [job[0].source.size(row) for row in job[1]], jobs(parts))
         sizes = [size for chunk in found for size in chunk if size is not None]
