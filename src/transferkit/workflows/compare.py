@@ -1,0 +1,195 @@
+"""A grid of backbones, strategies and seeds that can be stopped and goes on where it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from transferkit._text import percent
+from transferkit.backbones.catalog import resolve
+from transferkit.data.dataset import ImageData, Splits
+from transferkit.errors import ConfigError
+from transferkit.workflows.cell import Cell, Task, run_task
+from transferkit.workflows.cellstore import CellStore
+from transferkit.workflows.common import checked_splits
+from transferkit.workflows.comparison import Comparison
+from transferkit.workflows.strategy import Strategy, strategy_named
+
+Weights: TypeAlias = str | Path | None
+
+
+def compare(
+    backbones: Sequence[str],
+    strategies: Sequence[str | Strategy],
+    splits: Mapping[str, ImageData],
+    *,
+    seeds: Sequence[int] = (0,),
+    weights: Weights | Mapping[str, Weights] = "default",
+    image_size: int | tuple[int, int] | None = None,
+    epochs: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    out: str | Path | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Train every backbone by every strategy from every seed, and set the results side by side.
+
+    With ``out``, each cell is stored there as it ends, and a later call runs only what is missing
+    (cells that failed are tried again); the tables are written there too, also after Ctrl-C. A
+    cell that fails is recorded with its error, and the others go on.
+
+    Args:
+        backbones: Names of backbones; a tag may follow a dot: ``"resnet50.IMAGENET1K_V1"``.
+        strategies: Names (``"linear_probe"``, ``"fine_tune"``, ``"lp_ft"``,
+            ``"gradual_unfreeze"``, ``"interpolate"``, ``"from_scratch"``) or
+            :class:`~transferkit.Strategy` values with options of their own.
+        splits: ``"train"`` and ``"val"``, and ``"test"`` if there is one.
+        seeds: One cell for each.
+        weights: As for ``create_classifier``; or a mapping from backbones, as named above, where
+            those not in it take their default.
+        image_size: Height and width of the networks' input; None takes the weights' own.
+        epochs: Length of every run that does not say its own.
+        batch_size: Images a batch.
+        device: Where to train; by default a GPU if there is one.
+        out: Folder for cells and tables; made if absent. Several runs may share it.
+        executor: Runs the cells: any of ``concurrent.futures``, or one of its kind, such as
+            ``dask.distributed.Client(...).get_executor()``. By default one after the other, here.
+            Threads share torch's random numbers, so their results vary; processes' do not.
+        progress: Say on standard error what each cell came to.
+
+    Returns:
+        All that was done; after Ctrl-C, all that was done until then.
+
+    Raises:
+        UnknownNameError: No such strategy or backbone.
+        ConfigError: No backbone, strategy or seed, or two strategies of one name.
+        DataError: Train or val is absent or unlabelled.
+        OutputError: ``out`` cannot be written.
+    """
+    parts = checked_splits(splits)
+    chosen = _check_strategies(strategies, epochs)
+    _check_some(backbones=backbones, seeds=seeds)
+    tasks = [
+        Task(
+            backbone=resolve(name).full_name + _tag(name),
+            strategy=strategy,
+            seed=seed,
+            weights=_weights_of(name, weights),
+            image_size=image_size,
+            batch_size=batch_size,
+            device=device,
+        )
+        for name, strategy, seed in product(dict.fromkeys(backbones), chosen, dict.fromkeys(seeds))
+    ]
+    store = None if out is None else CellStore(Path(out), parts)
+    cells = _collect(tasks, parts, store, executor, progress=progress)
+    comparison = Comparison(
+        cells=tuple(cells[task.name] for task in tasks if task.name in cells),
+        pending=tuple(task.name for task in tasks if task.name not in cells),
+        looks=sum(c.test is not None for c in cells.values()) if store is None else store.looks(),
+        groups=_shared_groups(parts),
+    )
+    if out is not None:
+        comparison.save(out)
+    return comparison
+
+
+def _collect(
+    tasks: Sequence[Task],
+    splits: Splits,
+    store: CellStore | None,
+    executor: Executor | None,
+    *,
+    progress: bool,
+) -> dict[str, Cell]:
+    """The cells by name, those in the store first; until all are there, or Ctrl-C."""
+    stored = {} if store is None else {task.name: store.load(task) for task in tasks}
+    cells = {name: cell for name, cell in stored.items() if cell is not None}
+    missing = [task for task in tasks if task.name not in cells]
+    try:
+        with torch.random.fork_rng(devices=[]), closing(_run(missing, splits, executor)) as run:
+            for task, cell in run:
+                cells[task.name] = cell
+                if store is not None:
+                    store.save(task, cell)
+                if progress:
+                    print(f"{len(cells)}/{len(tasks)}  {_said(cell)}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        if progress:
+            print("interrupted: the table shows what is done", file=sys.stderr, flush=True)
+    return cells
+
+
+def _run(
+    tasks: Sequence[Task], splits: Splits, executor: Executor | None
+) -> Generator[tuple[Task, Cell], None, None]:
+    """Each task with its cell, as it ends."""
+    if executor is None:
+        for task in tasks:
+            yield task, run_task(task, splits)
+        return
+    futures = {executor.submit(run_task, task, splits): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], _result(future, futures[future])
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result(future: Future[Cell], task: Task) -> Cell:
+    """The cell, or the error of the process that should have made it."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    said = f"{type(error).__name__}: {error}"
+    return Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed, error=said)
+
+
+def _said(cell: Cell) -> str:
+    if cell.error is not None:
+        return f"{cell.name}: failed: {cell.error}"
+    scores = {"val": cell.val, "test": cell.test}
+    parts = [f"{name} {percent(one.accuracy)}" for name, one in scores.items() if one is not None]
+    return f"{cell.name}: {', '.join(parts)}, {cell.seconds or 0:.1f} s"
+
+
+def _check_strategies(
+    strategies: Sequence[str | Strategy], epochs: int | None
+) -> tuple[Strategy, ...]:
+    _check_some(strategies=strategies)
+    chosen = tuple(strategy_named(one).spelled_out(epochs=epochs) for one in strategies)
+    names = [strategy.name for strategy in chosen]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Every strategy needs a name of its own, got {', '.join(names)}.")
+    return chosen
+
+
+def _check_some(**given: Sequence[object]) -> None:
+    for what, values in given.items():
+        if isinstance(values, str | int) or len(values) == 0:
+            raise ConfigError(f"{what} must be a list with something in it, got {values!r}.")
+
+
+def _shared_groups(splits: Splits) -> tuple[str, ...] | None:
+    """The groups of the test images, where some images share one."""
+    groups = splits["test"].groups if "test" in splits else None
+    return None if groups is None or len(set(groups)) == len(groups) else groups
+
+
+def _tag(name: str) -> str:
+    """The weights' tag in a name, with its dot."""
+    tag = resolve(name).tag
+    return "" if tag is None else f".{tag}"
+
+
+def _weights_of(name: str, weights: Weights | Mapping[str, Weights]) -> Weights:
+    return weights.get(name, "default") if isinstance(weights, Mapping) else weights

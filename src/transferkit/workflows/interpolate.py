@@ -1,0 +1,205 @@
+"""Weight interpolation: between a probe and the model that was fine-tuned from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from transferkit._text import percent_interval, table
+from transferkit._typing import JSON
+from transferkit.data.dataset import ImageData
+from transferkit.errors import ConfigError
+from transferkit.metrics.evaluation import Evaluation
+from transferkit.models.classifier import Classifier
+from transferkit.models.device import place
+from transferkit.models.encode import in_eval_mode
+from transferkit.training.evaluate import evaluate
+from transferkit.workflows.common import checked_splits
+
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+STATISTICS_IMAGES = 1024
+"""Training images at most that batch-norm statistics are estimated on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interpolation:
+    """A model between two models.
+
+    Attributes:
+        classifier: The model at ``alpha``, in eval mode.
+        alpha: The share of the second model, chosen on val.
+        alphas: The shares that were tried.
+        val_scores: Score of each of them on val.
+        val: Score of the chosen one on val; chosen on it, so it flatters a little.
+        test: Score of the chosen one on test, read once; None where there is no test split.
+    """
+
+    classifier: Classifier
+    alpha: float
+    alphas: tuple[float, ...]
+    val_scores: tuple[Evaluation, ...]
+    val: Evaluation
+    test: Evaluation | None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The shares and scores as plain data."""
+        return {
+            "alpha": self.alpha,
+            "alphas": list(self.alphas),
+            "val_accuracies": [scores.accuracy for scores in self.val_scores],
+            "val": self.val.to_dict(),
+            "test": None if self.test is None else self.test.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        rows = [
+            [
+                f"{alpha:.2f}",
+                percent_interval(scores.accuracy, scores.accuracy_interval),
+                f"{scores.log_loss:.4f}",
+                "chosen" if alpha == self.alpha else "",
+            ]
+            for alpha, scores in zip(self.alphas, self.val_scores, strict=True)
+        ]
+        text = table(["alpha", "val accuracy", "log loss", ""], rows, left=0)
+        if self.test is None:
+            return text
+        test = percent_interval(self.test.accuracy, self.test.accuracy_interval)
+        return f"{text}\n\nat alpha {self.alpha:.2f}: test accuracy {test}"
+
+
+def interpolate(
+    first: Classifier,
+    second: Classifier,
+    splits: Mapping[str, ImageData],
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Interpolation:
+    """Take the weights ``(1 - alpha) * first + alpha * second``, with alpha chosen on val.
+
+    Between a probe and the model fine-tuned from it the loss has no barrier, and a model on the
+    way often does better on shifted data than either (M. Wortsman et al., "Robust fine-tuning of
+    zero-shot models", CVPR 2022, arXiv:2109.01903). Batch norm's running statistics do not
+    interpolate: where they differ they are estimated anew, on training images. The two ends are
+    the models themselves.
+
+    Args:
+        first: The model at alpha 0, such as a linear probe; left as it is.
+        second: The model at alpha 1, fine-tuned from the first; left as it is.
+        splits: ``"train"`` and ``"val"``, and ``"test"`` if there is one.
+        alphas: Shares of the second model to try, in [0, 1]. Of equal val accuracies, the lower
+            log loss wins.
+        batch_size: Images a batch.
+        device: Where to compute; by default where ``second`` is.
+
+    Raises:
+        ConfigError: No share, one outside [0, 1], or two models of different architecture.
+        DataError: A split is absent, empty or unlabelled.
+    """
+    shares = _check_alphas(alphas)
+    parts = checked_splits(splits)
+    merged = copy.deepcopy(second)
+    where = place(merged, device)
+    ends = (_state(first, where), _state(second, where))
+    _check_same(*ends)
+    norms = _changed_norms(merged, *ends)
+
+    def move_to(alpha: float) -> None:
+        merged.load_state_dict(_between(*ends, alpha))
+        if norms and 0 < alpha < 1:
+            estimate_statistics(merged, norms, parts["train"], batch_size=batch_size)
+
+    scores = []
+    for alpha in shares:
+        move_to(alpha)
+        scores.append(evaluate(merged, parts["val"], batch_size=batch_size))
+    best = min(range(len(shares)), key=lambda i: (-scores[i].accuracy, scores[i].log_loss))
+    move_to(shares[best])
+    test = parts.get("test")
+    judged = test is not None and test.labels is not None
+    return Interpolation(
+        classifier=merged.eval(),
+        alpha=shares[best],
+        alphas=shares,
+        val_scores=tuple(scores),
+        val=scores[best],
+        test=evaluate(merged, parts["test"], batch_size=batch_size) if judged else None,
+    )
+
+
+def estimate_statistics(
+    model: Classifier, norms: Sequence[_BatchNorm], data: ImageData, *, batch_size: int
+) -> None:
+    """Set the running mean and variance of ``norms`` to their averages over images.
+
+    The images are a spread-out part of ``data``, at most ``STATISTICS_IMAGES``; everything but
+    ``norms`` is in eval mode.
+    """
+    count = min(len(data), STATISTICS_IMAGES)
+    rows = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
+    rows = np.random.default_rng(0).permutation(rows)  # no batch of one class
+    before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
+    with in_eval_mode(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum, norm.training = None, True  # None: the plain average over batches
+        for batch in np.array_split(rows, max(1, count // batch_size)):
+            model.features(data.batch(batch).to(place(model, None)))
+    for norm, (momentum, state) in zip(norms, before, strict=True):
+        norm.momentum = momentum
+        if norm.num_batches_tracked == 0:  # in an auxiliary head, which only training runs
+            norm.load_state_dict(state)
+
+
+def _check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
+    shares = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
+    if not shares or not all(0 <= alpha <= 1 for alpha in shares):
+        raise ConfigError(f"alphas must be one or more shares in [0, 1], got {list(alphas)}.")
+    return shares
+
+
+def _state(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = model.state_dict()
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in state.items()}
+
+
+def _check_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    differ = [
+        n for n in a.keys() | b.keys() if n not in a or n not in b or a[n].shape != b[n].shape
+    ]
+    if differ:
+        raise ConfigError(
+            "Only two models of one architecture can be interpolated; these differ in "
+            f"{len(differ)} tensors, such as {min(differ)!r}."
+        )
+
+
+def _between(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """The ends exactly at 0 and 1; counters are those of the second model."""
+    if alpha in (0.0, 1.0):
+        return dict(a if alpha == 0 else b)
+    return {
+        name: torch.lerp(a[name], b[name], alpha) if b[name].is_floating_point() else b[name]
+        for name in b
+    }
+
+
+def _changed_norms(
+    model: Classifier, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> list[_BatchNorm]:
+    """The batch norms with running statistics that differ between the two models."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and any(not torch.equal(a[key], b[key]) for key in a if key.startswith(f"{name}."))
+    ]
