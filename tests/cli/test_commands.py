@@ -75,7 +75,8 @@ def test_train_writes_everything_it_promises(trained: Path) -> None:
     assert set(scores) == {"val", "test"}
     assert 0 <= scores["test"]["accuracy"] <= 1
     assert np.sum(scores["test"]["confusion"]) == 24
-    rows = list(csv.DictReader((trained / "history.csv").open(encoding="utf-8")))
+    history = (trained / "history.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(history)))
     assert len(rows) == 2
     names = {"learning_curves", *(f"{s}_{f}" for s in ("val", "test") for f in FIGURES)}
     assert {path.stem for path in trained.glob("*.png")} == names

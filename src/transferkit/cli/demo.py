@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from transferkit.cli.options import seed_option
 if TYPE_CHECKING:
     from transferkit.workflows.result import Result
 
+BACKBONE = "transferkit/formula_resnet18"
 IMAGE_SIZE = 64
 
 
@@ -40,16 +42,16 @@ def demo_command(out: Path, seed: int) -> None:
     prepare_folder(out)
     splits = phantom_splits(sizes=(1200, 400, 400), image_size=IMAGE_SIZE, seed=seed)
     click.echo(f"Synthetic chest radiographs; the test split is from another site.\n{splits}\n")
-    click.echo(f"Backbone: {BACKBONE}, {ABOUT}.\n")
+    click.echo(f"Backbone: {BACKBONE}, which comes with the library.\n")
 
-    model = create_classifier(
-        BACKBONE, splits.num_classes, weights=WEIGHTS, image_size=IMAGE_SIZE, seed=seed
-    )
-    results = {"linear probe": linear_probe(model, splits, epochs=20, lr=1e-2, seed=seed)}
-    model = create_classifier(
-        BACKBONE, splits.num_classes, weights=WEIGHTS, image_size=IMAGE_SIZE, seed=seed
-    )
-    results["fine-tune"] = fine_tune(model, splits, epochs=5, lr=1e-3, seed=seed)
+    jobs = {
+        "linear probe": partial(linear_probe, epochs=20, lr=1e-2),
+        "fine-tune": partial(fine_tune, epochs=5, lr=1e-3),
+    }
+    results = {}
+    for name, job in jobs.items():
+        model = create_classifier(BACKBONE, splits.num_classes, image_size=IMAGE_SIZE, seed=seed)
+        results[name] = job(model, splits, seed=seed)
 
     click.echo(f"\n{comparison(results)}\n")
     for name, result in results.items():
@@ -57,11 +59,6 @@ def demo_command(out: Path, seed: int) -> None:
         prepare_folder(folder)
         write_result(result, folder)
     click.echo(f"Classifiers, histories, evaluations and figures are in {out}/")
-
-
-BACKBONE = "torchvision/squeezenet1_1"
-WEIGHTS = None
-ABOUT = "randomly initialised"
 
 
 def comparison(results: dict[str, Result]) -> str:

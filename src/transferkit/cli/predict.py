@@ -23,12 +23,12 @@ def predict_command(
 
     Prints CSV: the file, the predicted class, and the probability of each class.
     """
-    from transferkit.data.folder import load_images
+    from transferkit.data.images import load_images
     from transferkit.models.persistence import load_classifier
     from transferkit.training.evaluate import predict
 
     classifier = load_classifier(model, device=device)
-    data = load_images(images)
+    data = load_images(images, image_size=classifier.preprocess.image_size)
     predictions = predict(classifier, data, batch_size=batch_size, device=device)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
