@@ -16,7 +16,12 @@ from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
 from transferkit.backbones.surgery import pool_to_vectors
 from transferkit.backbones.timm_metadata import UNTAGGED, config, names, tags, weights_spec
-from transferkit.backbones.timm_weights import deferred_loads, load_file, load_published
+from transferkit.backbones.timm_weights import (
+    check_reachable,
+    deferred_loads,
+    load_file,
+    load_published,
+)
 from transferkit.backbones.weights import choose_weights, warn_of_licence
 from transferkit.errors import ConfigError, UnknownNameError
 
@@ -230,14 +235,16 @@ def _build(
     if chosen is None:
         return plan.construct(in_channels=in_channels)
     full = f"{SOURCE.name}/{plan.name}"
+    if isinstance(chosen, WeightsSpec):
+        warn_of_licence(chosen, name=full)
+        check_reachable(config(plan.name, plan.tag), name=full, tag=chosen.tag)
     with deferred_loads() as loads:
         module = plan.construct(pretrained=True)
     if isinstance(chosen, Path):
         dropped = (*anatomy.removed, *_classifiers(plan.name, plan.tag))
         load_file(module, chosen, loads[-1], name=full, dropped=dropped)
     else:
-        warn_of_licence(chosen, name=full)
-        load_published(loads[-1], config(plan.name, plan.tag), name=full, tag=chosen.tag)
+        load_published(loads[-1], name=full, tag=chosen.tag)
     if in_channels == RGB:
         return module
     wide = plan.construct(in_channels=in_channels)

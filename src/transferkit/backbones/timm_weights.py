@@ -89,13 +89,22 @@ def load_file(
     load_weights(module, state, name=name, origin=str(path), dropped=dropped, spare=spare)
 
 
-def load_published(load: Load, config: Config, *, name: str, tag: str) -> None:
+def load_published(load: Load, *, name: str, tag: str) -> None:
     """Fetch the published weights and load them.
 
     Raises:
         WeightsError: They cannot be fetched.
     """
-    fetch(load.run, name=name, tag=tag, url=_address(config))
+    fetch(load.run, name=name, tag=tag)
+
+
+def check_reachable(config: Config, *, name: str, tag: str) -> None:
+    """Find an absent network before anything is built.
+
+    Raises:
+        WeightsError: The weights are not in the cache, and their server cannot be reached.
+    """
+    fetch(lambda: None, name=name, tag=tag, url=_address(config))
 
 
 def _filtered(

@@ -99,10 +99,17 @@ class TorchvisionSource:
         if image_size is not None:
             check_size(f"{self.name}/{name}", size, lambda s: _anatomy(name, s))
         anatomy = _anatomy(name, size)
+        given = None if chosen is None else self._read(name, chosen)
         module = _construct(name, size)
         remove_classifier(module, anatomy.classifier)
-        if chosen is not None:
-            self._load(module, name, chosen, anatomy.classifier)
+        if given is not None:
+            load_weights(
+                module,
+                _up_to_date(given.state, module),
+                name=f"{self.name}/{name}",
+                origin=given.origin,
+                dropped=(anatomy.classifier, *_WITH_AUX.get(name, ()), *given.lacks),
+            )
         mean, std = spec.mean, spec.std
         if in_channels != 3:
             adapt_first_layers(module, anatomy.calls, in_channels)
@@ -124,29 +131,29 @@ class TorchvisionSource:
             raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
         return cast("type[WeightsEnum]", models.get_model_weights(name))
 
-    def _load(
-        self, module: nn.Module, name: str, chosen: WeightsSpec | Path, classifier: str
-    ) -> None:
-        full = f"{self.name}/{name}"
+    def _read(self, name: str, chosen: WeightsSpec | Path) -> _Given:
+        """The weights of a file or a tag, before any network is built."""
         if isinstance(chosen, Path):
-            state, origin = read_state_dict(chosen), str(chosen)
-        else:
-            warn_of_licence(chosen, name=full)
-            member, origin = self._enum(name)[chosen.tag], f"the weights {chosen.tag!r}"
-            state = fetch(
-                lambda: _download(member),
-                name=full,
-                tag=chosen.tag,
-                url=None if _is_cached(member) else member.url,
-            )
-        state = _up_to_date(state, module)
-        dropped = (classifier, *_WITH_AUX.get(name, ()))
-        if isinstance(chosen, WeightsSpec) and not chosen.num_classes:
-            # VGG16's features alone: its whole classifier is NaN in the file and starts random.
-            dropped = ("classifier",)
-            kept = ((k, v) for k, v in state.items() if not k.startswith("classifier."))
-            state = state_dict_of(state, kept)
-        load_weights(module, state, name=full, origin=origin, dropped=dropped)
+            return _Given(read_state_dict(chosen), str(chosen))
+        full, member = f"{self.name}/{name}", self._enum(name)[chosen.tag]
+        warn_of_licence(chosen, name=full)
+        address = None if _is_cached(member) else member.url
+        state = fetch(lambda: _download(member), name=full, tag=chosen.tag, url=address)
+        origin = f"the weights {chosen.tag!r}"
+        if chosen.num_classes:
+            return _Given(state, origin)
+        # VGG16's features alone: its fully connected layers are NaN in the file, and start random.
+        kept = ((key, value) for key, value in state.items() if not key.startswith("classifier."))
+        return _Given(state_dict_of(state, kept), origin, lacks=("classifier",))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """Weights to load: where they come from, and which modules they leave as they are."""
+
+    state: StateDict
+    origin: str
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
