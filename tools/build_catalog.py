@@ -54,18 +54,22 @@ def measure(name: str) -> dict[str, str]:
 
 
 def main(workers: int) -> None:
-    """Measure all and write the table."""
+    """Measure what has no row yet, each row written as it comes."""
+    versions = (
+        f"# torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"timm {timm.__version__}\n"
+    )
     names = [name for source in ("torchvision", "timm") for name in list_backbones(source=source)]
-    with ProcessPoolExecutor(workers) as pool:
-        rows = list(pool.map(measure, names, chunksize=8))
-    with OUT.open("w", encoding="utf-8", newline="") as file:
-        file.write(
-            f"# torch {torch.__version__}, torchvision {torchvision.__version__}, "
-            f"timm {timm.__version__}\n"
-        )
+    lines = OUT.read_text("utf-8").splitlines(keepends=True) if OUT.exists() else []
+    if not lines or lines[0] != versions:
+        lines = [versions, ",".join(FIELDS) + "\n"]
+        OUT.write_text("".join(lines), "utf-8")
+    done = {line.partition(",")[0] for line in lines[2:]}
+    with OUT.open("a", encoding="utf-8", newline="") as file, ProcessPoolExecutor(workers) as pool:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        for row in pool.map(measure, [name for name in names if name not in done], chunksize=4):
+            writer.writerow(row)
+            file.flush()
 
 
 if __name__ == "__main__":

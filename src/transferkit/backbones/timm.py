@@ -177,7 +177,8 @@ def _anatomy(name: str, tag: str | None, size: Size) -> _Anatomy:
 
 def _measure(plan: _Plan, size: Size) -> _Anatomy:
     module = skeleton(plan.construct)
-    _check_patches(module, size)
+    if size != config(plan.name, plan.tag).input_size[1:]:
+        _check_patches(module, size)
     num_params, before = count_parameters(module), dict.fromkeys(module.state_dict())
     _reset(module)
     after = module.state_dict()
