@@ -30,13 +30,15 @@ from torchvision import models
 from transferkit.backbones.catalog import build_network, list_backbones, resolve
 from transferkit.backbones.measures import published_measures
 from transferkit.backbones.spec import LicenseWarning, WeightsSpec
+from transferkit.backbones.surgery import PooledEncoder
 
 RESULTS = Path(__file__).parent / "results"
 FIELDS = ("name", "tag", "classes", "input_size", "channels_3", "channels_1", "channels_4")
 
 
-def original(source: str, name: str, spec: WeightsSpec) -> nn.Module:
+def original(full: str, spec: WeightsSpec) -> nn.Module:
     """The published network as its own library makes it, random numbers for weights."""
+    source, _, name = full.partition("/")
     if source == "timm":
         tag = None if spec.tag == "default" else spec.tag
         made: nn.Module = timm.create_model(name, pretrained_cfg=tag)
@@ -46,13 +48,13 @@ def original(source: str, name: str, spec: WeightsSpec) -> nn.Module:
         options = {"image_size": spec.input_size[1]}
     if name in ("googlenet", "inception_v3"):
         options = {"aux_logits": True, "init_weights": False}
-    made = models.get_model(name, weights=None, **options)
-    return made
+    network: nn.Module = models.get_model(name, weights=None, **options)
+    return network.train()
 
 
 def compare(state: dict[str, Tensor], module: nn.Module, channels: int) -> str:
     """Compare a built network with the published state dict; empty where all is right."""
-    prefix = "encoder." if hasattr(module, "encoder") and "encoder" not in next(iter(state)) else ""
+    prefix = "encoder." if isinstance(module, PooledEncoder) else ""
     for key, value in module.state_dict().items():
         source = state[key.removeprefix(prefix)]
         if value.shape == source.shape:
@@ -104,6 +106,12 @@ def sample(source: str, per_family: int) -> Iterator[str]:
             yield name
 
 
+def is_foreign(full: str, spec: WeightsSpec) -> bool:
+    """Whether timm reads these weights from another library's format, which nothing here makes."""
+    config = get_pretrained_cfg(f"{full.partition('/')[2]}.{spec.tag}")
+    return config is not None and config.custom_load
+
+
 def cases(source: str, per_family: int, largest: float) -> Iterator[tuple[str, WeightsSpec]]:
     """The tags to load: of one network, one for each number of classes and input size."""
     measures = published_measures()
@@ -113,11 +121,9 @@ def cases(source: str, per_family: int, largest: float) -> Iterator[tuple[str, W
         seen = set()
         for spec in resolve(name).source.weights(name.partition("/")[2]):
             kind = (spec.num_classes, spec.input_size)
-            foreign = (
-                source == "timm"
-                and get_pretrained_cfg(f"{name.partition('/')[2]}.{spec.tag}").custom_load
-            )
-            if not foreign and (source == "torchvision" or kind not in seen):
+            if not (source == "timm" and is_foreign(name, spec)) and (
+                source == "torchvision" or kind not in seen
+            ):
                 seen.add(kind)
                 yield name, spec
 
@@ -141,7 +147,7 @@ def main() -> None:
         for name, spec in cases(options.source, options.per_family, options.largest):
             if (name, spec.tag) in done:
                 continue
-            state = dict(original(*name.split("/"), spec).state_dict())
+            state = dict(original(name, spec).state_dict())
             row = {f"channels_{c}": check(name, spec, c, state) for c in (3, 1, 4)}
             size = "x".join(map(str, spec.input_size))
             writer.writerow(
