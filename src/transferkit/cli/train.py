@@ -107,5 +107,7 @@ def train_command(
         device=device,
     )
     click.echo(f"{result}\n")
+    if result.test is not None:
+        click.echo(f"test split\n{result.test}\n")
     for path in write_result(result, out):
         click.echo(f"wrote {path}")
