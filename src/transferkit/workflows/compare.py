@@ -8,7 +8,6 @@ from concurrent.futures import Executor, Future, as_completed
 from contextlib import closing
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 
@@ -21,8 +20,7 @@ from transferkit.workflows.cellstore import CellStore
 from transferkit.workflows.common import checked_splits
 from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.strategy import Strategy, strategy_named
-
-Weights: TypeAlias = str | Path | None
+from transferkit.workflows.weights import Weights, weights_of
 
 
 def compare(
@@ -82,7 +80,7 @@ def compare(
             backbone=resolve(name).full_name + _tag(name),
             strategy=strategy,
             seed=seed,
-            weights=_weights_of(name, weights),
+            weights=weights_of(name, weights),
             image_size=image_size,
             batch_size=batch_size,
             device=device,
@@ -189,7 +187,3 @@ def _tag(name: str) -> str:
     """The weights' tag in a name, with its dot."""
     tag = resolve(name).tag
     return "" if tag is None else f".{tag}"
-
-
-def _weights_of(name: str, weights: Weights | Mapping[str, Weights]) -> Weights:
-    return weights.get(name, "default") if isinstance(weights, Mapping) else weights

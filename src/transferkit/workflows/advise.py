@@ -1,0 +1,244 @@
+"""Which strategy to try first: the four quadrants, placed by measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from transferkit._text import percent, percent_interval, table
+from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit.audit.domain_classifier import domain_classifier_test
+from transferkit.data.dataset import ImageData
+from transferkit.data.splits import quotas
+from transferkit.features.extract import extract_features
+from transferkit.metrics._json import plain
+from transferkit.models.classifier import create_classifier
+from transferkit.selection.probe import ProbeCurve, probe_curve, probe_score
+from transferkit.workflows.strategy import Method
+from transferkit.workflows.weights import Weights
+
+Size: TypeAlias = Literal["small", "large"]
+Similarity: TypeAlias = Literal["similar", "dissimilar"]
+
+LARGE = 1000
+"""Images of the smallest class from which a dataset counts as large."""
+STILL_RISING = 0.01
+"""Accuracy gained per doubling of the images from which more images would help."""
+TRANSFERS = 0.5
+"""Share of the errors on random features that pretrained ones must remove to count as similar."""
+
+STRATEGIES: Mapping[tuple[Size, Similarity], tuple[Method, ...]] = MappingProxyType(
+    {
+        ("small", "similar"): ("linear_probe", "lp_ft"),
+        ("small", "dissimilar"): ("lp_ft", "gradual_unfreeze"),
+        ("large", "similar"): ("lp_ft", "fine_tune"),
+        ("large", "dissimilar"): ("fine_tune", "from_scratch"),
+    }
+)
+_WHY: Mapping[tuple[Size, Similarity], str] = MappingProxyType(
+    {
+        ("small", "similar"): "The features fit already, and few images cannot improve them "
+        "safely: fine-tuning may distort them and lose on images from elsewhere.",
+        ("small", "dissimilar"): "The features do not fit well, but there is little to learn new "
+        "ones from: start from the probe, and unfreeze with care.",
+        ("large", "similar"): "The features fit, and there are images enough to adapt them: start "
+        "from the probe, so that the first steps do not distort them.",
+        ("large", "dissimilar"): "There are images enough to learn features of their own: train "
+        "everything, and see whether pretraining helps at all.",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One measured reason.
+
+    Attributes:
+        name: What was measured.
+        value: The number.
+        says: What it means, in a sentence.
+    """
+
+    name: str
+    value: float
+    says: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Advice:
+    """Where a task lies, and what to try.
+
+    Attributes:
+        backbone: Full name.
+        size: ``"small"`` or ``"large"``: images against what training needs.
+        similarity: ``"similar"`` or ``"dissimilar"``: whether the pretrained features fit.
+        strategy: The strategy to try first.
+        alternatives: What to compare it with.
+        evidence: What was measured, and what it says.
+        reason: Why this strategy in this quadrant.
+        curve: Learning curve of the probe, for ``tk.plots.probe_curve``.
+    """
+
+    backbone: str
+    size: Size
+    similarity: Similarity
+    strategy: Method
+    alternatives: tuple[Method, ...]
+    evidence: tuple[Evidence, ...]
+    reason: str
+    curve: ProbeCurve
+
+    @property
+    def quadrant(self) -> str:
+        """Such as ``"small and similar"``."""
+        return f"{self.size} and {self.similarity}"
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The fields as plain data."""
+        evidence: list[JSON] = [{k: plain(v) for k, v in asdict(e).items()} for e in self.evidence]
+        return {
+            "backbone": self.backbone,
+            "size": self.size,
+            "similarity": self.similarity,
+            "strategy": self.strategy,
+            "alternatives": list(self.alternatives),
+            "evidence": evidence,
+            "reason": self.reason,
+            "curve": self.curve.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        rows = [[e.name, f"{e.value:.4g}", e.says] for e in self.evidence]
+        measured = table(["measured", "value", "which says"], rows, left=3)
+        return (
+            f"{self.backbone}: the task is {self.quadrant}\n\n{measured}\n\n"
+            f"Try {self.strategy} first, against {', '.join(self.alternatives)}. {self.reason}"
+        )
+
+
+def advise(
+    splits: Mapping[str, ImageData],
+    backbone: str,
+    *,
+    weights: Weights = "default",
+    reference: ImageData | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    max_images: int = 2000,
+    batch_size: int = 64,
+    device: str | None = None,
+    seed: int = 0,
+) -> Advice:
+    """Place a task in the four quadrants (size by similarity) and recommend a strategy.
+
+    Everything is measured on the train split. Size: images of the smallest class, and what the
+    last doubling of the images brings a linear probe. Similarity: the share of errors that
+    pretrained features remove from a probe on the same network with random weights.
+
+    Args:
+        splits: With a labelled ``"train"``.
+        backbone: Name of a backbone.
+        weights: As for ``create_classifier``.
+        reference: Images like those of the pretraining, if there are some: their distance in
+            features is measured too.
+        image_size: Height and width of the network's input; None takes the weights' own.
+        max_images: Images that features are computed of, drawn stratified by class.
+        batch_size: Images a batch.
+        device: Where to compute; by default the CPU.
+        seed: Of everything random.
+
+    Raises:
+        UnknownNameError: No such backbone.
+        WeightsError: The weights cannot be had.
+        DataError: No labelled train split, or too few images.
+    """
+    train = splits["train"]
+    labels = train.require_labels("Advice")
+    part = train.subset(_drawn(labels, max_images, seed))
+    shown = part.require_labels("Advice")
+
+    def features(images: ImageData, source: Weights) -> FloatArray:
+        model = create_classifier(backbone, 2, weights=source, image_size=image_size, seed=seed)
+        return extract_features(model, images, batch_size=batch_size, device=device).features
+
+    pretrained = features(part, weights)
+    curve = probe_curve(pretrained, shown, repeats=3, seed=seed)
+    size, size_evidence = _size(int(train.class_counts().min()), curve)
+    random = pretrained if weights is None else features(part, None)
+    similarity, transfer_evidence = _similarity(pretrained, random, shown, seed)
+    far = () if reference is None else (_distance(pretrained, features(reference, weights), seed),)
+    strategy, *others = STRATEGIES[size, similarity]
+    return Advice(
+        backbone=backbone,
+        size=size,
+        similarity=similarity,
+        strategy=strategy,
+        alternatives=tuple(others),
+        evidence=(*size_evidence, *transfer_evidence, *far),
+        reason=_WHY[size, similarity],
+        curve=curve,
+    )
+
+
+def _drawn(labels: Int64Array, count: int, seed: int) -> Int64Array:
+    """Rows of at most ``count`` images, with the class shares of the whole."""
+    if len(labels) <= count:
+        return np.arange(len(labels), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    pools = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    sizes = quotas(np.array([len(pool) for pool in pools], float), count)
+    chosen = [rng.permutation(pool)[:n] for pool, n in zip(pools, sizes, strict=True)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, tuple[Evidence, ...]]:
+    gain = curve.gain_per_doubling
+    large = fewest >= LARGE and gain < STILL_RISING
+    side = "fewer" if fewest < LARGE else "no fewer"
+    rising = "more images would help" if gain >= STILL_RISING else "the probe has enough"
+    return "large" if large else "small", (
+        Evidence("images of the smallest class", fewest, f"{side} than {LARGE}"),
+        Evidence(
+            "gain per doubling",
+            gain,
+            f"the last doubling brought a probe {100 * gain:+.1f} points: {rising}",
+        ),
+    )
+
+
+def _similarity(
+    pretrained: FloatArray, random: FloatArray, labels: Int64Array, seed: int
+) -> tuple[Similarity, tuple[Evidence, ...]]:
+    known, blank = (probe_score(values, labels, seed=seed) for values in (pretrained, random))
+    removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / len(labels))
+    return "similar" if removed >= TRANSFERS else "dissimilar", (
+        Evidence(
+            "probe on pretrained features",
+            known.accuracy,
+            f"right on {percent_interval(known.accuracy, known.interval)} of unseen images",
+        ),
+        Evidence(
+            "probe on random features",
+            blank.accuracy,
+            f"right on {percent_interval(blank.accuracy, blank.interval)}: what no pretraining "
+            "gives",
+        ),
+        Evidence(
+            "errors removed by pretraining",
+            removed,
+            f"{percent(max(removed, 0.0), digits=0)} of the random features' errors; "
+            f"{percent(TRANSFERS, digits=0)} and more is similar",
+        ),
+    )
+
+
+def _distance(own: FloatArray, reference: FloatArray, seed: int) -> Evidence:
+    found = domain_classifier_test(own, reference, seed=seed)
+    return Evidence(
+        "AUC against the reference",
+        found.auc,
+        f"a pair of one image from each is told apart {percent(found.auc, digits=0)} of the time",
+    )

@@ -1,0 +1,285 @@
+"""Choosing a backbone without training it: scores on features, with their cost, round by round."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from transferkit._text import percent, table
+from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit.data.dataset import ImageData
+from transferkit.errors import ConfigError, DataError, TransferkitError, UnknownNameError
+from transferkit.features.extract import extract_features
+from transferkit.metrics._json import plain
+from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
+from transferkit.workflows.weights import Weights, weights_of
+
+RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
+
+FEWEST = 16
+"""Images of each class in the first round, at the least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingRow:
+    """One backbone of a ranking.
+
+    Attributes:
+        name: Full name.
+        score: What orders the rows; higher is better. None where the backbone failed.
+        interval: 95 % interval of the score, for those of the last round.
+        best_share: How often it would come out first on other images, for those of the last round.
+        probe: Accuracy of a cross-validated linear probe.
+        logme: LogME.
+        images: Images that it was scored on; those dropped early saw fewer.
+        images_per_second: Measured speed of feature extraction, on this machine.
+        feature_dim: Width of the features.
+        num_params: Parameters of the backbone, without a classifier.
+        error: Why it could not be scored.
+    """
+
+    name: str
+    score: float | None = None
+    interval: tuple[float, float] | None = None
+    best_share: float | None = None
+    probe: float | None = None
+    logme: float | None = None
+    images: int = 0
+    images_per_second: float | None = None
+    feature_dim: int | None = None
+    num_params: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Backbones, the most promising first.
+
+    Attributes:
+        by: The score that orders them.
+        rows: Best first: those of the last round, then those dropped before, then those failed.
+        rounds: Images and backbones of each round.
+    """
+
+    by: RankBy
+    rows: tuple[RankingRow, ...]
+    rounds: tuple[tuple[int, int], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the backbones that were scored, best first."""
+        return tuple(row.name for row in self.rows if row.error is None)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Rows and rounds as plain data."""
+        rows: list[JSON] = [{k: plain(v) for k, v in asdict(row).items()} for row in self.rows]
+        return {"by": self.by, "rows": rows, "rounds": plain(self.rounds)}
+
+    def __str__(self) -> str:
+        header = ["backbone", self.by, "95 %", "best in", "probe", "LogME", "images", "images/s",
+                  "features", "parameters"]  # fmt: skip
+        done = [row for row in self.rows if row.error is None]
+        failed = [f"{row.name}: {row.error}" for row in self.rows if row.error is not None]
+        return "\n".join([table(header, [_cells(row) for row in done]), *failed])
+
+
+@dataclass(slots=True, eq=False)
+class _Entrant:
+    """A backbone on its way through the rounds."""
+
+    name: str
+    model: Classifier
+    features: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    seconds: float = 0.0
+    score: float = 0.0
+
+    def see(self, data: ImageData, rows: Int64Array, batch_size: int, device: str | None) -> None:
+        """Compute the features of further images."""
+        if not len(self.features):  # the first batch of a network is slow: not timed
+            warm = data.subset(rows[: min(len(rows), 8)])
+            extract_features(self.model, warm, batch_size=batch_size, device=device)
+        started = time.perf_counter()
+        found = extract_features(
+            self.model, data.subset(rows), batch_size=batch_size, device=device
+        ).features
+        self.seconds += time.perf_counter() - started
+        self.features = np.concatenate([self.features, found]) if len(self.features) else found
+
+    def row(self, labels: Int64Array, by: RankBy) -> RankingRow:
+        """What is known of it, on the images that it has seen."""
+        seen = len(self.features)
+        known = {by: self.score}
+        for other in ("probe", "logme"):
+            if other not in known:
+                known[other] = FEATURE_SCORES[other](self.features, labels[:seen])
+        return RankingRow(
+            name=self.name,
+            score=self.score,
+            probe=known["probe"],
+            logme=known["logme"],
+            images=seen,
+            images_per_second=seen / max(self.seconds, 1e-9),
+            feature_dim=self.features.shape[1],
+            num_params=sum(p.numel() for p in self.model.backbone.parameters()),
+        )
+
+
+def rank_backbones(
+    names: Sequence[str],
+    splits: Mapping[str, ImageData],
+    *,
+    by: RankBy = "probe",
+    weights: Weights | Mapping[str, Weights] = "default",
+    image_size: int | tuple[int, int] | None = None,
+    max_images: int = 2000,
+    finalists: int = 3,
+    repeats: int = 5,
+    batch_size: int = 64,
+    device: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Ranking:
+    """Score backbones by their features on the train split; nothing is trained but probes.
+
+    Successive halving: all backbones are scored on a part of the images, the better half goes on
+    to twice as many, until ``finalists`` are left for all of them (K. Jamieson and A. Talwalkar,
+    "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016). Val
+    and test are not looked at.
+
+    Args:
+        names: Names of backbones; a tag may follow a dot.
+        splits: With a labelled ``"train"``.
+        by: ``"probe"``, the accuracy of a cross-validated linear probe; ``"logme"``, ``"knn"`` or
+            ``"h_score"``. Probe and LogME are shown in any case: where they disagree, the probe
+            has been the better guide.
+        weights: As for ``create_classifier``; or a mapping from names, where those not in it take
+            their default.
+        image_size: Height and width of the networks' input; None takes the weights' own.
+        max_images: Images of the last round, drawn stratified by class.
+        finalists: Backbones in the last round, at the most.
+        repeats: Parts of the images that the uncertainty is read from.
+        batch_size: Images a batch.
+        device: Where to compute; by default the CPU.
+        seed: Which images.
+        progress: Say on standard error what each backbone comes to.
+
+    Raises:
+        UnknownNameError: No such backbone or score.
+        ConfigError: No name, or an option out of range.
+        DataError: No labelled train split, or too few images of a class.
+        WeightsError: No backbone at all could be built; the first reason.
+    """
+    if by not in FEATURE_SCORES:
+        raise UnknownNameError.among("score", str(by), list(FEATURE_SCORES))
+    if isinstance(names, str) or not names or finalists < 1:
+        raise ConfigError(f"names must be a list of backbones and finalists >= 1, got {names!r}.")
+    train = splits["train"]
+    labels = train.require_labels("Ranking backbones")
+    order = _order(labels, max_images, seed)
+    truth = labels[order]
+    entrants, failed = _build(names, weights, image_size, seed)
+    dropped: list[RankingRow] = []
+    rounds = []
+    for size in _sizes(len(entrants), finalists, len(order), FEWEST * train.num_classes):
+        for entrant in entrants:
+            seen = len(entrant.features)
+            entrant.see(train, order[seen:size], batch_size, device)
+            entrant.score = FEATURE_SCORES[by](entrant.features, truth[:size])
+            if progress:
+                print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)
+        rounds.append((size, len(entrants)))
+        entrants.sort(key=lambda entrant: -entrant.score)
+        if size < len(order):
+            keep = max(finalists, -(-len(entrants) // 2))
+            dropped = [entrant.row(truth, by) for entrant in entrants[keep:]] + dropped
+            entrants = entrants[:keep]
+    final = _final(entrants, truth, by, repeats=repeats, seed=seed)
+    return Ranking(by=by, rows=(*final, *dropped, *failed), rounds=tuple(rounds))
+
+
+def _build(
+    names: Sequence[str],
+    weights: Weights | Mapping[str, Weights],
+    image_size: int | tuple[int, int] | None,
+    seed: int,
+) -> tuple[list[_Entrant], list[RankingRow]]:
+    """The networks; those that cannot be built are recorded, unless that is all of them."""
+    entrants, failed, errors = [], [], []
+    for name in dict.fromkeys(names):
+        try:
+            model = create_classifier(
+                name, 2, weights=weights_of(name, weights), image_size=image_size, seed=seed
+            )
+            entrants.append(_Entrant(name if "." in name else model.name, model))
+        except UnknownNameError:
+            raise
+        except TransferkitError as error:
+            errors.append(error)
+            failed.append(RankingRow(name=name, error=f"{type(error).__name__}: {error}"))
+    if not entrants:
+        raise errors[0]
+    return entrants, failed
+
+
+def _order(labels: Int64Array, max_images: int, seed: int) -> Int64Array:
+    """Images in an order of which every beginning is stratified by class."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for k in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == k))
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    order: Int64Array = np.argsort(place, kind="stable")[:max_images].astype(np.int64)
+    fewest = np.bincount(labels[order]).min()
+    if fewest < 4:
+        raise DataError(f"A ranking needs four images of each class; one has {fewest}.")
+    return order
+
+
+def _sizes(candidates: int, finalists: int, images: int, fewest: int) -> list[int]:
+    """Images of each round, the last all of them."""
+    halvings = 0
+    while candidates > finalists * 2**halvings:
+        halvings += 1
+    sizes = [max(images >> (halvings - i), min(fewest, images)) for i in range(halvings + 1)]
+    return list(dict.fromkeys(sizes))
+
+
+def _final(
+    entrants: Sequence[_Entrant], labels: Int64Array, by: RankBy, *, repeats: int, seed: int
+) -> list[RankingRow]:
+    """The rows of the last round, with the uncertainty of their order."""
+    candidates = [Candidate(one.name, features=one.features) for one in entrants]
+    ranked = {
+        row.name: row
+        for row in rank_candidates(candidates, labels, by=by, repeats=repeats, seed=seed).rows
+    }
+    return [
+        replace(
+            entrant.row(labels, by),
+            interval=ranked[entrant.name].interval,
+            best_share=ranked[entrant.name].best_share,
+        )
+        for entrant in entrants
+    ]
+
+
+def _cells(row: RankingRow) -> list[str]:
+    low, high = row.interval or (None, None)
+    return [
+        row.name,
+        f"{row.score:.4f}",
+        "-" if low is None else f"[{low:.4f}, {high:.4f}]",
+        "-" if row.best_share is None else percent(row.best_share, digits=0),
+        "-" if row.probe is None else percent(row.probe),
+        "-" if row.logme is None else f"{row.logme:.4f}",
+        str(row.images),
+        "-" if row.images_per_second is None else f"{row.images_per_second:.0f}",
+        str(row.feature_dim),
+        "-" if row.num_params is None else f"{row.num_params / 1e6:.1f} M",
+    ]
