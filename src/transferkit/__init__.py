@@ -47,16 +47,27 @@ if TYPE_CHECKING:
     from transferkit.training.evaluate import evaluate, predict
     from transferkit.training.history import History
     from transferkit.training.trainer import Trainer
+    from transferkit.workflows.advise import Advice, advise
     from transferkit.workflows.audit import audit_splits, explain_gap
+    from transferkit.workflows.compare import compare
+    from transferkit.workflows.comparison import Comparison
+    from transferkit.workflows.gradual import gradual_unfreeze
+    from transferkit.workflows.interpolate import Interpolation, interpolate
+    from transferkit.workflows.lp_ft import lp_ft
+    from transferkit.workflows.lr_find import LRFind, lr_find
     from transferkit.workflows.probe import linear_probe
+    from transferkit.workflows.rank import Ranking, rank_backbones
     from transferkit.workflows.result import Result
+    from transferkit.workflows.strategy import Strategy
     from transferkit.workflows.tune import fine_tune
 
 __all__ = [
+    "Advice",
     "AuditReport",
     "Augment",
     "BackboneSpec",
     "Classifier",
+    "Comparison",
     "ConfigError",
     "DataError",
     "Evaluation",
@@ -64,12 +75,16 @@ __all__ = [
     "GapReport",
     "History",
     "ImageData",
+    "Interpolation",
+    "LRFind",
     "MissingDependencyError",
     "OutputError",
     "PhantomSite",
     "Predictions",
+    "Ranking",
     "Result",
     "Splits",
+    "Strategy",
     "Trainer",
     "TrainingError",
     "TransferkitError",
@@ -77,7 +92,9 @@ __all__ = [
     "WeightsError",
     "WeightsSpec",
     "__version__",
+    "advise",
     "audit_splits",
+    "compare",
     "create_classifier",
     "evaluate",
     "explain_gap",
@@ -85,14 +102,19 @@ __all__ = [
     "fine_tune",
     "freeze",
     "get_backbone_spec",
+    "gradual_unfreeze",
+    "interpolate",
     "linear_probe",
     "list_backbones",
     "load_classifier",
     "load_splits",
+    "lp_ft",
+    "lr_find",
     "param_groups",
     "phantom_splits",
     "plots",
     "predict",
+    "rank_backbones",
     "register_backbone",
     "resplit",
     "save_classifier",
@@ -133,9 +155,18 @@ _HOMES = {
     "training.evaluate": ("evaluate", "predict"),
     "training.history": ("History",),
     "training.trainer": ("Trainer",),
+    "workflows.advise": ("Advice", "advise"),
     "workflows.audit": ("audit_splits", "explain_gap"),
+    "workflows.compare": ("compare",),
+    "workflows.comparison": ("Comparison",),
+    "workflows.gradual": ("gradual_unfreeze",),
+    "workflows.interpolate": ("Interpolation", "interpolate"),
+    "workflows.lp_ft": ("lp_ft",),
+    "workflows.lr_find": ("LRFind", "lr_find"),
     "workflows.probe": ("linear_probe",),
+    "workflows.rank": ("Ranking", "rank_backbones"),
     "workflows.result": ("Result",),
+    "workflows.strategy": ("Strategy",),
     "workflows.tune": ("fine_tune",),
 }
 _MODULE_OF = {name: f"transferkit.{home}" for home, names in _HOMES.items() for name in names}
