@@ -66,6 +66,9 @@ def test_more_channels():
         (images()[0], "shape"),
         (images(2), "shape"),
         (images().long(), "uint8 images or floats"),
+        (images().float(), "before any scaling"),
+        (images().float() / 127.5 - 1, "before any scaling"),
+        (images().float() / 255 * float("nan"), "before any scaling"),
     ],
 )
 def test_other_input_is_refused(batch, message):

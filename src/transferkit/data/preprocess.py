@@ -17,6 +17,9 @@ Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 LUMINANCE = (0.2989, 0.587, 0.114)
 """Grey from red, green and blue: ITU-R BT.601, with torchvision's digits."""
 
+SLACK = 0.25
+"""How far outside [0, 1] floats may lie: less than any image in 0..255 or any normalised one."""
+
 
 class Preprocess(nn.Module):
     """Resize with antialiasing, bring to the network's channels, subtract mean, divide by std.
@@ -95,10 +98,11 @@ class Preprocess(nn.Module):
 
     def check(self, images: Tensor) -> None:
         """Raise unless ``images`` is a batch that can be prepared."""
-        if images.ndim != 4 or images.shape[1] not in {1, 3, self.in_channels}:
+        channels = sorted({1, 3, self.in_channels})
+        if images.ndim != 4 or images.shape[1] not in channels:
             raise DataError(
-                "Expected images of shape (B, C, H, W) with C 1, 3 or "
-                f"{self.in_channels}, got {tuple(images.shape)}."
+                "Expected images of shape (B, C, H, W) with C "
+                f"{' or '.join(map(str, channels))}, got {tuple(images.shape)}."
             )
         if images.shape[1] != self.in_channels and self.in_channels != 1 and images.shape[1] != 1:
             raise DataError(
@@ -107,6 +111,8 @@ class Preprocess(nn.Module):
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(f"Expected uint8 images or floats in [0, 1], got {images.dtype}.")
+        if images.is_floating_point() and images.numel() and not images.is_meta:
+            check_unit_range(images)
 
     def recipe(self) -> dict[str, JSON]:
         """Return the keyword arguments that rebuild this, ready for JSON."""
@@ -128,6 +134,16 @@ def channel_values(values: Sequence[float], in_channels: int) -> Tensor:
     """Return (1, in_channels, 1, 1) float32, one value standing for all channels if alone."""
     tensor = torch.tensor([float(value) for value in values], dtype=torch.float32)
     return tensor.expand(in_channels).clone().view(1, in_channels, 1, 1)
+
+
+def check_unit_range(images: Tensor) -> None:
+    """Raise unless float images lie in [0, 1], with room for what interpolation overshoots."""
+    low, high = (value.item() for value in images.detach().aminmax())
+    if not (low >= -SLACK and high <= 1 + SLACK):
+        raise DataError(
+            f"Expected uint8 images or floats in [0, 1], got floats from {low:g} to {high:g}. Give "
+            "the images as they were before any scaling or normalisation; that is done here."
+        )
 
 
 def check_recipe(
