@@ -6,6 +6,7 @@ import click
 
 from transferkit._version import __version__
 from transferkit.cli.backbones import info_command, list_command
+from transferkit.cli.compare import compare_command, rank_command
 from transferkit.cli.demo import demo_command
 from transferkit.cli.predict import predict_command
 from transferkit.cli.train import train_command
@@ -35,5 +36,14 @@ def main() -> None:
     """
 
 
-for command in (list_command, info_command, train_command, predict_command, demo_command):
+COMMANDS = (
+    list_command,
+    info_command,
+    rank_command,
+    train_command,
+    compare_command,
+    predict_command,
+    demo_command,
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -9,12 +9,15 @@ from transferkit.plots.comparison import accuracy_intervals, accuracy_vs_time
 from transferkit.plots.confusion import confusion_matrix
 from transferkit.plots.learning import learning_curves
 from transferkit.plots.probabilities import reliability, roc
+from transferkit.plots.selection import probe_curve, ranking
 
 __all__ = [
     "accuracy_intervals",
     "accuracy_vs_time",
     "confusion_matrix",
     "learning_curves",
+    "probe_curve",
+    "ranking",
     "reliability",
     "roc",
     "save",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from transferkit._text import percent
 from transferkit.errors import DataError
-from transferkit.metrics.evaluation import Evaluation
 from transferkit.plots.canvas import (
     FAINT,
     INK,
@@ -26,23 +25,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+class Scored(Protocol):
+    """An accuracy with its interval: an ``Evaluation``, or a row of a ``Comparison``."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that are right."""
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Its Wilson interval, 95 %."""
+
+
 def accuracy_intervals(
-    evaluations: Mapping[str, Evaluation] | Mapping[str, Mapping[str, Evaluation]],
+    evaluations: Mapping[str, Scored] | Mapping[str, Mapping[str, Scored]],
     *,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the accuracy of each model as a point with its Wilson interval.
 
     Args:
-        evaluations: Model -> evaluation, or model -> split -> evaluation (val and test in
-            different colours). The first model stands at the top.
+        evaluations: Model -> evaluation (anything with ``accuracy`` and ``accuracy_interval``),
+            or model -> split -> evaluation (val and test in different colours). The first model
+            stands at the top.
         ax: Axes to draw on; new ones by default.
 
     Raises:
         DataError: No evaluation.
         MissingDependencyError: matplotlib is not installed.
     """
-    rows = {m: {"": e} if isinstance(e, Evaluation) else dict(e) for m, e in evaluations.items()}
+    rows = {m: dict(e) if isinstance(e, Mapping) else {"": e} for m, e in evaluations.items()}
     splits = list(dict.fromkeys(split for row in rows.values() for split in row))
     if not splits:
         raise DataError("There is nothing to draw: no evaluation came.")
@@ -64,7 +76,7 @@ def accuracy_intervals(
 
 
 def accuracy_vs_time(
-    evaluations: Mapping[str, Evaluation], seconds: Mapping[str, float], *, ax: Axes | None = None
+    evaluations: Mapping[str, Scored], seconds: Mapping[str, float], *, ax: Axes | None = None
 ) -> Axes:
     """Draw accuracy against training time; the models that no other beats on both are joined.
 
@@ -118,7 +130,7 @@ def accuracy_vs_time(
 
 
 def _draw_intervals(
-    drawn: Axes, points: Mapping[float, Evaluation], *, label: str, colour: str
+    drawn: Axes, points: Mapping[float, Scored], *, label: str, colour: str
 ) -> None:
     scores = np.array([result.accuracy for result in points.values()])
     ends = np.array([result.accuracy_interval for result in points.values()])

@@ -20,7 +20,7 @@ from transferkit.workflows.cellstore import CellStore
 from transferkit.workflows.common import checked_splits
 from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.strategy import Strategy, strategy_named
-from transferkit.workflows.weights import Weights, weights_of
+from transferkit.workflows.weights import Weights, check_weights, weights_of
 
 
 def compare(
@@ -75,6 +75,7 @@ def compare(
     parts = checked_splits(splits)
     chosen = _check_strategies(strategies, epochs)
     _check_some(backbones=backbones, seeds=seeds)
+    check_weights(backbones, weights)
     tasks = [
         Task(
             backbone=resolve(name).full_name + _tag(name),

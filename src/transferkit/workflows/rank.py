@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from transferkit.features.extract import extract_features
 from transferkit.metrics._json import plain
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
-from transferkit.workflows.weights import Weights, weights_of
+from transferkit.workflows.weights import Weights, check_weights, weights_of
 
 RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
 
@@ -175,10 +175,10 @@ def rank_backbones(
         DataError: No labelled train split, or too few images of a class.
         WeightsError: No backbone at all could be built; the first reason.
     """
-    if by not in FEATURE_SCORES:
-        raise UnknownNameError.among("score", str(by), list(FEATURE_SCORES))
+    by = score_named(by)
     if isinstance(names, str) or not names or finalists < 1:
         raise ConfigError(f"names must be a list of backbones and finalists >= 1, got {names!r}.")
+    check_weights(names, weights)
     train = splits["train"]
     labels = train.require_labels("Ranking backbones")
     order = _order(labels, max_images, seed)
@@ -201,6 +201,19 @@ def rank_backbones(
             entrants = entrants[:keep]
     final = _final(entrants, truth, by, repeats=repeats, seed=seed)
     return Ranking(by=by, rows=(*final, *dropped, *failed), rounds=tuple(rounds))
+
+
+def score_named(name: str) -> RankBy:
+    """The score that goes by a name.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    for score in get_args(RankBy):
+        if score == name:
+            found: RankBy = score
+            return found
+    raise UnknownNameError.among("score", str(name), get_args(RankBy))
 
 
 def _build(
