@@ -4,8 +4,8 @@
     python benchmarks/weights_paths.py timm             # the smallest networks of each family
     python benchmarks/weights_paths.py timm --per-family 1 --largest 30
 
-No weights are downloaded: the library makes each published network with random numbers, and
-the state dict of that stands for the file that its address would give. The tag is then loaded
+No weights are downloaded: the library gives the layout of each published network, and
+random numbers in that layout stand for the file that its address would give. The tag is then loaded
 as a user loads it, and every tensor compared with the library's own; likewise for 1 and 4
 channels, where the first layer must hold the sums and the scaled repetitions. One row a tag
 goes to benchmarks/results/; rows already there are kept, so that a run can be resumed.
@@ -16,40 +16,71 @@ from __future__ import annotations
 import argparse
 import csv
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import timm
 import torch
 from timm.models import get_pretrained_cfg, model_entrypoint
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from transferkit.backbones.catalog import build_network, list_backbones, resolve
 from transferkit.backbones.measures import published_measures
+from transferkit.backbones.skeleton import skeleton
 from transferkit.backbones.spec import LicenseWarning, WeightsSpec
 from transferkit.backbones.surgery import PooledEncoder
 
 RESULTS = Path(__file__).parent / "results"
+_DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.bernoulli_})
 FIELDS = ("name", "tag", "classes", "input_size", "channels_3", "channels_1", "channels_4")
 
 
-def original(full: str, spec: WeightsSpec) -> nn.Module:
-    """The published network as its own library makes it, random numbers for weights."""
+class WithoutInitialisation(TorchFunctionMode):
+    """Leave memory as it is where a network would draw random numbers, to save the time."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        drawn = func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init"
+        options = dict(kwargs or {})
+        if drawn:
+            return args[0] if args else options["tensor"]
+        return func(*args, **options)
+
+
+def published_state(full: str, spec: WeightsSpec) -> dict[str, Tensor]:
+    """Random numbers in the layout of the network that its own library makes for these weights."""
     source, _, name = full.partition("/")
-    if source == "timm":
-        tag = None if spec.tag == "default" else spec.tag
-        made: nn.Module = timm.create_model(name, pretrained_cfg=tag)
-        return made
-    options: dict[str, object] = {}
-    if name.startswith("vit_"):
-        options = {"image_size": spec.input_size[1]}
-    if name in ("googlenet", "inception_v3"):
-        options = {"aux_logits": True, "init_weights": False}
-    network: nn.Module = models.get_model(name, weights=None, **options)
-    return network.train()
+
+    def make() -> nn.Module:
+        if source == "timm":
+            tag = None if spec.tag == "default" else spec.tag
+            made: nn.Module = timm.create_model(name, pretrained_cfg=tag)
+            return made
+        options: dict[str, object] = {}
+        if name.startswith("vit_"):
+            options = {"image_size": spec.input_size[1]}
+        if name in ("googlenet", "inception_v3"):
+            options = {"aux_logits": True, "init_weights": False}
+        made = models.get_model(name, weights=None, **options)
+        return made.train()
+
+    shapes = skeleton(make).state_dict()
+    return {
+        key: torch.rand(value.shape)
+        if value.is_floating_point()
+        else torch.zeros_like(value, device="cpu")
+        for key, value in shapes.items()
+    }
 
 
 def compare(state: dict[str, Tensor], module: nn.Module, channels: int) -> str:
@@ -85,7 +116,8 @@ def check(full: str, spec: WeightsSpec, channels: int, state: dict[str, Tensor])
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", LicenseWarning)
         try:
-            network = build_network(full, weights=spec.tag, in_channels=channels)
+            with WithoutInitialisation():
+                network = build_network(full, weights=spec.tag, in_channels=channels)
         except Exception as error:  # any failure is a row of the table
             return f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
     size_right = network.input_size == (channels, *spec.input_size[1:])
@@ -147,7 +179,7 @@ def main() -> None:
         for name, spec in cases(options.source, options.per_family, options.largest):
             if (name, spec.tag) in done:
                 continue
-            state = dict(original(name, spec).state_dict())
+            state = published_state(name, spec)
             row = {f"channels_{c}": check(name, spec, c, state) for c in (3, 1, 4)}
             size = "x".join(map(str, spec.input_size))
             writer.writerow(

@@ -5,16 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from math import isnan
+from pathlib import Path
 
 import pytest
 import timm
 import torchvision.models as tv
+from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from transferkit.backbones.catalog import get_backbone_spec, list_backbones, resolve
+from transferkit.backbones.catalog import (
+    build_network,
+    get_backbone_spec,
+    list_backbones,
+    resolve,
+)
 from transferkit.backbones.measures import published_measures
 from transferkit.backbones.torchvision import SOURCE as TORCHVISION
-from transferkit.errors import UnknownNameError
+from transferkit.errors import ConfigError, UnknownNameError
 
 
 def bare(names: list[str]) -> list[str]:
@@ -180,3 +187,20 @@ def test_the_packaged_measures_are_what_is_measured() -> None:
         assert measures[name].feature_dim == spec.feature_dim
         assert measures[name].image_size == spec.input_size[1:]
         assert measures[name].stages == len(spec.stages)
+
+
+def test_a_file_is_normalised_as_the_tag_in_the_name_says(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    module = timm.create_model("test_vit")
+    path = tmp_path / "w.safetensors"
+    save_file(module.state_dict(), path)
+    plain = build_network("timm/test_vit", weights=path)
+    assert build_network("timm/test_vit.r160_in1k", weights=str(path)).mean == plain.mean
+    clip = build_network("timm/resnet50.fb_swsl_ig1b_ft_in1k", weights=None, in_channels=1)
+    assert clip.mean == pytest.approx((0.449,), abs=1e-3)
+    small = build_network("timm/resnet50.a1h_in1k", weights=None)
+    assert small.input_size == (3, 176, 176)
+    swag = build_network("regnet_y_16gf.IMAGENET1K_SWAG_E2E_V1", weights=None)
+    assert (swag.input_size, swag.interpolation) == ((3, 384, 384), "bicubic")
+    with pytest.raises(ConfigError, match="names its weights already"):
+        build_network(name, weights="augreg_in21k")

@@ -17,6 +17,7 @@ from typing import NoReturn, cast
 
 from torch import nn
 
+from transferkit.backbones.channels import adapt_statistics
 from transferkit.backbones.measures import published_measures
 from transferkit.backbones.registered import RegisteredSource, Registration
 from transferkit.backbones.spec import (
@@ -26,6 +27,7 @@ from transferkit.backbones.spec import (
     InputSize,
     Network,
     Source,
+    WeightsSpec,
 )
 from transferkit.errors import ConfigError, UnknownNameError
 
@@ -48,6 +50,11 @@ class Resolved:
     source: Source
     name: str
     tag: str | None = None
+
+    def weights(self) -> WeightsSpec | None:
+        """The weights of the tag, or None without a tag."""
+        specs = self.source.weights(self.name)
+        return next((spec for spec in specs if spec.tag == self.tag), None)
 
     @property
     def full_name(self) -> str:
@@ -102,10 +109,10 @@ def get_backbone_spec(name: str) -> BackboneSpec:
     """
     found = resolve(name)
     spec = found.source.spec(found.name)
-    if found.tag is None or found.tag == spec.default_weights:
+    first = found.weights()
+    if first is None or first.tag == spec.default_weights:
         return spec
-    first, *_ = (weights for weights in spec.weights if weights.tag == found.tag)
-    others = tuple(weights for weights in spec.weights if weights is not first)
+    others = tuple(weights for weights in spec.weights if weights != first)
     return replace(
         spec,
         input_size=first.input_size,
@@ -126,7 +133,8 @@ def build_network(
     """Build a backbone, its own classifier removed.
 
     Args:
-        name: A full name, a bare name, or either with a tag.
+        name: A full name, a bare name, or either with a tag. With ``weights`` a file or None,
+            the tag gives the image size and the normalisation.
         weights: ``"default"``, a tag, None (random), or the path of a ``.safetensors`` or
             ``.pth`` file in the source library's own key layout.
         in_channels: Channels of the images; the first layer keeps its pretrained weights.
@@ -140,10 +148,21 @@ def build_network(
     found = resolve(name)
     if in_channels < 1:
         raise ConfigError(f"expected in_channels of 1 or more, got {in_channels}")
-    if found.tag is not None and weights == "default":
-        weights = found.tag
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return found.source.build(found.name, weights=weights, in_channels=in_channels, image_size=size)
+    named = found.weights()
+    if named is not None and weights in ("default", named.tag):
+        weights, named = named.tag, None
+    if named is not None:
+        _refuse_second_tag(found, weights)
+        size = size or named.input_size[1:]
+    network = found.source.build(
+        found.name, weights=weights, in_channels=in_channels, image_size=size
+    )
+    if named is not None:
+        network.mean = adapt_statistics(named.mean, in_channels)
+        network.std = adapt_statistics(named.std, in_channels)
+        network.interpolation = named.interpolation
+    return network
 
 
 def register_backbone(
@@ -259,6 +278,13 @@ def _refuse(source: Source, name: str) -> NoReturn:
         raise UnknownNameError.among(f"weights of {source.name}/{bare}", tag, tags)
     source.weights(name)  # raises, with what only the source knows, such as that it was renamed
     raise UnknownNameError.among(f"{source.name} backbone", name, source.names(), hint=_HINT)
+
+
+def _refuse_second_tag(found: Resolved, weights: str | Path | None) -> None:
+    if any(weights == spec.tag for spec in found.source.weights(found.name)):
+        raise ConfigError(
+            f"{found.full_name}.{found.tag} names its weights already, got weights={weights!r} too"
+        )
 
 
 def _matches(name: str, source: Source, pattern: str) -> bool:

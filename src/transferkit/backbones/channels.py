@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.skeleton import LeafCall
 from transferkit.backbones.spec import InputSize
+from transferkit.backbones.surgery import replace_module
 from transferkit.errors import ConfigError
 
 RGB = 3
@@ -97,7 +98,7 @@ def adapt_first_layers(module: nn.Module, calls: tuple[LeafCall, ...], channels:
                 f"expected a first layer that is a 2-d convolution over 3 channels, got {name!r}, "
                 f"{layer}; use in_channels=3"
             )
-        module.set_submodule(name, _convolution_like(layer, channels))
+        replace_module(module, name, _convolution_like(layer, channels))
 
 
 def _convolution_like(layer: nn.Conv2d, channels: int) -> nn.Conv2d:

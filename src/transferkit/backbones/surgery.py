@@ -45,6 +45,7 @@ def pool_to_vectors(module: nn.Module, shape: tuple[int, ...], *, name: str) -> 
     )
 
 
-def remove_classifier(module: nn.Module, name: str) -> None:
-    """Put an identity, in place, where the classifier ``name`` was."""
-    module.set_submodule(name, nn.Identity())
+def replace_module(module: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new``, in place, where the module of the dotted ``name`` was."""
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, new)

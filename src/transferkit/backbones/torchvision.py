@@ -21,7 +21,7 @@ from transferkit.backbones.sizes import check_size
 from transferkit.backbones.skeleton import LeafCall, count_parameters, leaf_calls, skeleton
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
-from transferkit.backbones.surgery import remove_classifier
+from transferkit.backbones.surgery import replace_module
 from transferkit.backbones.weights import (
     StateDict,
     choose_weights,
@@ -101,7 +101,7 @@ class TorchvisionSource:
         anatomy = _anatomy(name, size)
         given = None if chosen is None else self._read(name, chosen)
         module = _construct(name, size)
-        remove_classifier(module, anatomy.classifier)
+        replace_module(module, anatomy.classifier, nn.Identity())
         if given is not None:
             load_weights(
                 module,
