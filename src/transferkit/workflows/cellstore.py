@@ -23,6 +23,7 @@ from transferkit.training.history import EpochRecord, History
 from transferkit.workflows.cell import Cell, Task
 
 SPLITS = ("val", "test")
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 class CellStore:
@@ -130,17 +131,17 @@ def _described(cell: Cell) -> dict[str, JSON]:
 
 def _about(path: Path) -> dict[str, JSON] | None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             said: dict[str, JSON] = json.loads(str(archive["about"]))
             return said
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return None
 
 
 def _read(path: Path) -> Cell | None:
     """A stored cell; None where there is none or the file is not a cell."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             said = json.loads(str(archive["about"]))["cell"]
             arrays = {name: archive[name] for name in archive.files if name != "about"}
         val, test = (_scores(arrays, name, said["classes"]) for name in SPLITS)
@@ -155,7 +156,7 @@ def _read(path: Path) -> Cell | None:
             seconds=said["seconds"],
             error=said["error"],
         )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return None
 
 

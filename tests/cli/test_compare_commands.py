@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import transferkit as tk
+from transferkit.cli import main
+from transferkit.cli.compare import seed_numbers, weights_by_name
+from transferkit.workflows import compare as comparing
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = tk.phantom_splits(sizes=(48, 24, 24), image_size=32, seed=0)
+    path = tmp_path_factory.mktemp("data") / "phantom.npz"
+    arrays = {}
+    for name, data in splits.items():
+        arrays[f"{name}_images"] = data.images[..., 0]
+        arrays[f"{name}_labels"] = data.require_labels("a test")[:, None]
+    np.savez(path, **arrays)
+    return path
+
+
+def compare(data_file: Path, out: Path, *more: object) -> Result:
+    options = ("--backbones", "squeezenet1_1", "--weights", "none", "--image-size", 32)
+    return run(
+        "compare", data_file, *options, "--epochs", 1, "--device", "cpu", "--out", out, *more
+    )
+
+
+def test_compare_writes_tables_and_figures(data_file: Path, tmp_path: Path) -> None:
+    result = compare(data_file, tmp_path, "--seeds", "0,1")
+    assert result.exit_code == 0, result.output
+    for word in ("linear_probe", "fine_tune", "paired bootstrap", "looked at 4 times"):
+        assert word in result.output
+    names = {path.name for path in tmp_path.iterdir()}
+    tables = {f"comparison.{form}" for form in ("txt", "csv", "md", "html", "json")}
+    figures = {"accuracy.png", "accuracy_vs_time.png", "learning_curves.png"}
+    assert tables | figures | {"cells"} == names
+
+
+def test_compare_lists_the_known_strategies(data_file: Path, tmp_path: Path) -> None:
+    result = compare(data_file, tmp_path / "out", "--strategies", "fine_tuning")
+    assert result.exit_code == 2
+    assert "gradual_unfreeze" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_shows_what_is_done(
+    data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(task: object, splits: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "run_task", interrupted)
+    result = compare(data_file, tmp_path)
+    assert result.exit_code == 130
+    assert "2 cells were not run" in result.output
+
+
+def test_rank_prints_and_writes(data_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ranking.json"
+    result = run(
+        "rank", data_file, "--backbones", "squeezenet1_1", "--weights", "none",
+        "--image-size", 32, "--by", "logme", "--json", file,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "images/s" in result.output
+    assert json.loads(file.read_text())["by"] == "logme"
+
+
+def test_weights_for_all_or_by_name() -> None:
+    assert weights_by_name(()) == "default"
+    assert weights_by_name(("none",)) is None
+    assert weights_by_name(("a=x.pth", "b=none")) == {"a": "x.pth", "b": None}
+    for bad in (("x", "y"), ("a=x", "y")):
+        with pytest.raises(tk.ConfigError, match="--weights"):
+            weights_by_name(bad)
+    with pytest.raises(tk.ConfigError, match="--seeds"):
+        seed_numbers("0,x")

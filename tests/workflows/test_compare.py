@@ -1,0 +1,341 @@
+"""The grid: resumable, robust, and honest about the test split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from html.parser import HTMLParser
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+
+import transferkit as tk
+from transferkit.metrics.intervals import wilson_interval
+from transferkit.metrics.paired import mcnemar, paired_bootstrap
+from transferkit.workflows import compare as comparing
+from transferkit.workflows.cell import Cell, run_task
+from transferkit.workflows.strategy import KNOWN, with_outputs
+
+RUN = {"weights": None, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": False}
+THREE, BROKEN = "user/test-three", "user/test-broken"
+
+
+@pytest.fixture(scope="module")
+def grid(pictures, networks):
+    return tk.compare(["test-three"], ["linear_probe", "fine_tune"], pictures, seeds=[0, 1], **RUN)
+
+
+def scores(comparison):
+    return [(c.name, c.val.accuracy, c.test.log_loss) for c in comparison.cells]
+
+
+def test_every_known_strategy_runs(pictures):
+    names = KNOWN.removeprefix("The strategies are: ").removesuffix(".").split(", ")
+    found = tk.compare(["test-three"], names, pictures, **RUN)
+    assert [cell.error for cell in found.cells] == [None] * 6
+    assert [row.strategy for row in found.rows] == names
+    whole = next(row for row in found.rows if row.strategy == "from_scratch").trained
+    head = next(row for row in found.rows if row.strategy == "linear_probe").trained
+    assert head == 16 * 2 + 2 < whole
+
+
+def test_a_cell_is_what_the_workflow_gives(grid, pictures):
+    model = tk.create_classifier("test-three", 2, weights=None, seed=1)
+    alone = tk.linear_probe(
+        model, pictures, epochs=2, batch_size=8, device="cpu", seed=1, progress=False
+    )
+    cell = next(c for c in grid.cells if c.name == f"{THREE}, linear_probe, seed 1")
+    assert cell.test.log_loss == alone.test.log_loss
+    assert cell.history.records[0].val_loss == alone.history.records[0].val_loss
+
+
+def test_rows_are_means_over_seeds_with_the_courses_columns(grid):
+    row = grid.rows[1]
+    cells = [c for c in grid.cells if c.strategy == "fine_tune"]
+    summaries = [c.history.summary() for c in cells]
+    assert row.seeds == (0, 1)
+    assert row.final_train_loss == pytest.approx(np.mean([s.final_train_loss for s in summaries]))
+    assert row.best_val_loss == pytest.approx(np.mean([s.best_val_loss for s in summaries]))
+    assert row.best_val_loss_epochs == tuple(s.best_val_loss_epoch for s in summaries)
+    accuracies = [c.test.accuracy for c in cells]
+    assert row.test.accuracy == pytest.approx(np.mean(accuracies))
+    assert row.test.deviation == pytest.approx(np.std(accuracies, ddof=1))
+    assert row.test.accuracy_interval == wilson_interval(round(24 * row.test.accuracy), 24)
+    assert row.trained == sum(
+        p.numel() for p in tk.create_classifier("test-three", 2, weights=None).parameters()
+    )
+
+
+def test_paired_tests_are_those_of_the_hits(grid, pictures):
+    a, b = (row.name for row in grid.rows)
+    hits = [np.stack([c.test.correct for c in grid.cells if f"{THREE}, {c.strategy}" == n])
+            for n in (a, b)]  # fmt: skip
+    assert grid.paired_test(a, b) == paired_bootstrap(hits[0].mean(0), hits[1].mean(0))
+    with pytest.raises(tk.ConfigError, match="seeds"):
+        grid.paired_test(a, b, method="mcnemar")
+    one = tk.compare(["test-three"], ["linear_probe", "fine_tune"], pictures, **RUN)
+    assert one.paired_test(a, b) == mcnemar(hits[0][0], hits[1][0])
+    swapped = one.paired_test(b, a)
+    assert swapped.difference == -one.paired_test(a, b).difference
+    assert one.paired_test(a, b, split="val").n == 24
+    with pytest.raises(tk.UnknownNameError, match="linear_probe"):
+        one.paired_test(a, "linear_prob")
+
+
+def test_groups_of_the_test_split_are_drawn_whole(pictures):
+    test = pictures["test"]
+    groups = [str(i // 2) for i in range(len(test))]
+    data = tk.ImageData(test.images, test.labels, classes=test.classes, groups=groups)
+    found = tk.compare(
+        ["test-three"], ["linear_probe", "fine_tune"], {**pictures, "test": data}, **RUN
+    )
+    assert "group" in found.paired_test(*(row.name for row in found.rows)).method
+
+
+def test_a_grid_goes_on_where_it_was(pictures, tmp_path, monkeypatch):
+    ran = []
+
+    def counted(task, splits):
+        ran.append(task.name)
+        return run_task(task, splits)
+
+    monkeypatch.setattr(comparing, "run_task", counted)
+    options = {"out": tmp_path, **RUN}
+    first = tk.compare(["test-three"], ["linear_probe"], pictures, seeds=[0], **options)
+    more = tk.compare(
+        ["test-three"], ["linear_probe", "fine_tune"], pictures, seeds=[0, 1], **options
+    )
+    assert ran.count(f"{THREE}, linear_probe, seed 0") == 1
+    assert len(ran) == 4
+    assert scores(more)[0] == scores(first)[0]
+    assert more.cells[0].history == first.cells[0].history
+    # other data, another option or another seed is another cell
+    tk.compare(["test-three"], ["linear_probe"], pictures, **{**options, "epochs": 3})
+    other = {**pictures, "train": pictures["train"].subset(range(40))}
+    tk.compare(["test-three"], ["linear_probe"], other, **options)
+    assert len(ran) == 6
+
+
+def test_the_looks_at_the_test_split_are_counted_over_all_runs(pictures, tmp_path):
+    options = {"out": tmp_path, **RUN}
+    assert tk.compare(["test-three"], ["linear_probe"], pictures, **options).looks == 1
+    assert tk.compare(["test-three"], ["fine_tune"], pictures, **options).looks == 2
+    again = tk.compare(["test-three"], ["linear_probe"], pictures, **options)
+    assert again.looks == 2
+    assert "looked at 2 times" in str(again)
+    blind = {name: pictures[name] for name in ("train", "val")}
+    without = tk.compare(["test-three"], ["linear_probe"], blind, **options)
+    assert without.looks == 0
+    assert without.optimism is None
+    assert without.rows[0].test is None
+
+
+def test_the_flattery_bounds_what_picking_the_best_of_equals_brings(grid):
+    row = grid.rows[0]
+    rng = np.random.default_rng(0)
+    n, k, p = row.test.n, grid.looks, row.test.accuracy
+    error = max(np.sqrt(r.test.accuracy * (1 - r.test.accuracy) / r.test.n) for r in grid.rows)
+    assert grid.optimism == pytest.approx(error * np.sqrt(2 * np.log(k)))
+    picked = rng.binomial(n, p, size=(4000, k)).max(axis=1) / n - p
+    assert picked.mean() <= grid.optimism
+
+
+def test_the_best_row_is_chosen_on_val(grid):
+    assert grid.best.val.accuracy == max(row.val.accuracy for row in grid.rows)
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(pictures, tmp_path):
+    options = {"out": tmp_path, **RUN}
+    found = tk.compare(["test-broken", "test-three"], ["linear_probe"], pictures, **options)
+    bad, good = found.cells
+    assert "no such luck" in bad.error
+    assert good.error is None
+    assert found.best.backbone == THREE
+    assert "no such luck" in str(found)
+    assert found.to_dict()["errors"] == {bad.name: bad.error}
+
+
+def test_a_cell_that_failed_is_tried_again(pictures, tmp_path, monkeypatch):
+    def failing(task, splits):
+        return Cell(backbone=task.backbone, strategy="linear_probe", seed=0, error="no luck")
+
+    options = {"out": tmp_path, **RUN}
+    monkeypatch.setattr(comparing, "run_task", failing)
+    bad = tk.compare(["test-three"], ["linear_probe"], pictures, **options)
+    assert (bad.cells[0].error, bad.looks) == ("no luck", 0)
+    monkeypatch.undo()
+    good = tk.compare(["test-three"], ["linear_probe"], pictures, **options)
+    assert (good.cells[0].error, good.looks) == (None, 1)
+
+
+def test_ctrl_c_leaves_the_table_of_what_is_done(pictures, tmp_path, monkeypatch):
+    def interrupted(task, splits):
+        if task.seed == 1:
+            raise KeyboardInterrupt
+        return run_task(task, splits)
+
+    monkeypatch.setattr(comparing, "run_task", interrupted)
+    found = tk.compare(
+        ["test-three"], ["linear_probe"], pictures, seeds=[0, 1, 2], out=tmp_path, **RUN
+    )
+    assert found.interrupted
+    assert [cell.seed for cell in found.cells] == [0]
+    assert len(found.pending) == 2
+    assert "2 cells were not run" in (tmp_path / "comparison.txt").read_text()
+    monkeypatch.undo()
+    whole = tk.compare(
+        ["test-three"], ["linear_probe"], pictures, seeds=[0, 1, 2], out=tmp_path, **RUN
+    )
+    assert not whole.interrupted
+    assert len(whole.cells) == 3
+
+
+def test_two_runs_on_one_folder_do_no_harm(pictures, tmp_path, grid):
+    def job(_):
+        return tk.compare(
+            ["test-three"], ["linear_probe"], pictures, seeds=[0, 1], out=tmp_path, **RUN
+        )
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(job, range(3)))
+    assert all(len(one.cells) == 2 for one in found)
+    assert len(list((tmp_path / "cells").iterdir())) == 2
+    again = job(0)
+    assert [c.error for c in again.cells] == [None, None]
+
+
+def test_a_damaged_cell_is_computed_again(pictures, tmp_path):
+    options = {"out": tmp_path, **RUN}
+    first = tk.compare(["test-three"], ["linear_probe"], pictures, **options)
+    (path,) = (tmp_path / "cells").iterdir()
+    for content in (b"", path.read_bytes()[:200], b"no archive"):
+        path.write_bytes(content)
+        again = tk.compare(["test-three"], ["linear_probe"], pictures, **options)
+        assert scores(again) == scores(first)
+        assert again.looks == 1
+
+
+def test_processes_give_what_one_gives(grid, pictures):
+    context = get_context("fork")  # so that the test's own backbone is known there
+    state = torch.get_rng_state()
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        found = tk.compare(
+            ["test-three"], ["linear_probe", "fine_tune"], pictures, seeds=[0, 1],
+            executor=pool, **RUN,
+        )  # fmt: skip
+    assert scores(found) == scores(grid)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_threads_finish_the_grid_and_keep_the_order(grid, pictures):
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(2) as pool:
+        found = tk.compare(
+            ["test-three"], ["linear_probe", "fine_tune"], pictures, seeds=[0, 1],
+            executor=pool, **RUN,
+        )  # fmt: skip
+    assert [c.name for c in found.cells] == [c.name for c in grid.cells]
+    assert [c.error for c in found.cells] == [None] * 4
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_dask_cluster_runs_the_grid(pictures):
+    distributed = pytest.importorskip("dask.distributed", reason="dask.distributed is optional")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        found = tk.compare(
+            ["test-three"], ["linear_probe"], pictures, executor=client.get_executor(), **RUN
+        )
+    assert [cell.error for cell in found.cells] == [None]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.text = 0, ""
+
+    def handle_starttag(self, tag, attrs):
+        self.rows += tag == "tr"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_forms_of_the_table(grid, tmp_path):
+    paths = grid.save(tmp_path)
+    assert {path.suffix for path in paths} == {".txt", ".csv", ".md", ".html", ".json"}
+    rows = list(csv.DictReader(io.StringIO(grid.to_csv())))
+    assert [row["strategy"] for row in rows] == ["linear_probe", "fine_tune"]
+    assert float(rows[0]["test_accuracy"]) == grid.rows[0].test.accuracy
+    table, *_ = grid.to_markdown().split("\n\n")
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+    page = Tags()
+    page.feed(grid.to_html())
+    assert page.rows == 3 + 2
+    assert "fine_tune" in page.text
+    data = json.loads((tmp_path / "comparison.json").read_text())
+    assert data["test_looks"] == 4
+    for word in ("best val loss (epoch)", "test acc [95 %]", "trained", "McNemar", "paired"):
+        assert word in str(grid) or word == "McNemar"
+
+
+def test_names_are_escaped_in_html(pictures):
+    evil = tk.Strategy(name="<script>|x", method="linear_probe")
+    found = tk.compare(["test-three"], [evil], pictures, **RUN)
+    assert "<script>" not in found.to_html()
+    assert r"<script>\|x" in found.to_markdown()
+
+
+def test_the_figures_take_a_comparison(grid, tmp_path):
+    both = {n: {"val": s, "test": grid.scores("test")[n]} for n, s in grid.scores("val").items()}
+    tk.plots.save(tk.plots.accuracy_intervals(both), tmp_path / "a.png")
+    tk.plots.save(tk.plots.accuracy_vs_time(grid.scores(), grid.seconds()), tmp_path / "b.png")
+    tk.plots.save(tk.plots.learning_curves(grid.histories()), tmp_path / "c.png")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_more_outputs_than_classes(pictures):
+    wide = with_outputs(pictures, 6)
+    assert wide.num_classes == 6
+    assert wide["train"].labels.max() == 1
+    six = tk.Strategy(name="six", method="linear_probe", outputs=6)
+    cell = tk.compare(["test-three"], [six], pictures, **RUN).cells[0]
+    assert cell.error is None
+    assert cell.test.confusion.shape == (6, 6)
+    with pytest.raises(tk.ConfigError, match="2 or more"):
+        with_outputs(pictures, 1)
+
+
+@pytest.mark.parametrize(
+    ("backbones", "strategies", "options", "error", "says"),
+    [
+        (["test-three"], ["fine_tuning"], {}, tk.UnknownNameError, "linear_probe, fine_tune, lp"),
+        (["test-tree"], ["fine_tune"], {}, tk.UnknownNameError, "test-three"),
+        ([], ["fine_tune"], {}, tk.ConfigError, "backbones"),
+        ("test-three", ["fine_tune"], {}, tk.ConfigError, "list"),
+        (["test-three"], [], {}, tk.ConfigError, "strategies"),
+        (["test-three"], ["fine_tune"], {"seeds": []}, tk.ConfigError, "seeds"),
+        (["test-three"], ["fine_tune"] * 2, {}, tk.ConfigError, "name of its own"),
+        (["test-three"], ["fine_tune"], {"weights": {"x": None}}, tk.UnknownNameError, "'x'"),
+    ],
+)
+def test_bad_input(pictures, backbones, strategies, options, error, says):
+    with pytest.raises(error, match=says):
+        tk.compare(backbones, strategies, pictures, **{**RUN, **options})
+
+
+def test_an_unwritable_folder_shows_before_training(pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tk.OutputError, match="file"):
+        tk.compare(["test-three"], ["fine_tune"], pictures, out=tmp_path / "file", **RUN)
+
+
+def test_an_unknown_method_in_a_strategy():
+    with pytest.raises(tk.UnknownNameError, match="gradual_unfreeze"):
+        tk.Strategy(name="mine", method="gradual")

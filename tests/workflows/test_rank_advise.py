@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import transferkit as tk
+from transferkit.selection.probe import probe_score
+from transferkit.workflows.advise import STRATEGIES
+from transferkit.workflows.rank import _order, _sizes
+
+
+class Blind(nn.Module):
+    """Features of the image's mean only, which says little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.mix(images.mean(dim=(2, 3)) * 1e-3)
+        return features
+
+
+@pytest.fixture(scope="module")
+def many():
+    tk.register_backbone("test-blind", Blind, input_size=(3, 16, 16))
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 2
+    images = rng.integers(0, 200, (240, 16, 16, 3))
+    images[labels == 1, 4:6] += 40
+    images = images - images.mean(axis=(1, 2, 3), keepdims=True) + 110  # the mean says nothing
+    data = tk.ImageData(images.clip(0, 255).astype(np.uint8), labels)
+    return tk.Splits({"train": data})
+
+
+def test_a_backbone_that_sees_ranks_above_one_that_does_not(many):
+    found = tk.rank_backbones(["test-blind", "test-three"], many, weights=None, finalists=2)
+    assert found.names == ("user/test-three", "user/test-blind")
+    best = found.rows[0]
+    model = tk.create_classifier("test-three", 2, weights=None, seed=0)
+    order = _order(many["train"].labels, 2000, 0)
+    features = tk.extract_features(model, many["train"].subset(order)).features
+    assert best.probe == best.score == probe_score(features, many["train"].labels[order]).accuracy
+    assert best.best_share > 0.5
+    assert best.images_per_second > 0
+    assert best.num_params == sum(p.numel() for p in model.backbone.parameters())
+    assert "images/s" in str(found)
+    assert json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize("by", ["logme", "knn", "h_score"])
+def test_other_scores(many, by):
+    found = tk.rank_backbones(["test-blind", "test-three"], many, by=by, weights=None)
+    assert found.by == by
+    assert found.rows[0].score >= found.rows[1].score
+
+
+def test_halving_drops_the_worse_half_early(many):
+    for seed in range(6):
+        name = f"test-blind-{seed}"
+        tk.register_backbone(name, Blind, input_size=(3, 16, 16))
+    names = ["test-three", *(f"test-blind-{seed}" for seed in range(6))]
+    found = tk.rank_backbones(names, many, weights=None, finalists=2)
+    assert found.rounds == ((60, 7), (120, 4), (240, 2))
+    assert [row.images for row in found.rows] == [240, 240, 120, 120, 60, 60, 60]
+    assert found.rows[0].name == "user/test-three"
+    assert found.rows[2].interval is None
+
+
+def test_rounds_and_order():
+    assert _sizes(1, 3, 1000, 32) == [1000]
+    assert _sizes(8, 2, 1000, 32) == [250, 500, 1000]
+    assert _sizes(8, 2, 100, 32) == [32, 50, 100]
+    labels = np.array([0] * 30 + [1] * 60)
+    order = _order(labels, 100, 0)
+    assert sorted(order) == list(range(90))
+    assert np.bincount(labels[order[:30]]).tolist() == [10, 20]
+
+
+def test_a_backbone_that_fails_is_shown_and_the_rest_is_ranked(many, tmp_path):
+    weights = {"test-blind": tmp_path / "absent.safetensors", "test-three": None}
+    found = tk.rank_backbones(["test-blind", "test-three"], many, weights=weights)
+    assert found.names == ("user/test-three",)
+    assert "absent" in found.rows[1].error
+    assert "absent" in str(found)
+    with pytest.raises(tk.WeightsError, match="absent"):
+        tk.rank_backbones(["test-blind"], many, weights=weights["test-blind"])
+
+
+def test_bad_input(many):
+    with pytest.raises(tk.UnknownNameError, match="logme"):
+        tk.rank_backbones(["test-three"], many, by="logm")
+    with pytest.raises(tk.UnknownNameError, match="test-three"):
+        tk.rank_backbones(["test-tree"], many)
+    for names in ([], "test-three"):
+        with pytest.raises(tk.ConfigError, match="names"):
+            tk.rank_backbones(names, many)
+
+
+def test_advice_from_measured_evidence(many):
+    found = tk.advise(many, "test-three", weights=None)
+    values = {e.name: e.value for e in found.evidence}
+    assert found.size == "small"
+    assert values["images of the smallest class"] == 120
+    assert values["errors removed by pretraining"] == 0
+    assert found.similarity == "dissimilar"
+    assert (found.strategy, *found.alternatives) == STRATEGIES["small", "dissimilar"]
+    assert values["gain per doubling"] == found.curve.gain_per_doubling
+    assert found.quadrant in str(found)
+    assert json.dumps(found.to_dict())
+
+
+def test_weights_that_see_make_the_task_similar(many, tmp_path):
+    sighted = Blind()
+    tk.register_backbone("test-eyes", Eyes, input_size=(3, 16, 16))
+    path = tmp_path / "eyes.pth"
+    torch.save({"open": torch.ones(1)}, path)
+    found = tk.advise(many, "test-eyes", weights=path)
+    assert found.similarity == "similar"
+    assert found.strategy == "linear_probe"
+    assert sighted is not None
+
+
+class Eyes(nn.Module):
+    """Sees rows when open, which only the weights make it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        noise = images[:, 0, 0, :4] * 1e-2
+        rows: torch.Tensor = images.mean(dim=(1, 3))
+        return torch.cat([rows * self.open, noise], dim=1)
+
+
+def test_a_reference_that_looks_different_is_told_apart(many):
+    dark = tk.ImageData((many["train"].images // 8).astype(np.uint8))
+    values = {
+        e.name: e.value
+        for e in tk.advise(many, "test-three", weights=None, reference=dark).evidence
+    }
+    assert values["AUC against the reference"] > 0.95
+    same = tk.ImageData(many["train"].images[::2])
+    values = {
+        e.name: e.value
+        for e in tk.advise(many, "test-three", weights=None, reference=same).evidence
+    }
+    assert values["AUC against the reference"] < 0.7
+
+
+def test_the_figures(many, tmp_path):
+    ranking = tk.rank_backbones(["test-blind", "test-three"], many, weights=None)
+    tk.plots.save(tk.plots.ranking(ranking), tmp_path / "ranking.png")
+    curve = tk.advise(many, "test-three", weights=None).curve
+    tk.plots.save(tk.plots.probe_curve(curve), tmp_path / "curve.png")
+    assert len(list(tmp_path.iterdir())) == 2
