@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -73,13 +73,20 @@ def _step(model: Classifier, forward: Callable[[], Sequence[Tensor]]) -> dict[st
     with _fixed_seed(model), _buffers_kept(model) as before, torch.enable_grad():
         outputs = forward()
         loss = torch.stack([output.float().square().mean() for output in outputs]).sum()
-        gradients: Sequence[Tensor | None]
         gradients = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
         after = {n: b.clone() for n, b in model.named_buffers() if not torch.equal(b, before[n])}
-    named = zip(learning, gradients, strict=True)
-    found = {f"gradient of {name}": g for name, g in named if g is not None}
+    found = {f"gradient of {name}": g for name, g in _present(learning, gradients)}
     logits = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
     return {**logits, **found, **after}
+
+
+def _present(
+    names: Iterable[str], gradients: Iterable[Tensor | None]
+) -> Iterator[tuple[str, Tensor]]:
+    """The gradients that there are: a parameter that the output does not use has none."""
+    for name, gradient in zip(names, gradients, strict=True):
+        if gradient is not None:
+            yield name, gradient
 
 
 @contextmanager

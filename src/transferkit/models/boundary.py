@@ -32,6 +32,8 @@ class Cut(ABC):
     Works in eval mode and in train mode: ``tail`` runs in the mode that the model is in.
     """
 
+    model: Classifier
+    """The classifier that is cut."""
     stage: str
     """Name of the first stage of the tail."""
 
@@ -131,7 +133,7 @@ class StageCut(Cut):
         modules: The modules of the backbone whose calls are counted, by name.
         source: The backbone's input.
         templates: What each call of the prefix returns.
-        live: Calls, besides the last, whose outputs the tail needs; -1 is the input.
+        live: The calls of the prefix whose outputs the tail needs; -1 is the input.
         dense: Whether skipped calls must return tensors with memory, to be written to.
         early: Whether live outputs are copied before a later call may write to them.
         copied: Whether the tail writes to what crosses.
@@ -142,7 +144,7 @@ class StageCut(Cut):
     modules: dict[str, nn.Module]
     source: Template
     templates: tuple[Template, ...]
-    live: tuple[int, ...] = ()
+    live: tuple[int, ...]
     dense: bool = False
     early: bool = False
     copied: bool = True
@@ -165,7 +167,8 @@ class StageCut(Cut):
             raise ShortcutError("its calls differ from batch to batch")
         templates = tuple(map(Template.of, outputs, others))
         source = Template.of(two, three)
-        return cls(model, stages[frozen].name, modules, source, templates)
+        last = len(templates) - 1
+        return cls(model, stages[frozen].name, modules, source, templates, live=(last,))
 
     def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the frozen stages; see ``Cut``."""
@@ -174,7 +177,7 @@ class StageCut(Cut):
 
         def visit(position: int, _: str, run: Run) -> object:
             output = run()
-            if position in self.live or position == last:
+            if position in self.live:
                 kept[position] = copied(output) if self.early else output
             if position == last:
                 raise _ReachedError
@@ -185,13 +188,13 @@ class StageCut(Cut):
             kept[_INPUT] = source
             with suppress(_ReachedError), watched(self.modules, visit):
                 self.model.backbone(source)
-        return tuple(t for i in self._crossing() for t in self._template(i).pack(kept[i]))
+        return tuple(t for i in self.live for t in self._template(i).pack(kept[i]))
 
     def tail(self, *crossing: Tensor) -> Tensor:
         """Run the stages after the boundary; see ``Cut``."""
         count, device = len(crossing[0]), crossing[0].device
         packed = iter([tensor.clone() for tensor in crossing] if self.copied else crossing)
-        given = {i: self._template(i).unpack(packed) for i in self._crossing()}
+        given = {i: self._template(i).unpack(packed) for i in self.live}
         last = len(self.templates) - 1
 
         def value(position: int) -> object:
@@ -215,11 +218,8 @@ class StageCut(Cut):
                 yield replace(self, dense=dense, early=early)
 
     def candidates(self) -> tuple[int, ...]:
-        """What could be live: the input and every call of the prefix but the last."""
+        """What could be live besides the last call: those before it, and the input."""
         return tuple(range(_INPUT, len(self.templates) - 1))
-
-    def _crossing(self) -> tuple[int, ...]:
-        return (len(self.templates) - 1, *self.live)
 
     def _template(self, position: int) -> Template:
         return self.source if position == _INPUT else self.templates[position]
@@ -246,16 +246,16 @@ def _observe(
 
 
 def _settle(cut: StageCut, images: Tensor) -> StageCut | None:
-    """Keep what the tail needs besides the last call, and no more; None if it differs yet."""
+    """Keep what the tail needs, and no more; None if it differs from the model even so."""
 
     def works(live: tuple[int, ...]) -> bool:
         return predicts_alike(cut.model, replace(cut, live=live), images)
 
-    if not works(()):
-        candidates = cut.candidates()
-        if not works(candidates):
+    if not works(cut.live):
+        if not works(cut.live + cut.candidates()):
             return None
-        cut = replace(cut, live=_needed(candidates, (), works))
+        others = _needed(cut.candidates(), cut.live, works)
+        cut = replace(cut, live=others if works(others) else cut.live + others)
     for option in (replace(cut, copied=False), cut):
         if predicts_alike(cut.model, option, images) and learns_alike(cut.model, option, images):
             return option

@@ -178,9 +178,10 @@ def _leaf(two: Tensor, three: Tensor) -> Leaf | Tensor:
         if torch.equal(two, three):
             return two.detach()
         raise ShortcutError("it mixes the images of a batch")
-    pairs = list(zip(two.shape, three.shape, strict=two.ndim == three.ndim))
+    pairs = list(zip(two.shape, three.shape, strict=False))
     grown = [dim for dim, (a, b) in enumerate(pairs) if a != b]
-    if len(grown) != 1 or pairs[grown[0]][0] * 3 != pairs[grown[0]][1] * 2:
+    ratios = [pairs[dim][0] * 3 == pairs[dim][1] * 2 for dim in grown]
+    if two.ndim != three.ndim or ratios != [True]:
         raise ShortcutError("it returns a tensor without a dimension for the images")
     dim = grown[0]
     shape = tuple(size // 2 if d == dim else size for d, size in enumerate(two.shape))
