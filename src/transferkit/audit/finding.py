@@ -32,7 +32,7 @@ class Evidence:
     note: str = ""
 
     def __str__(self) -> str:
-        names = " = ".join(self.names)
+        names = " and ".join(self.names)
         return f"{names} ({self.note})" if names and self.note else names or self.note
 
     def to_dict(self) -> dict[str, JSON]:

@@ -1,8 +1,7 @@
-"""Groups (patients, films, videos): read from file names, and found on both sides of a split."""
+"""Groups (patients, films, videos) that lie on both sides of a split."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -10,36 +9,8 @@ import numpy as np
 
 from transferkit._typing import BoolArray
 from transferkit.audit.finding import AuditConfig, Evidence, Finding
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import DataError
 from transferkit.metrics.intervals import wilson_interval
-
-
-def parse_groups(names: Sequence[str], pattern: str) -> tuple[str, ...]:
-    r"""Read the group of each image from its file name.
-
-    Args:
-        names: File names (N,).
-        pattern: Regular expression; its first match in a name is the group, such as ``person123``
-            for ``person\d+``. A name without a match is a group of its own.
-
-    Raises:
-        ConfigError: The pattern is no regular expression, or fits no name.
-    """
-    try:
-        searcher = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"groups must be a regular expression, got {pattern!r}: {error}"
-        ) from error
-    matches = [searcher.search(name) for name in names]
-    if names and not any(matches):
-        raise ConfigError(
-            f"the group pattern {pattern!r} fits none of {len(names)} names, such as "
-            f"{', '.join(map(repr, names[:3]))}; try it on one of them"
-        )
-    return tuple(
-        match.group() if match else name for match, name in zip(matches, names, strict=True)
-    )
 
 
 def straddling_rows(judged: Sequence[str], other: Sequence[str]) -> BoolArray:

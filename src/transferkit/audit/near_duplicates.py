@@ -63,7 +63,7 @@ class _Candidates:
 
 
 def near_duplicate_pairs(
-    images: UInt8Array,
+    images: UInt8Array | Sequence[UInt8Array],
     *,
     features: FloatArray | None = None,
     threshold: float | None = None,
@@ -76,30 +76,51 @@ def near_duplicate_pairs(
     similar to nothing. Memory grows with the number of images by 5 KB each.
 
     Args:
-        images: uint8 (N, H, W, C), at least 16 pixels wide and high.
+        images: uint8 (N, H, W, C), or several such arrays (splits, say), numbered through.
         features: Embeddings (N, D), whose nearest neighbours become candidates too.
         threshold: Least correlation of the fine detail of a pair; None takes 0.68 for images of
             112 pixels or more, and up to 0.85 for smaller ones, which hold less detail.
         partners: How many candidates an image may get from each look-up.
     """
-    middle = shrunk(images, MIDDLE)
+    pool = _Pool([images] if isinstance(images, np.ndarray) else list(images))
+    middle = pool.shrunk(MIDDLE)
     found = _candidates(middle, features, partners)
     coarse = _halved(middle)
     found = _refined(found, coarse, iterations=4, least=_COARSE_LEAST)
     found = _refined(found, middle, iterations=3, least=-1.0)
     detail = _in_chunks(found, middle, sigma=1.0)
     found = found.keep(detail > _MIDDLE_LEAST, found.warp)
-    return _judged(found, images, threshold)
+    return _judged(found, pool, threshold)
 
 
-def shrunk(images: UInt8Array, side: int) -> Float32Array:
-    """Return the images as grey squares (N, side, side) with values from 0 to 255."""
-    small = np.empty((len(images), side, side), np.float32)
-    for index, image in enumerate(images):
-        plain = image[:, :, 0] if image.shape[2] == 1 else image
-        grey = Image.fromarray(np.ascontiguousarray(plain)).convert("L")
-        small[index] = np.asarray(grey.resize((side, side), Image.Resampling.BOX))
-    return small
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pool:
+    """Images of several arrays, numbered through."""
+
+    parts: list[UInt8Array]
+
+    @property
+    def side(self) -> int:
+        """The shortest side of any image."""
+        return min(int(side) for part in self.parts for side in part.shape[1:3])
+
+    def shrunk(self, side: int, rows: Int64Array | None = None) -> Float32Array:
+        """Return the images at ``rows`` as grey squares (B, side, side), from 0 to 255."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        if rows is None:
+            rows = np.arange(ends[-1])
+        which = np.searchsorted(ends, rows, side="right")
+        small = np.empty((len(rows), side, side), np.float32)
+        for index, (row, part) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
+            image = self.parts[part][row - ends[part] + len(self.parts[part])]
+            small[index] = _shrink(image, side)
+        return small
+
+
+def _shrink(image: UInt8Array, side: int) -> UInt8Array:
+    plain = image[:, :, 0] if image.shape[2] == 1 else image
+    grey = Image.fromarray(np.ascontiguousarray(plain)).convert("L")
+    return np.asarray(grey.resize((side, side), Image.Resampling.BOX))
 
 
 def _variants() -> tuple[Float32Array, Int64Array]:
@@ -196,14 +217,14 @@ def _in_chunks(found: _Candidates, images: Float32Array, *, sigma: float) -> Flo
     return detail
 
 
-def _judged(found: _Candidates, images: UInt8Array, threshold: float | None) -> DuplicatePairs:
+def _judged(found: _Candidates, pool: _Pool, threshold: float | None) -> DuplicatePairs:
     """Compare at full detail the few pairs that are left."""
-    side = max(MIDDLE, min(FINE, min(images.shape[1:3])))
+    side = max(MIDDLE, min(FINE, pool.side))
     sigma = max(1.0, 2 * side / FINE)
     detail = np.zeros(len(found), np.float32)
     for part in _chunks(len(found), 64):
-        template = shrunk(images[found.template[part]], side)
-        moving = shrunk(images[found.moving[part]], side)
+        template = pool.shrunk(side, found.template[part])
+        moving = pool.shrunk(side, found.moving[part])
         warp = register(template, moving, found.warp[part], iterations=4)[1]
         detail[part] = detail_correlation(template, moving, warp, sigma=sigma)
     if threshold is None:

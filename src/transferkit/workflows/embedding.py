@@ -1,0 +1,112 @@
+"""What the audit sees of the images: features, and scores where there is a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from transferkit._typing import Float64Array, FloatArray, UInt8Array
+from transferkit.data.dataset import ImageData, Splits
+from transferkit.errors import ConfigError, DataError
+from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.models.device import place
+from transferkit.models.encode import encode, in_eval_mode
+
+DEFAULT_BACKBONE = "transferkit/formula_resnet18"
+"""The backbone that comes with the package: nothing is downloaded."""
+
+FeaturesOf: TypeAlias = Callable[[UInt8Array], FloatArray]
+"""Images (N, H, W, C) to features (N, D)."""
+
+Embedder: TypeAlias = "Classifier | str | FeaturesOf | None"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """The splits as arrays.
+
+    Attributes:
+        features: Split to features (N, D).
+        logits: Split to the classifier's own logits (N, K), or None without a classifier.
+        title: What made the features, in words.
+    """
+
+    features: Mapping[str, FloatArray]
+    logits: Mapping[str, Float64Array] | None
+    title: str
+
+
+def embed(splits: Splits, model: Embedder, *, batch_size: int = 64) -> Embedding:
+    """Run the images of all splits through ``model`` once.
+
+    Args:
+        splits: The images.
+        model: A classifier, whose logits are kept too; the name of a backbone, with its default
+            weights; a function of images; None takes the embedded backbone.
+        batch_size: Images a batch.
+
+    Raises:
+        DataError: The classifier has another number of classes than the splits, or features are
+            not (N, D) or hold NaN or infinity (named by image).
+        ConfigError: ``model`` is none of these.
+        UnknownNameError: No backbone goes by the name.
+        WeightsError: Its default weights cannot be had.
+    """
+    if isinstance(model, Classifier):
+        return _by_classifier(splits, model, batch_size)
+    if model is None or isinstance(model, str):
+        name = model or DEFAULT_BACKBONE
+        backbone = create_classifier(name, max(1, splits.num_classes), seed=0)
+        features = _by_classifier(splits, backbone, batch_size, check_classes=False).features
+        return Embedding(features, None, f"{name} features")
+    if not callable(model):
+        raise ConfigError(
+            "model must be a Classifier, the name of a backbone, a function of images or None, "
+            f"got {type(model).__name__}"
+        )
+    features = {name: np.asarray(model(data.images)) for name, data in splits.items()}
+    for name, data in splits.items():
+        _check(features[name], data, name)
+    return Embedding(features, None, "the given features")
+
+
+def _by_classifier(
+    splits: Splits, model: Classifier, batch_size: int, *, check_classes: bool = True
+) -> Embedding:
+    if check_classes and model.num_classes != splits.num_classes:
+        raise DataError(
+            f"the model has {model.num_classes} classes and the splits {splits.num_classes}; "
+            "audit with a model that was built for these classes"
+        )
+    device = place(model, None)
+    features: dict[str, FloatArray] = {}
+    logits: dict[str, Float64Array] = {}
+    with in_eval_mode(model):
+        for name, data in splits.items():
+            first, second = encode(
+                lambda images: ((f := model.features(images).float()), model.head(f).float()),
+                data,
+                device=device,
+                batch_size=batch_size,
+            )
+            features[name], logits[name] = first.numpy(), second.double().numpy()
+            _check(features[name], data, name)
+    return Embedding(features, logits, f"features of {model.name}")
+
+
+def _check(features: FloatArray, data: ImageData, split: str) -> None:
+    if features.ndim != 2 or len(features) != len(data):
+        raise DataError(
+            f"expected features of {split} of shape ({len(data)}, D), got {features.shape}"
+        )
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        column = int(np.flatnonzero(~np.isfinite(features[bad[0]]))[0])
+        raise DataError(
+            f"{len(bad)} images of {split} have features that are NaN or infinite, the first "
+            f"{data.names[bad[0]]!r} in feature {column}; remove these images, or look into the "
+            "model that made the features"
+        )
