@@ -76,7 +76,8 @@ def sampling(model: nn.Module) -> None:
 def test_every_stage_can_be_cut(make, images: Tensor, name: str, size: int) -> None:
     model = make(name, image_size=size, dropout=0.3)
     sampling(model)
-    for stage in tk.stages(model)[1:]:
+    stages = tk.stages(model)[1:]
+    for stage in stages if len(stages) < 9 else (*stages[:-2:4], *stages[-2:]):
         tk.unfreeze(model, upto=stage)
         cut = cut_at_boundary(model, images)
         assert isinstance(cut, Cut), cut

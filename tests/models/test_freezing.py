@@ -261,7 +261,7 @@ def test_an_unknown_stage_lists_the_stages(make) -> None:
         tk.unfreeze(make("resnet18"), upto="layer44")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(-5, 4), min_size=1, max_size=4), st.booleans())
 def test_only_the_last_word_counts(boundaries: list[int], mode: bool) -> None:
     model, fresh = FunctionalDropout(), FunctionalDropout()

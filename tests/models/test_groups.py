@@ -23,7 +23,7 @@ MODEL = nn.Sequential(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.floats(1e-5, 10), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 4))
 def test_rates_fall_towards_the_input(lr: float, decay: float, weight: float, upto: int) -> None:
     tk.unfreeze(MODEL, upto=upto)
