@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.augment import augment
-from transferkit.backbones.embedded import create_network
+from transferkit.backbones.embedded import pretraining_network
 
 MEAN, STD = 0.5, 0.25
 
@@ -40,7 +40,6 @@ class Options:
     smoothing: float
     sides: tuple[int, ...]
     late_sides: tuple[int, ...]
-    families: tuple[str, ...]
     average: float
     precision: str
     seed: int
@@ -49,7 +48,7 @@ class Options:
 def build(options: Options, classes: int) -> nn.Module:
     """Build the network with random weights and a classifier of ``classes`` outputs."""
     torch.manual_seed(options.seed)
-    return create_network(num_classes=classes, in_channels=1)
+    return pretraining_network(num_classes=classes, in_channels=1)
 
 
 def optimizer_of(model: nn.Module, options: Options) -> torch.optim.AdamW:
@@ -86,13 +85,13 @@ class Run:
         self.step = 0
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Draw the views (V B, 1, S, S) and labels (V B) of the current step."""
+        """Draw the views (B, 1, S, S) and labels (B,) of the current step."""
         options = self.options
         rng = np.random.default_rng([options.seed, self.step])
+        late = decaying(self.step, options)
         picked = rng.integers(len(self.cache), size=options.batch)
         image = rng.integers(self.cache.shape[1], size=options.batch)
-        sides = options.late_sides if decaying(self.step, options) else options.sides
-        side = int(rng.choice(sides))
+        side = int(rng.choice(options.late_sides if late else options.sides))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         pixels = torch.from_numpy(self.cache[picked, image])[:, None].to(self.device)
         views = augment(pixels, side, generator)
@@ -154,35 +153,30 @@ def train(run: Run, out: Path, *, log_every: int, save_minutes: float, stop_at: 
     """Run to the end, logging means over ``log_every`` steps and saving now and then."""
     run.load(out)
     log = out / "log.csv"
-    if run.step == 0:
-        log.write_text("step,images,lr,loss,accuracy,seconds\n")
+    keep_lines(log, run.step)
     saved = started = time.monotonic()
-    sums = np.zeros(2)
+    scores: list[tuple[float, float]] = []
     last = min(run.options.steps, stop_at or run.options.steps)
     while run.step < last:
-        sums += run.advance()
+        scores.append(run.advance())
         if run.step % log_every == 0 or run.step == last:
-            loss, accuracy = sums / ((run.step - 1) % log_every + 1)
-            now = time.monotonic()
+            seen, lr = run.step * run.options.batch, rate(run.step - 1, run.options)
+            loss, accuracy = np.mean(scores, axis=0)
+            seconds = time.monotonic() - started
             with log.open("a") as file:
-                seen, lr = run.step * run.options.batch, rate(run.step - 1, run.options)
-                scores = f"{lr:.3g},{loss:.4f},{accuracy:.4f},{now - started:.0f}"
-                file.write(f"{run.step},{seen},{scores}\n")
-            sums[:], started = 0, now
+                file.write(f"{run.step},{seen},{lr:.3g},{loss:.4f},{accuracy:.4f},{seconds:.0f}\n")
+            scores, started = [], time.monotonic()
         if time.monotonic() - saved > 60 * save_minutes:
             run.save(out)
             saved = time.monotonic()
     run.save(out)
 
 
-def keep_families(folder: Path, names: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Open the cache (classes, count, size, size), of the named families only (all if none)."""
-    cache = np.load(folder / "images.npy", mmap_mode="r")
-    if not names:
-        return cache
-    families = json.loads((folder / "recipe.json").read_text())["families"]
-    starts = dict(zip(families, np.cumsum([0, *families.values()]), strict=False))
-    return np.concatenate([cache[starts[n] : starts[n] + families[n]] for n in names])
+def keep_lines(log: Path, step: int) -> None:
+    """Start the log, or drop the lines that came after the checkpoint."""
+    lines = log.read_text().splitlines()[1:] if log.exists() else []
+    kept = [line for line in lines if int(line.partition(",")[0]) <= step]
+    log.write_text("\n".join(["step,images,lr,loss,accuracy,seconds", *kept]) + "\n")
 
 
 def main() -> None:
@@ -190,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--stop-at", type=int)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -198,7 +192,6 @@ def main() -> None:
     parser.add_argument("--smoothing", type=float, default=0.05)
     parser.add_argument("--sides", type=int, nargs="+", default=[28, 32, 40, 48, 64])
     parser.add_argument("--late-sides", type=int, nargs="+", default=[32, 48, 64, 96])
-    parser.add_argument("--families", nargs="*", default=[])
     parser.add_argument("--average", type=float, default=0.999)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
@@ -213,7 +206,7 @@ def main() -> None:
     options = Options(**given)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "options.json").write_text(json.dumps(given, indent=2) + "\n")
-    cache = keep_families(args.images, options.families)
+    cache = np.load(args.images / "images.npy", mmap_mode="r")
     run = Run(cache, options, args.device)
     every, minutes = args.log_every, args.save_minutes
     train(run, args.out, log_every=every, save_minutes=minutes, stop_at=args.stop_at)

@@ -4,6 +4,10 @@ Nothing is downloaded, and neither a photograph nor a patient is in the training
 are fractals, noise, leaves, contours, strokes and radiograph-like drawings (Kataoka et al. 2020,
 "Pre-training without Natural Images"; Anderson and Farrell 2021, "Improving Fractal
 Pre-training"; Baradad et al. 2021, "Learning to See by Looking at Noise").
+
+The network is timm's ResNet-18, half as wide, without the stage that the pretraining task is
+solved in: the features before it transfer better (Bordes et al. 2023, "Guillotine
+Regularization").
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB, adapt_first_layers, adapt_statistics
 from transferkit.backbones.sizes import Size, check_size
@@ -26,7 +31,7 @@ from transferkit.errors import UnknownNameError
 NAME = "formula_resnet18"
 _FILE = f"{NAME}.safetensors"
 _LICENCE = "apache-2.0"
-_CLASSIFIER = "fc"
+_DROPPED = ("layer4", "fc")  # of the pretraining network
 _SIDE = 64
 _WEIGHTS = WeightsSpec(
     tag="FORMULA_V1",
@@ -58,7 +63,7 @@ class EmbeddedSource:
         """Measure the backbone on a network without memory."""
         self._require(name)
         module = skeleton(create_network)
-        *stages, _ = trace_stages(module, _WEIGHTS.input_size, head=_CLASSIFIER)
+        stages = trace_stages(module, _WEIGHTS.input_size)
         return BackboneSpec(
             name=f"{self.name}/{name}",
             source=self.name,
@@ -104,7 +109,7 @@ class EmbeddedSource:
             mean=adapt_statistics(_WEIGHTS.mean, in_channels),
             std=adapt_statistics(_WEIGHTS.std, in_channels),
             interpolation=_WEIGHTS.interpolation,
-            classifier=_CLASSIFIER,
+            classifier="",
         )
 
     def _require(self, name: str) -> None:
@@ -115,14 +120,50 @@ class EmbeddedSource:
 SOURCE = EmbeddedSource()
 
 
-def create_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.Module:
-    """Make timm's ResNet-18 with narrower stages and random weights.
+class PooledResNet(nn.Module):
+    """The first three stages of a ResNet; features are the second's and third's, pooled.
 
     Args:
-        num_classes: Outputs of a classifier on top; 0 for none, so that it returns features.
+        network: timm's ResNet; its stem and stages are shared, under the same names.
+    """
+
+    conv1: nn.Module
+    bn1: nn.Module
+    act1: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
+            self.add_module(name, network.get_submodule(name))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to features (B, D): means and maxima over the maps' places."""
+        stem = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        middle = self.layer2(self.layer1(stem))
+        last = self.layer3(middle)
+        pooled = [
+            pool for maps in (middle, last) for pool in (maps.mean((2, 3)), maps.amax((2, 3)))
+        ]
+        return torch.cat(pooled, dim=1)
+
+
+def create_network(*, in_channels: int = RGB) -> PooledResNet:
+    """Make the backbone with random weights."""
+    return PooledResNet(pretraining_network(in_channels=in_channels))
+
+
+def pretraining_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.Module:
+    """Make the whole ResNet that the backbone is cut from, with random weights.
+
+    Args:
+        num_classes: Outputs of its classifier; 0 for none.
         in_channels: Channels of the images.
     """
-    module: nn.Module = timm.create_model(
+    network: nn.Module = timm.create_model(
         "resnet18",
         num_classes=num_classes,
         in_chans=in_channels,
@@ -131,7 +172,7 @@ def create_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.Module
         stem_width=16,
         global_pool="catavgmax",
     )
-    return module
+    return network
 
 
 @lru_cache(maxsize=64)
@@ -146,4 +187,4 @@ def _load(module: nn.Module, full: str, chosen: WeightsSpec | Path) -> None:
     else:
         with as_file(files("transferkit.backbones") / _FILE) as path:
             state, origin = read_state_dict(path), f"the weights {chosen.tag!r}"
-    load_weights(module, state, name=full, origin=origin, dropped=(_CLASSIFIER,))
+    load_weights(module, state, name=full, origin=origin, dropped=_DROPPED)
