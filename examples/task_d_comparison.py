@@ -1,0 +1,50 @@
+"""Task D, fixed or fine-tuned: side by side with intervals and paired tests, and the quadrant.
+
+The reports end with "the best is a combination of the two": LP-FT, gradual unfreezing and
+interpolating the weights are three ways to combine them.
+"""
+
+from __future__ import annotations
+
+import transferkit as tk
+from _common import EMBEDDED, draw, parse
+
+STRATEGIES = [
+    tk.Strategy(name="fixed", method="linear_probe"),
+    tk.Strategy(name="fine-tuned", method="fine_tune", lr=1e-3, optimizer="adam"),
+    tk.Strategy(name="LP-FT", method="lp_ft"),
+    tk.Strategy(name="gradual", method="gradual_unfreeze"),
+    tk.Strategy(name="interpolated", method="interpolate"),
+]
+
+
+def main() -> None:
+    setting = parse(
+        "Task D: fixed against fine-tuned",
+        backbones=(EMBEDDED, "resnet18"),
+        quick_backbones=(EMBEDDED,),
+    )
+    for backbone in setting.backbones:
+        advice = tk.advise(
+            setting.splits,
+            backbone,
+            weights=setting.weights_of(backbone),
+            image_size=setting.image_size,
+            device=setting.device,
+        )
+        print(f"{advice}\n")
+        curve = setting.out / f"probe_curve_{backbone.replace('/', '_')}.png"
+        tk.plots.save(tk.plots.probe_curve(advice.curve), curve)
+
+    comparison = setting.compare(STRATEGIES)
+    print(f"{comparison}\n")
+    draw(comparison, setting.out)
+    print(f"Best on val: {comparison.best.name}.")
+    for backbone in dict.fromkeys(row.backbone for row in comparison.rows):
+        rows = [f"{backbone}, {strategy.name}" for strategy in STRATEGIES[:2]]
+        if set(rows) <= comparison.scores("test").keys():
+            print(f"{backbone}, fixed minus fine-tuned on test: {comparison.paired_test(*rows)}")
+
+
+if __name__ == "__main__":
+    main()
