@@ -59,7 +59,7 @@ def embed(splits: Splits, model: Embedder, *, batch_size: int = 64) -> Embedding
         return _by_classifier(splits, model, batch_size)
     if model is None or isinstance(model, str):
         name = model or DEFAULT_BACKBONE
-        backbone = create_classifier(name, max(1, splits.num_classes), seed=0)
+        backbone = create_classifier(name, max(2, splits.num_classes), seed=0)
         features = _by_classifier(splits, backbone, batch_size, check_classes=False).features
         return Embedding(features, None, f"{name} features")
     if not callable(model):
