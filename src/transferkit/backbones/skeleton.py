@@ -16,7 +16,36 @@ from torch.overrides import TorchFunctionMode
 
 from transferkit.backbones.spec import InputSize
 
+_FILLERS = frozenset(
+    {
+        Tensor.clamp_,
+        Tensor.erfinv_,
+        Tensor.fill_,
+        Tensor.normal_,
+        Tensor.uniform_,
+        Tensor.zero_,
+    }
+)
 _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full})
+
+
+class _NothingToFill(TorchFunctionMode):
+    """Leave out what fills a tensor that has no numbers.
+
+    Drawing initial values would take most of the time of building: on the meta device it runs
+    in Python.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _FILLERS and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 class _ParametersOnMeta(TorchFunctionMode):
@@ -46,10 +75,10 @@ def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
         Whatever ``build`` raises, where it fails for another reason than the meta device.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingToFill():
             module = build()
     except (NotImplementedError, RuntimeError):
-        with _ParametersOnMeta():
+        with _ParametersOnMeta(), _NothingToFill():
             module = build()
     return module.to("meta").eval()
 
