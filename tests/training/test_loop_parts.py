@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from transferkit.models.device import has_room
 from transferkit.training.device import autocast, seeded
 from transferkit.training.history import EpochRecord
 from transferkit.training.loader import (
     Encoded,
     Feed,
     Images,
+    ResidentImages,
     batches_of,
     plain_plan,
     shuffled_plan,
@@ -53,6 +55,11 @@ def test_feeds_of_images_and_of_tensors(train):
     assert images.dtype == torch.uint8
     assert torch.equal(images, train.batch(rows))
     assert labels.tolist() == train.labels[rows].tolist()
+
+    resident = ResidentImages.of(train, CPU)
+    assert len(resident) == len(train)
+    assert torch.equal(resident.batch(rows)[0], images)
+    assert not has_room(CPU, 1)
 
     encoded = Encoded((torch.arange(20.0).reshape(10, 2), torch.ones(10, 3, 4)))
     assert len(encoded) == 10

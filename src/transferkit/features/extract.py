@@ -74,4 +74,4 @@ def extract_features(
         if kept is not None:
             found = keep(prefix, [data], kept, key=key, device=where, batch_size=batch_size)
         whole = found[0] if found else encode(prefix, data, device=where, batch_size=batch_size)
-    return Features(whole[0].float().numpy(), data.labels, data.classes, data.names)
+    return Features(whole[0].float().cpu().numpy(), data.labels, data.classes, data.names)

@@ -56,9 +56,10 @@ class Cache:
         """The type that is stored."""
         return torch.float16 if self.precision == "float16" else torch.float32
 
-    def allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def allocate(self, device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Room in memory for one tensor; what is not a float keeps its type."""
-        return torch.empty(shape, dtype=self.dtype if dtype.is_floating_point else dtype)
+        kept = self.dtype if dtype.is_floating_point else dtype
+        return torch.empty(shape, dtype=kept, device=device)
 
     def memory_budget(self) -> int:
         """Bytes of memory that it may take."""

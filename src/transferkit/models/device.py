@@ -14,6 +14,14 @@ def device_of(model: nn.Module) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
+def has_room(device: torch.device, needed: int) -> bool:
+    """Whether ``needed`` bytes may stay on ``device``: on a GPU, a quarter of what is free."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return needed <= free // 4
+
+
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
     """Move ``model`` to ``device`` if one is given; return where it is.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError
 from transferkit.models.caching import Cache, CacheWarning
+from transferkit.models.device import has_room
 
 Prefix: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 """A batch of uint8 images (B, C, H, W) to one or more tensors with B rows each."""
@@ -100,8 +102,8 @@ def keep(
         on_batch: Told of each batch that is done.
 
     Returns:
-        For each split its encoded tensors; None where there is no room for them, said by a
-        :class:`CacheWarning`.
+        For each split its encoded tensors, on a GPU that has ample room and else on the CPU; None
+        where there is no room for them, said by a :class:`CacheWarning`.
 
     Raises:
         ConfigError: ``cache`` is told to be in memory, and its budget is too small.
@@ -132,7 +134,8 @@ def keep(
         except OutputError as error:
             instead = "is kept in memory instead" if fits else "runs in every epoch"
             warnings.warn(f"{error} The frozen part {instead}.", CacheWarning, stacklevel=2)
-    return [run(data, cache.allocate) for data in splits] if fits else None
+    home = device if has_room(device, needed) else torch.device("cpu")
+    return [run(data, partial(cache.allocate, home)) for data in splits] if fits else None
 
 
 def _shapes(prefix: Prefix, data: ImageData, device: torch.device) -> list[tuple[int, ...]]:

@@ -21,7 +21,7 @@ from transferkit.models.freezing import frozen_stages
 from transferkit.models.marks import frozen, prefix_key, quick_mark
 from transferkit.training.augmenting import augmented
 from transferkit.training.device import autocast, effective
-from transferkit.training.loader import Encoded, Feed, Images
+from transferkit.training.loader import Encoded, Feed, images_of
 from transferkit.training.options import Options
 from transferkit.training.progress import Progress
 
@@ -59,7 +59,7 @@ class Feeds:
     def _plain(self, splits: Sequence[ImageData]) -> list[Feed]:
         """Images, through the whole model; only the first split is augmented."""
         outputs, augment = self._model.outputs, self._options.augment
-        feeds = [Feed(Images(data), labels_of(data), outputs) for data in splits]
+        feeds = [Feed(images_of(d, self._device), labels_of(d), outputs) for d in splits]
         if augment is not None:
             feeds[0] = replace(feeds[0], forward=augmented(outputs, augment))
         return feeds

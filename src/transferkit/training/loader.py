@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transferkit._typing import Int64Array
 from transferkit.data.dataset import ImageData
+from transferkit.models.device import has_room
 
 Forward: TypeAlias = Callable[..., tuple[Tensor, ...]]
 """The inputs of a batch, to the main logits (B, K) and those of auxiliary heads."""
@@ -41,6 +42,37 @@ class Images:
     def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
         """The images at ``rows``, uint8 (B, C, H, W)."""
         return (self.data.batch(rows),)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResidentImages:
+    """Images that lie on the GPU, so that no batch has to travel there.
+
+    Attributes:
+        pixels: uint8 (N, H, W, C).
+    """
+
+    pixels: Tensor
+
+    @classmethod
+    def of(cls, data: ImageData, device: torch.device) -> ResidentImages:
+        """Copy all images of ``data`` to ``device``."""
+        return cls(torch.as_tensor(np.ascontiguousarray(data.images), device=device))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
+        """The images at ``rows``, uint8 (B, C, H, W), channels last in memory."""
+        index = torch.from_numpy(rows).to(self.pixels.device)
+        return (self.pixels.index_select(0, index).permute(0, 3, 1, 2),)
+
+
+def images_of(data: ImageData, device: torch.device) -> Inputs:
+    """The images of a split as inputs; they move to a GPU that has ample room for them."""
+    if has_room(device, data.images.nbytes):
+        return ResidentImages.of(data, device)
+    return Images(data)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
