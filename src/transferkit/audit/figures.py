@@ -104,7 +104,7 @@ def _steps(gap: GapReport) -> list[_Step]:
     at = gap.val_score
     for name, value in _largest({name: part.value for name, part in gap.parts.items()}):
         kind = "loss" if value > 0 else "gain"
-        steps.append(_Step(name, at, at - value, f"{-100 * value:+.1f}", kind))
+        steps.append(_Step(name, at, at - value, f"{-100 * value + 0.0:+.1f}", kind))
         at -= value
     steps.append(_Step(f"score on {test}", 0.0, gap.test_score, "", "score", gap.test_interval))
     moved = gap.test_score + gap.threshold.value

@@ -181,12 +181,14 @@ def _score_dict(score: Score | None) -> JSON:
 
 def _experiment_rows(report: GapReport) -> list[tuple[str, str]]:
     rows = []
-    if report.reshuffled is not None:
-        rows.append(("re-split at random, test score", percent_interval(*report.reshuffled)))
-    if report.reshuffled_by_group is not None:
-        rows.append(
-            ("re-split by group, test score", percent_interval(*report.reshuffled_by_group))
-        )
+    for how, score in (
+        ("at random", report.reshuffled),
+        ("by group", report.reshuffled_by_group),
+    ):
+        if score is not None:
+            known = math.isfinite(score.interval[0])
+            said = percent_interval(*score) if known else percent(score.score)
+            rows.append((f"re-split {how}, test score", said))
     if report.group_gain is not None:
         rows.append(("leaking groups gains", points(report.group_gain)))
     if report.swap is not None:

@@ -51,7 +51,7 @@ def choice_optimism(
         _optimism(hits, sizes, weights, halvings, rng)
         for weights in rng.multinomial(units, np.full(units, 1 / units), size=samples)
     ]
-    low, high = (float(bound) for bound in np.nanquantile(draws, [0.025, 0.975]))
+    low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
     return Estimate(value, (min(low, value), max(high, value)))
 
 
@@ -66,6 +66,10 @@ def _optimism(
     chosen = np.concatenate([half, 1 - half]) * weights
     judged = np.concatenate([1 - half, half]) * weights
     best = (chosen @ hits).argmax(axis=1)
-    honest = np.take_along_axis(judged @ hits, best[:, None], axis=1)[:, 0] / (judged @ sizes)
-    flattered = (weights @ hits).max() / (weights @ sizes)
-    return float(flattered - honest.mean())
+    scored = np.take_along_axis(judged @ hits, best[:, None], axis=1)[:, 0]
+    flattered = float((weights @ hits).max() / (weights @ sizes))
+    images = judged @ sizes
+    filled = images > 0  # a draw may put all its groups into one half
+    if not filled.any():
+        return 0.0
+    return flattered - float((scored[filled] / images[filled]).mean())

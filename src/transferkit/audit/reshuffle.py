@@ -43,7 +43,8 @@ class Reshuffle:
     Attributes:
         official: The probe on the splits as they are; one entry.
         at_random: The probe on re-splits of the same sizes and class shares, one entry per seed.
-        by_group: The same with no group in two splits, or None without groups.
+        by_group: The same with no group in two splits, or None without groups, or with so few
+            that they cannot be dealt out.
     """
 
     official: SplitScores
@@ -201,15 +202,25 @@ def reshuffle(
     names = None if groups is None else np.concatenate([groups[name] for name in parts])
     codes = None if names is None else np.unique(names, return_inverse=True)[1].astype(np.int64)
 
-    def run(by: Int64Array | None) -> SplitScores:
+    def run(by: Int64Array | None) -> SplitScores | None:
         rngs = (np.random.default_rng([seed, 7]) for seed in seeds)
         draws = (draw_split(classes, by, wanted, rng=rng) for rng in rngs)
-        scores = [_score(pooled, classes, split, count) for split in draws]
+        usable = (split for split in draws if _usable(split, classes))
+        scores = [_score(pooled, classes, split, count) for split in usable]
+        if not scores:
+            return None
         return SplitScores(*(tuple(column) for column in zip(*scores, strict=True)))
 
     val, test = _score(pooled, classes, official, count)
+    own = SplitScores((val,), (test,))
     by_group = run(codes) if codes is not None else None
-    return Reshuffle(SplitScores((val,), (test,)), run(None), by_group)
+    return Reshuffle(own, run(None) or own, by_group)
+
+
+def _usable(split: Int64Array, labels: Int64Array) -> bool:
+    """Say whether every split got images, and train two classes: few large groups may not do."""
+    filled = len(np.unique(split)) == 3
+    return filled and len(np.unique(labels[split == 0])) > 1
 
 
 def _score(

@@ -167,8 +167,8 @@ def shift_between(
 ) -> list[Finding]:
     """Compare two splits by statistics, features and (with a classifier) outputs."""
     a, b = (_side(splits, embedding, n, groups, max_images, seed + i) for i, n in enumerate(pair))
-    if min(len(a.rows), len(b.rows)) < FEWEST:
-        message = f"{pair[0]} or {pair[1]} has a single image: nothing can be compared."
+    if min(len(a.rows), len(b.rows)) < FEWEST or _units(a, b) < FEWEST:
+        message = f"{pair[0]} and {pair[1]} hold too few images or groups: nothing can be compared."
         return [Finding(check="shift", severity="warning", splits=pair, message=message)]
     kinds = 2 + (a.logits is not None)
     plan = _Comparison(pair, a, b, alpha, comparisons * kinds, config, splits.classes, seed)
@@ -186,6 +186,17 @@ def shift_between(
             "output_shift", plan.test(outputs[0], outputs[1], ("ks",), names=names)
         )
     return found + plan.drivers(result)
+
+
+def _units(a: _Side, b: _Side) -> int:
+    """Count the independent units: groups of both sides, or in the class that has the fewest."""
+    if a.groups is None or b.groups is None:
+        return len(a.rows) + len(b.rows)
+    groups = np.array([*a.groups, *b.groups], np.str_)
+    if a.labels is None or b.labels is None:
+        return len(np.unique(groups))
+    labels = np.concatenate([a.labels, b.labels])
+    return min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from transferkit.audit.hashing import content_hashes
+from transferkit.audit.image_stats import ImageStatistics, corner_statistics
+from transferkit.audit.label_checks import (
+    check_label_conflicts,
+    check_shortcuts,
+    statistic_auc,
+)
+from transferkit.audit.near_duplicates import DuplicatePairs
+from transferkit.errors import DataError
+
+
+def conflicts(images, labels, near=None):
+    return check_label_conflicts(
+        content_hashes(images),
+        np.array(labels),
+        classes=["a", "b"],
+        names=[f"{i}.png" for i in range(len(images))],
+        splits=("train", "test"),
+        near=near,
+    )
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+
+
+def test_one_picture_under_two_labels_is_found(noise):
+    noise[9] = noise[2]
+    noise[12] = noise[11]
+    labels = np.zeros(50, int)
+    labels[9] = 1
+    found = conflicts(noise, labels)
+    assert found.statistic == 2
+    assert [item.names for item in found.evidence] == [("2.png", "9.png")]
+    assert "a and b" in found.evidence[0].note
+    assert found.severity == "error"
+
+
+def test_near_duplicates_should_agree_too(noise):
+    labels = np.arange(50) % 2
+    near = DuplicatePairs(np.array([0, 0]), np.array([1, 2]), np.ones(2), ("", ""))
+    found = conflicts(noise, labels, near)
+    assert [item.names for item in found.evidence] == [("0.png", "1.png")]
+
+
+def test_agreeing_labels_are_no_complaint_and_lengths_must_fit(noise):
+    assert conflicts(noise, [0] * 50).severity == "info"
+    with pytest.raises(DataError, match="as many"):
+        conflicts(noise, [0])
+
+
+def shortcuts(values, labels, classes=("a", "b"), names=("brightness",)):
+    values = np.asarray(values, float).reshape(len(labels), -1)
+    return check_shortcuts(
+        ImageStatistics(values, tuple(names)),
+        np.array(labels),
+        classes=classes,
+        split="train",
+        names=[f"{i}.png" for i in range(len(labels))],
+    )
+
+
+def test_an_area_is_that_of_scikit_learn_ties_included():
+    rng = np.random.default_rng(0)
+    values, positive = rng.integers(0, 6, 80).astype(float), rng.random(80) < 0.4
+    found = statistic_auc(values, positive)
+    assert found.value == pytest.approx(roc_auc_score(positive, values))
+    assert found.interval[0] < found.value < found.interval[1]
+
+
+def test_area_intervals_cover():
+    rng = np.random.default_rng(0)
+    truth, hits = 0.760250, 0  # of normals one standard deviation apart
+    for _ in range(400):
+        positive = np.arange(80) < 30
+        found = statistic_auc(rng.normal(size=80) + positive, positive)
+        hits += found.interval[0] <= truth <= found.interval[1]
+    assert hits / 400 >= 0.93
+
+
+def test_a_corner_marker_is_a_shortcut():
+    rng = np.random.default_rng(0)
+    images = rng.normal(100, 20, (300, 40, 40, 1)).clip(0, 255).astype(np.uint8)
+    labels = np.arange(300) % 2
+    marked = (labels == 1) & (rng.random(300) < 0.97)
+    images[marked, 1:5, -6:-1] = 255
+    found = check_shortcuts(
+        corner_statistics(images),
+        labels,
+        classes=["normal", "pneumonia"],
+        split="train",
+        names=[str(i) for i in range(300)],
+    )
+    assert [(f.severity != "info", f.class_name) for f in found] == [(True, "pneumonia")]
+    assert "top right" in found[0].message
+    assert found[0].evidence
+
+
+def test_exposure_that_gives_the_label_away_is_an_error():
+    labels = np.arange(400) % 2
+    values = 100 + 40 * labels + np.random.default_rng(0).normal(0, 5, 400)
+    (found,) = shortcuts(values, labels)
+    assert found.severity == "error"
+    (mirrored,) = shortcuts(-values, labels)
+    assert mirrored.severity == "error"
+    assert mirrored.interval[0] == pytest.approx(found.interval[0])
+
+
+def test_noise_gives_no_shortcut_away():
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(60):
+        found = shortcuts(
+            rng.normal(size=(60, 20)), rng.integers(0, 2, 60), names=map(str, range(20))
+        )
+        alarms += found[0].severity != "info"
+        assert len(found) == 1
+    assert alarms == 0
+
+
+def test_one_of_three_classes_can_be_the_one_given_away():
+    labels = np.arange(300) % 3
+    values = np.where(labels == 2, 50.0, 0.0) + np.random.default_rng(0).normal(size=300)
+    assert [f.class_name for f in shortcuts(values, labels, ("a", "b", "c"))] == ["c"]
+
+
+@pytest.mark.parametrize("labels", [[0] * 20, [0] * 18 + [1] * 2, [1]])
+def test_too_few_images_of_a_class_are_said(labels):
+    (found,) = shortcuts(np.arange(len(labels)), labels)
+    assert (found.severity, "too few" in found.message) == ("info", True)
+
+
+def test_constant_statistics_are_no_shortcut():
+    (found,) = shortcuts(np.ones(40), np.arange(40) % 2)
+    assert found.severity == "info"

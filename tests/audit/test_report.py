@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferkit.audit.decomposition import ScoredSplit, explain_scores
+from transferkit.audit.figures import gap_waterfall, interval_bar, share_bar
+from transferkit.audit.finding import Evidence, Finding
+from transferkit.audit.html import data_uri, p_in_words, title_of
+from transferkit.audit.report import AuditError, AuditReport
+from transferkit.audit.summary import SplitSummary
+from transferkit.audit.thumbnails import thumbnail
+from transferkit.errors import ConfigError, OutputError, TransferkitError
+
+EVIL = '<script>alert("x")</script>&\'.png'
+
+
+def gap():
+    labels = np.arange(80) % 2
+    test = np.eye(2)[np.where(np.arange(80) % 8 == 0, 1 - labels, labels)]
+    return explain_scores(
+        ScoredSplit(labels, np.eye(2)[labels]),
+        ScoredSplit(labels, test),
+        classes=[EVIL, "b"],
+        samples=50,
+    )
+
+
+def report(**changes):
+    findings = (
+        Finding(check="fine", severity="info", message="all is well", p_value=0.2, effect=0.1),
+        Finding(
+            check="exact_duplicates",
+            severity="error",
+            splits=("train", EVIL),
+            class_name=EVIL,
+            statistic=8,
+            p_value=1e-5,
+            effect=0.5,
+            interval=(0.4, 0.6),
+            message=f"found {EVIL}",
+            evidence=(Evidence((EVIL, "b.png"), EVIL), Evidence((), f"note {EVIL}")),
+            advice=f"remove {EVIL}",
+        ),
+        Finding(check="minor", severity="warning", message="hm", effect=float("nan")),
+        Finding(
+            check="shift_drivers",
+            severity="info",
+            splits=("train", "test"),
+            message="these",
+            evidence=(Evidence(("b.png",), "typical of train"),),
+        ),
+    )
+    fields = {
+        "findings": findings,
+        "splits": (SplitSummary("train", 10, (8, 8, 1), {EVIL: 4, "b": 6}),),
+        "gap": gap(),
+        "settings": {"seed": "0", "groups": EVIL},
+        "thumbnails": {EVIL: thumbnail(np.zeros((8, 8, 1), np.uint8))},
+    }
+    return AuditReport(**{**fields, **changes})
+
+
+def test_findings_are_ordered_and_gate():
+    whole = report()
+    assert [f.severity for f in whole.findings] == ["error", "warning", "info", "info"]
+    assert not whole.ok
+    with pytest.raises(AuditError, match="exact_duplicates") as caught:
+        whole.raise_if("error")
+    assert [f.check for f in caught.value.findings] == ["exact_duplicates"]
+    assert isinstance(caught.value, TransferkitError)
+    with pytest.raises(AuditError, match="2 finding"):
+        whole.raise_if("warning")
+    with pytest.raises(ConfigError, match="severity"):
+        whole.raise_if("fatal")
+
+
+def test_warnings_alone_are_ok_and_pass_the_gate_for_errors():
+    mild = report(findings=(Finding(check="c", severity="warning", message="m"),))
+    assert mild.ok
+    mild.raise_if("error")
+    empty = AuditReport(findings=())
+    assert empty.ok
+    assert "passed" in str(empty)
+
+
+def test_json_has_ok_and_findings_and_is_strict(tmp_path):
+    path = tmp_path / "audit.json"
+    text = report().to_json(path)
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    assert plain == json.loads(text)
+    assert plain["ok"] is False
+    assert plain["findings"][0]["statistic"] == 8
+    assert plain["findings"][1]["effect"] is None
+    assert plain["gap"]["parts"]["prior shift"]["value"] == pytest.approx(0)
+
+
+def test_a_report_that_cannot_be_written_says_where(tmp_path):
+    with pytest.raises(OutputError, match="missing"):
+        report().to_json(tmp_path / "missing" / "a.json")
+    with pytest.raises(OutputError, match="missing"):
+        report().to_html(tmp_path / "missing" / "a.html")
+
+
+def test_the_terminal_shows_what_matters():
+    text = str(report())
+    assert text.startswith("Audit failed: 1 errors, 1 warnings")
+    assert "-> remove" in text
+    assert "The gap from val to test" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+class Page(HTMLParser):
+    """Collects tags, and checks that they nest."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open, self.sources = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [v for k, v in attrs if k in ("src", "href", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def page(tmp_path):
+    return report().to_html(tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_self_contained_and_without_scripts(page):
+    parsed = Page()
+    parsed.feed(page)
+    assert parsed.open == []
+    assert "script" not in parsed.tags
+    assert all(source.startswith("data:image/") for source in parsed.sources)
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_names_with_markup_do_no_harm(page):
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 8
+
+
+def test_the_page_shows_figures_pictures_and_passed_checks(page):
+    assert 'class="waterfall"' in page
+    assert 'class="interval"' in page
+    assert 'class="shares"' in page
+    assert page.count("data:image/png;base64,") == 1
+    assert "all is well" in page
+    assert "adjusted p &lt; 0.001" in page
+    assert "typical of train" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_an_empty_report_is_a_page(tmp_path):
+    page = AuditReport(findings=()).to_html(tmp_path / "a.html").read_text()
+    assert "Passed" in page
+
+
+def test_names_that_are_no_unicode_can_be_written(tmp_path):
+    odd = report(findings=(Finding(check="c", severity="info", message="\udcff.png"),))
+    assert "\\udcff" in odd.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_figures_survive_odd_numbers():
+    assert interval_bar(None, None) == ""
+    assert interval_bar(float("nan"), None) == ""
+    assert "circle" in interval_bar(-0.4, (-2.0, 3.0))
+    assert share_bar({}) == ""
+    assert share_bar({"a": 0}) == ""
+    assert "&lt;b&gt;" in share_bar({"<b>": 3, "c": 0})
+
+
+def test_a_waterfall_of_many_classes_sums_up_the_small_ones():
+    labels = np.arange(400) % 20
+    right = np.eye(20)[labels]
+    wrong = np.eye(20)[np.where(labels == 3, 4, labels)]
+    many = explain_scores(
+        ScoredSplit(labels, right),
+        ScoredSplit(labels, wrong),
+        classes=[f"c{i}" for i in range(20)],
+        samples=20,
+    )
+    drawn = gap_waterfall(many)
+    assert "within c3" in drawn
+    assert "other parts" in drawn
+    assert drawn.count("<rect") < 14
+
+
+def test_a_score_of_zero_can_be_drawn():
+    labels = np.zeros(4, int)
+    none = ScoredSplit(labels, np.tile([0.0, 1.0], (4, 1)))
+    assert "<svg" in gap_waterfall(explain_scores(none, none, classes=["a", "b"], samples=20))
+
+
+def test_thumbnails_are_small_pictures():
+    colour = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    assert max(Image.open(io.BytesIO(thumbnail(colour))).size) == 128
+    small = thumbnail(colour[:28, :28])
+    assert data_uri(small).startswith("data:image/png;base64,")
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(small))), colour[:28, :28])
+
+
+def test_words():
+    assert title_of("exact_duplicates") == "Exact duplicates"
+    assert p_in_words(None) == ""
+    assert p_in_words(0.0301) == "adjusted p 0.030"
