@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from transferkit._version import __version__
+from transferkit.cli.audit import audit_command
 from transferkit.cli.backbones import info_command, list_command
+from transferkit.cli.cache import cache_command
 from transferkit.cli.compare import compare_command, rank_command
 from transferkit.cli.demo import demo_command
 from transferkit.cli.predict import predict_command
@@ -39,10 +41,12 @@ def main() -> None:
 COMMANDS = (
     list_command,
     info_command,
-    rank_command,
     train_command,
-    compare_command,
     predict_command,
+    compare_command,
+    rank_command,
+    audit_command,
+    cache_command,
     demo_command,
 )
 for command in COMMANDS:

@@ -1,0 +1,103 @@
+"""``transferkit audit``: what is wrong between the splits, as text, JSON, HTML and a gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from transferkit.cli.options import batch_size_option, data_argument, seed_option, weights_argument
+
+if TYPE_CHECKING:
+    from transferkit._typing import FloatArray, UInt8Array
+    from transferkit.workflows.embedding import Embedder
+
+GATE_STATUS = 1
+
+file_type = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("audit")
+@data_argument
+@click.option("--html", type=file_type, help="Write the report as one HTML file.")
+@click.option("--json", "json_file", type=file_type, help="Write the findings as JSON.")
+@click.option("--groups", help="Regular expression; its match in a file name is the group.")
+@click.option("--model", type=file_type, help="A trained classifier.safetensors to audit with.")
+@click.option("--backbone", help="Backbone for the embeddings.  [default: the embedded one]")
+@click.option("--weights", default="default", show_default=True, help="Of --backbone.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["warning", "error"]),
+    help="End with status 1 if there is a finding as grave as this.",
+)
+@click.option(
+    "--skip-broken", is_flag=True, help="Skip images that cannot be read, and count them."
+)
+@batch_size_option
+@seed_option
+@click.pass_context
+def audit_command(
+    ctx: click.Context,
+    data: Path,
+    html: Path | None,
+    json_file: Path | None,
+    groups: str | None,
+    model: Path | None,
+    backbone: str | None,
+    weights: str,
+    fail_on: Literal["warning", "error"] | None,
+    skip_broken: bool,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Audit DATA, a folder of images or an .npz file: leaks, shift, labels, images, the gap.
+
+    Exit status: 0 fine, 1 the gate of --fail-on is shut, 2 an error.
+    """
+    if model is not None and backbone is not None:
+        raise click.UsageError("Give --model or --backbone, not both.")
+    from transferkit.cli.output import prepare_folder
+    from transferkit.data.load import load_splits
+    from transferkit.workflows.audit import audit_splits
+
+    for file in filter(None, (html, json_file)):
+        prepare_folder(file.parent)
+    splits = load_splits(data, seed=seed, on_error="skip" if skip_broken else "raise")
+    embedder = embedder_for(model, backbone, weights_argument(weights), batch_size)
+    report = audit_splits(splits, model=embedder, groups=groups, seed=seed, batch_size=batch_size)
+    click.echo(str(report))
+    if html is not None:
+        click.echo(f"wrote {report.to_html(html)}")
+    if json_file is not None:
+        report.to_json(json_file)
+        click.echo(f"wrote {json_file}")
+    if fail_on is not None and report.at_least(fail_on):
+        ctx.exit(GATE_STATUS)
+
+
+def embedder_for(
+    model: Path | None, backbone: str | None, weights: str | None, batch_size: int
+) -> Embedder:
+    """What makes the features: a saved classifier, a backbone, or the library's default."""
+    if model is not None:
+        from transferkit.models.persistence import load_classifier
+
+        return load_classifier(model)
+    if backbone is None or weights == "default":
+        return backbone
+    return features_of(backbone, weights, batch_size)
+
+
+def features_of(backbone: str, weights: str | None, batch_size: int) -> Embedder:
+    """A function of images to the features of a backbone with weights of the caller's choice."""
+    from transferkit.data.dataset import ImageData
+    from transferkit.features.extract import extract_features
+    from transferkit.models.classifier import create_classifier
+
+    classifier = create_classifier(backbone, 2, weights=weights, seed=0)
+
+    def embed(images: UInt8Array) -> FloatArray:
+        return extract_features(classifier, ImageData(images), batch_size=batch_size).features
+
+    return embed
