@@ -14,7 +14,8 @@ import transferkit as tk
 
 SRC = Path(tk.__file__).parent
 LAYERS = (
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"workflows", "plots"},
     {"training", "features"},
     {"models"},

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from transferkit.backbones.spec import BackboneSpec, WeightsSpec
     from transferkit.data.augment import Augment
     from transferkit.data.dataset import ImageData, Splits
+    from transferkit.data.imaging import PhantomSite
     from transferkit.data.load import load_splits
-    from transferkit.data.phantom import PhantomSite, phantom_splits
+    from transferkit.data.phantom import phantom_splits
     from transferkit.data.splits import resplit
     from transferkit.errors import (
         ConfigError,
@@ -132,8 +133,9 @@ _HOMES = {
     "backbones.spec": ("BackboneSpec", "WeightsSpec"),
     "data.augment": ("Augment",),
     "data.dataset": ("ImageData", "Splits"),
+    "data.imaging": ("PhantomSite",),
     "data.load": ("load_splits",),
-    "data.phantom": ("PhantomSite", "phantom_splits"),
+    "data.phantom": ("phantom_splits",),
     "data.splits": ("resplit",),
     "errors": (
         "ConfigError",

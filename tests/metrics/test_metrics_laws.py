@@ -77,7 +77,9 @@ def test_names_of_classes_do_not_matter(pair) -> None:
     same = evaluate_probabilities(probabilities, labels)
     assert renamed.log_loss == pytest.approx(same.log_loss)
     assert renamed.brier == pytest.approx(same.brier)
-    assert renamed.ece == pytest.approx(same.ece, abs=0.51)  # argmax breaks ties by order
+    top_two = np.sort(probabilities, axis=1)[:, -2:]
+    if (top_two[:, 0] < top_two[:, 1]).all():  # argmax breaks ties by order
+        assert renamed.ece == pytest.approx(same.ece)
     if len(order) > 2:
         assert renamed.auroc == pytest.approx(same.auroc, nan_ok=True)
 
