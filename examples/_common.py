@@ -82,7 +82,7 @@ def parse(description: str, *, backbones: Sequence[str], quick_backbones: Sequen
         backbones=names,
         weights=weights_for(given.weights, names),
         image_size=given.image_size or (48 if given.quick else None if given.data else 64),
-        epochs=given.epochs or (1 if given.quick else None),
+        epochs=given.epochs or (3 if given.quick else None),
         seeds=tuple(given.seeds),
         device=given.device,
         out=given.out,
