@@ -43,15 +43,22 @@ class Setting:
             weights = {name: self.weights_of(name) for name in names}
         return tk.compare(
             names,
-            strategies,
+            [self.with_length(strategy) for strategy in strategies],
             self.splits,
             seeds=self.seeds,
             weights=weights,
             image_size=self.image_size,
-            epochs=self.epochs,
             device=self.device,
             out=self.out,
         )
+
+    def with_length(self, strategy: tk.Strategy) -> tk.Strategy:
+        """The strategy with ``--epochs``, and three times as many for a probe: they cost little."""
+        if self.epochs is None or strategy.epochs is not None:
+            return strategy
+        longer = 3 * self.epochs
+        probe = strategy.method == "linear_probe"
+        return replace(strategy, epochs=longer if probe else self.epochs, probe_epochs=longer)
 
 
 def parse(description: str, *, backbones: Sequence[str], quick_backbones: Sequence[str]) -> Setting:
@@ -69,7 +76,7 @@ def parse(description: str, *, backbones: Sequence[str], quick_backbones: Sequen
         "backbone has its weights and the others random ones",
     )
     parser.add_argument("--image-size", type=int, help="side of the networks' input in pixels")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--epochs", type=int, help="of fine-tuning; a probe takes three times")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device")
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works")

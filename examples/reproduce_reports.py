@@ -53,7 +53,8 @@ def run(row: Reported, setting: Setting) -> Cell:
     """Train one cell; what is in the folder already is not trained again."""
     if row.condition == "pooled and split again":
         setting = replace(setting, splits=tk.resplit(setting.splits, seed=0))
-    (cell,) = setting.compare([strategy_of(row)], backbones=[backbone_of(row, setting)]).cells
+    strategy = replace(strategy_of(row), epochs=setting.epochs)
+    (cell,) = setting.compare([strategy], backbones=[backbone_of(row, setting)]).cells
     return cell
 
 
