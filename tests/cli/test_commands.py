@@ -55,6 +55,26 @@ def test_list_matches_a_pattern() -> None:
     assert "mobilenet" not in result.output
 
 
+def test_list_gives_a_table_to_choose_from() -> None:
+    options = ("--source", "torchvision", "--pretrained", "--max-params", 30, "--order", "top1")
+    plain = run("list", "*net*", *options).output.splitlines()
+    header, _, *lines = run("list", "*net*", *options, "--table").output.splitlines()
+    assert [line.split()[0] for line in lines] == plain
+    assert {"backbone", "licence", "params", "GFLOPs", "input", "top-1"} <= set(header.split())
+    published = [float(line.split()[-1]) for line in lines]
+    assert published == sorted(published, reverse=True)
+    assert len(lines) > 20
+
+
+def test_list_suggests_names_and_says_when_nothing_matches() -> None:
+    misspelt = run("list", "resnt50")
+    assert misspelt.exit_code == 2
+    assert "'resnet50'" in misspelt.output
+    nothing = run("list", "resnt*")
+    assert nothing.exit_code == 0
+    assert "no backbone matches" in nothing.output
+
+
 def test_info_shows_every_weights_tag_with_its_accuracy() -> None:
     result = run("info", "resnet50")
     assert result.exit_code == 0

@@ -10,6 +10,7 @@ import click
 from transferkit._text import table
 
 if TYPE_CHECKING:
+    from transferkit.backbones.listing import Order
     from transferkit.backbones.spec import BackboneSpec, WeightsSpec
 
 
@@ -18,15 +19,36 @@ if TYPE_CHECKING:
 @click.option("--source", help="Only this library: torchvision, timm or transferkit.")
 @click.option("--pretrained", is_flag=True, help="Only backbones that have pretrained weights.")
 @click.option("--max-params", type=float, help="At most this many parameters, in millions.")
+@click.option("--table", "as_table", is_flag=True, help="With size, cost, licence and accuracy.")
+@click.option(
+    "--order",
+    type=click.Choice(["name", "params", "gflops", "top1"]),
+    default="name",
+    show_default=True,
+    help="Smallest first, or the most accurate first.",
+)
 def list_command(
-    pattern: str, source: str | None, pretrained: bool, max_params: float | None
+    pattern: str,
+    source: str | None,
+    pretrained: bool,
+    max_params: float | None,
+    as_table: bool,
+    order: Order,
 ) -> None:
     """List the backbones whose name matches PATTERN, such as 'resnet*'."""
-    from transferkit.backbones.catalog import list_backbones
+    from transferkit.backbones.catalog import resolve
+    from transferkit.backbones.listing import backbone_table
 
     limit = None if max_params is None else round(max_params * 1e6)
-    for name in list_backbones(pattern, source=source, pretrained=pretrained, max_params=limit):
-        click.echo(name)
+    rows = backbone_table(
+        pattern, source=source, pretrained=pretrained, max_params=limit, order=order
+    )
+    if not len(rows) and not set("*?[") & set(pattern):
+        resolve(pattern)  # raises where no backbone goes by that name, and gives the nearest
+    if not len(rows):
+        click.echo("no backbone matches", err=True)
+    else:
+        click.echo(rows if as_table else "\n".join(row.name for row in rows))
 
 
 @click.command("info")
