@@ -82,7 +82,7 @@ def test_a_corner_marker_shows_in_its_corner():
     images = pictures(4)
     images[1, 1:4, -4:-1] = 255
     corners = corner_statistics(images)
-    assert corners["marker at top right"].argmax() == 1
+    assert corners["peak at top right"].argmax() == 1
     assert corners.values.shape == (4, 8)
 
 

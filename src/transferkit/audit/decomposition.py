@@ -188,7 +188,7 @@ def _leakages(
     return {
         name: _leakage(side, side.leaked, samples, [seed, 3 + number])
         for number, (name, side) in enumerate(zip(splits, (val, test), strict=True))
-        if side.leaked is not None and not side.leaked.all()
+        if side.leaked is not None and side.leaked.any() and not side.leaked.all()
     }
 
 

@@ -68,8 +68,8 @@ class GapReport:
             oracle: it is chosen with the test labels).
         sampling_noise: How far val and test of these sizes lie apart by chance in 95 of 100
             draws from one source.
-        leakage: What the images that also lie in train add to val and test; empty if nobody
-            looked.
+        leakage: What the images that also lie in train add to val and test; empty where there
+            are none, or all are, or nobody looked.
         optimism: What choosing the best epoch, or setting, on val adds to its score, or None.
         reshuffled: Test score after pooling and re-splitting at random, and where one more such
             score would lie, or None if the experiment was not run.

@@ -106,7 +106,7 @@ def expected(scores: Sequence[float], *, confidence: float = 0.95) -> Score:
         return Score(mean, (math.nan, math.nan))
     quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
     half = quantile * float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values))
-    return Score(mean, (mean - half, mean + half))
+    return Score(mean, (max(0.0, mean - half), min(1.0, mean + half)))
 
 
 def _difference(a: Sequence[float], b: Sequence[float]) -> Score:
