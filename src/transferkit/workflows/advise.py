@@ -12,12 +12,13 @@ import numpy as np
 from transferkit._text import percent, percent_interval, table
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.data.dataset import ImageData
+from transferkit.data.dataset import ImageData, Splits
 from transferkit.data.splits import quotas
 from transferkit.features.extract import extract_features
 from transferkit.metrics._json import plain
 from transferkit.models.classifier import create_classifier
 from transferkit.selection.probe import ProbeCurve, probe_curve, probe_score
+from transferkit.training.device import training_device
 from transferkit.workflows.strategy import Method
 from transferkit.workflows.weights import Weights
 
@@ -28,7 +29,7 @@ LARGE = 1000
 """Images of the smallest class from which a dataset counts as large."""
 STILL_RISING = 0.01
 """Accuracy gained per doubling of the images from which more images would help."""
-TRANSFERS = 0.5
+TRANSFERS = 1 / 3
 """Share of the errors on random features that pretrained ones must remove to count as similar."""
 
 STRATEGIES: Mapping[tuple[Size, Similarity], tuple[Method, ...]] = MappingProxyType(
@@ -147,7 +148,7 @@ def advise(
         image_size: Height and width of the network's input; None takes the weights' own.
         max_images: Images that features are computed of, drawn stratified by class.
         batch_size: Images a batch.
-        device: Where to compute; by default the CPU.
+        device: Where to compute; by default a GPU if there is one.
         seed: Of everything random.
 
     Raises:
@@ -155,14 +156,15 @@ def advise(
         WeightsError: The weights cannot be had.
         DataError: No labelled train split, or too few images.
     """
-    train = splits["train"]
+    (train,) = Splits(splits).require("train")
     labels = train.require_labels("Advice")
     part = train.subset(_drawn(labels, max_images, seed))
     shown = part.require_labels("Advice")
 
     def features(images: ImageData, source: Weights) -> FloatArray:
         model = create_classifier(backbone, 2, weights=source, image_size=image_size, seed=seed)
-        return extract_features(model, images, batch_size=batch_size, device=device).features
+        where = training_device(device, model)
+        return extract_features(model, images, batch_size=batch_size, device=where).features
 
     pretrained = features(part, weights)
     curve = probe_curve(pretrained, shown, repeats=3, seed=seed)

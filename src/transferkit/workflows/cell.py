@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transferkit.data.dataset import Splits
+from transferkit.errors import TransferkitError
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.training.history import History
@@ -89,7 +91,7 @@ def run_task(task: Task, splits: Splits) -> Cell:
         result = run(model, parts, task.strategy, task.setting)
         seconds = time.perf_counter() - started
     except Exception as error:
-        return replace(blank, error=f"{type(error).__name__}: {error}")
+        return replace(blank, error=_said(error))
     return replace(
         blank,
         history=result.history,
@@ -112,3 +114,12 @@ def build(task: Task, splits: Splits) -> Classifier:
         classes=splits.classes,
         seed=task.seed,
     )
+
+
+def _said(error: Exception) -> str:
+    """Kind and message; where it was raised too, unless the message was written for the user."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, TransferkitError):
+        return said
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said} ({Path(frame.filename).name}, line {frame.lineno})"

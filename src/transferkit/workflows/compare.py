@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import closing
 from itertools import product
@@ -110,11 +110,13 @@ def _collect(
     progress: bool,
 ) -> dict[str, Cell]:
     """The cells by name, those in the store first; until all are there, or Ctrl-C."""
-    stored = {} if store is None else {task.name: store.load(task) for task in tasks}
+    look = _nowhere if store is None else store.load
+    stored = {task.name: look(task) for task in tasks}
     cells = {name: cell for name, cell in stored.items() if cell is not None}
     missing = [task for task in tasks if task.name not in cells]
+    running = _run(missing, splits, executor, look=look)
     try:
-        with torch.random.fork_rng(devices=[]), closing(_run(missing, splits, executor)) as run:
+        with torch.random.fork_rng(devices=[]), closing(running) as run:
             for task, cell in run:
                 cells[task.name] = cell
                 if store is not None:
@@ -128,12 +130,16 @@ def _collect(
 
 
 def _run(
-    tasks: Sequence[Task], splits: Splits, executor: Executor | None
+    tasks: Sequence[Task],
+    splits: Splits,
+    executor: Executor | None,
+    *,
+    look: Callable[[Task], Cell | None],
 ) -> Generator[tuple[Task, Cell], None, None]:
     """Each task with its cell, as it ends."""
     if executor is None:
-        for task in tasks:
-            yield task, run_task(task, splits)
+        for task in tasks:  # another run on the same folder may have been faster
+            yield task, look(task) or run_task(task, splits)
         return
     futures = {executor.submit(run_task, task, splits): task for task in tasks}
     try:
@@ -144,11 +150,17 @@ def _run(
             future.cancel()
 
 
+def _nowhere(_task: Task) -> None:
+    """Without a folder nothing is stored."""
+
+
 def _result(future: Future[Cell], task: Task) -> Cell:
     """The cell, or the error of the process that should have made it."""
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches the other processes too
+        raise error
     said = f"{type(error).__name__}: {error}"
     return Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed, error=said)
 

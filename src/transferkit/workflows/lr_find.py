@@ -12,7 +12,7 @@ import torch
 
 from transferkit._text import table
 from transferkit._typing import JSON, Float64Array, Int64Array
-from transferkit.data.dataset import ImageData
+from transferkit.data.dataset import ImageData, Splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.metrics._json import plain
 from transferkit.models.classifier import Classifier
@@ -102,7 +102,7 @@ def lr_find(
             f"lr_find needs 0 < lowest < highest and 10 steps or more, got {lowest}, {highest} "
             f"and {steps}."
         )
-    train = data if isinstance(data, ImageData) else data["train"]
+    train = data if isinstance(data, ImageData) else Splits(data).require("train")[0]
     options = Options(
         optimizer=optimizer,
         lr=lowest,

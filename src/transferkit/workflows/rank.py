@@ -12,12 +12,13 @@ import numpy as np
 
 from transferkit._text import percent, table
 from transferkit._typing import JSON, FloatArray, Int64Array
-from transferkit.data.dataset import ImageData
+from transferkit.data.dataset import ImageData, Splits
 from transferkit.errors import ConfigError, DataError, TransferkitError, UnknownNameError
 from transferkit.features.extract import extract_features
 from transferkit.metrics._json import plain
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
+from transferkit.training.device import training_device
 from transferkit.workflows.weights import Weights, check_weights, weights_of
 
 RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
@@ -101,12 +102,13 @@ class _Entrant:
 
     def see(self, data: ImageData, rows: Int64Array, batch_size: int, device: str | None) -> None:
         """Compute the features of further images."""
+        where = training_device(device, self.model)
         if not len(self.features):  # the first batch of a network is slow: not timed
             warm = data.subset(rows[: min(len(rows), 8)])
-            extract_features(self.model, warm, batch_size=batch_size, device=device)
+            extract_features(self.model, warm, batch_size=batch_size, device=where)
         started = time.perf_counter()
         found = extract_features(
-            self.model, data.subset(rows), batch_size=batch_size, device=device
+            self.model, data.subset(rows), batch_size=batch_size, device=where
         ).features
         self.seconds += time.perf_counter() - started
         self.features = np.concatenate([self.features, found]) if len(self.features) else found
@@ -165,7 +167,7 @@ def rank_backbones(
         finalists: Backbones in the last round, at the most.
         repeats: Parts of the images that the uncertainty is read from.
         batch_size: Images a batch.
-        device: Where to compute; by default the CPU.
+        device: Where to compute; by default a GPU if there is one.
         seed: Which images.
         progress: Say on standard error what each backbone comes to.
 
@@ -179,7 +181,7 @@ def rank_backbones(
     if isinstance(names, str) or not names or finalists < 1:
         raise ConfigError(f"names must be a list of backbones and finalists >= 1, got {names!r}.")
     check_weights(names, weights)
-    train = splits["train"]
+    (train,) = Splits(splits).require("train")
     labels = train.require_labels("Ranking backbones")
     order = _order(labels, max_images, seed)
     truth = labels[order]

@@ -80,6 +80,10 @@ class Strategy:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise UnknownNameError.among("strategy", str(self.method), get_args(Method), hint=KNOWN)
+        for option in ("epochs", "lr", "probe_epochs", "layer_decay", "outputs"):
+            value = getattr(self, option)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{option} of {self.name!r} must be above 0, got {value}.")
 
     @property
     def length(self) -> int:
