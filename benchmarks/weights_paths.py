@@ -76,13 +76,14 @@ def published_state(full: str, spec: WeightsSpec) -> dict[str, Tensor]:
         made = models.get_model(name, weights=None, **options)
         return made.train()
 
-    shapes = skeleton(make).state_dict()
-    return {
-        key: torch.rand(value.shape)
-        if value.is_floating_point()
-        else torch.zeros_like(value, device="cpu")
-        for key, value in shapes.items()
-    }
+    drawn: dict[int, Tensor] = {}  # one for each tensor: some networks share theirs
+    state = {}
+    for key, value in skeleton(make).state_dict(keep_vars=True).items():
+        if id(value) not in drawn:
+            whole = torch.zeros(value.shape, dtype=value.dtype)
+            drawn[id(value)] = torch.rand(value.shape) if value.is_floating_point() else whole
+        state[key] = drawn[id(value)]
+    return state
 
 
 def compare(

@@ -201,3 +201,11 @@ def test_licences() -> None:
     assert forbids_commercial_use("apache-2.0") is False
     assert forbids_commercial_use("unheard-of") is None
     assert forbids_commercial_use(None) is None
+
+
+def test_a_shared_tensor_may_be_in_the_file_once() -> None:
+    layer = nn.Linear(2, 2)
+    module = nn.Sequential(layer, nn.ReLU(), layer)
+    state = {"0.weight": torch.ones(2, 2), "2.bias": torch.zeros(2)}
+    load_weights(module, state, name="net", origin="w.safetensors")
+    assert torch.equal(layer.weight, torch.ones(2, 2))

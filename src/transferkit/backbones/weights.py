@@ -122,7 +122,7 @@ def load_weights(
     Raises:
         WeightsError: Keys are missing, unexpected or of another shape.
     """
-    own = module.state_dict()
+    own = module.state_dict(keep_vars=True)
     keys = {key for key in (*own, *state) if _inside(key, dropped)}
     misfit = {key for key in keys if key not in own or _differ(own[key], state.get(key))}
     given = state_dict_of(state, ((k, v) for k, v in state.items() if k not in misfit))
@@ -137,7 +137,12 @@ def load_weights(
     unexpected: Sequence[str] = [key for key in given if key not in own]
     if not shapes and not broken:
         missing, unexpected = _load(module, given, name=name, origin=origin)
-    missing = [key for key in missing if key not in misfit and not key.endswith(_COUNTER)]
+    loaded = {id(own[key]) for key in given if key in own}  # a shared tensor has several keys
+    missing = [
+        key
+        for key in missing
+        if key not in misfit and not key.endswith(_COUNTER) and id(own.get(key)) not in loaded
+    ]
     if shapes or missing or broken or (unexpected and not spare):
         raise WeightsError(_misfit(name, origin, missing, unexpected, shapes, broken))
 
