@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--pattern", default="*", help="only these, such as 'timm/vit_*'")
     parser.add_argument("--sample", action="store_true", help="only the sample of the tests")
     parser.add_argument("--again", choices=("failed", "all"), help="drop such rows first")
+    parser.add_argument("--part", default="1/1", help="such as 2/3: every third, from the second")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gigabytes", type=float, default=Limits().gigabytes)
     parser.add_argument("--thorough", type=float, default=Limits().thorough)
@@ -221,7 +222,8 @@ def main() -> None:
         table.rewrite(r for n, r in table.rows().items() if n not in stale or n not in names)
     limits = Limits(options.gigabytes, options.thorough)
     left = choose(names, table.rows(), limits)
-    run(left, table, limits, options.workers, options.timeout)
+    part, parts = map(int, options.part.split("/"))
+    run(left[part - 1 :: parts], table, limits, options.workers, options.timeout)
     order = {name: position for position, name in enumerate(all_names())}
     table.rewrite(sorted(table.rows().values(), key=lambda row: order[row["name"]]))
 

@@ -60,8 +60,11 @@ def observe(model: Classifier) -> Seen:
         opened("head")
         seen.features = tuple(args[0].shape)
 
-    names = [stage.name for stage in model.stages[:-1] if stage.name in modules]
-    handles = [modules[n].register_forward_pre_hook(partial(opened, n)) for n in names]
+    handles = [
+        module.register_forward_pre_hook(partial(opened, stage.name))
+        for stage in model.stages[:-1]
+        if (module := modules.get(stage.name.removeprefix("backbone.")))
+    ]
     handles.append(model.head.register_forward_pre_hook(classified))
     try:
         seen.logits = tuple(model.eval()(random_images(model)).shape)
