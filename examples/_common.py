@@ -85,7 +85,9 @@ def parse(description: str, *, backbones: Sequence[str], quick_backbones: Sequen
     names = tuple(given.backbones or (quick_backbones if given.quick else backbones))
     given.out.mkdir(parents=True, exist_ok=True)
     setting = Setting(
-        splits=load(given.data, groups=given.groups, quick=given.quick),
+        splits=load(
+            given.data, image_size=given.image_size, groups=given.groups, quick=given.quick
+        ),
         backbones=names,
         weights=weights_for(given.weights, names),
         image_size=given.image_size or (48 if given.quick else None if given.data else 64),
@@ -99,9 +101,9 @@ def parse(description: str, *, backbones: Sequence[str], quick_backbones: Sequen
     return setting
 
 
-def load(data: str | None, *, groups: str | None, quick: bool) -> tk.Splits:
+def load(data: str | None, *, image_size: int | None, groups: str | None, quick: bool) -> tk.Splits:
     if data is not None:
-        return tk.load_splits(data, groups=groups)
+        return tk.load_splits(data, image_size=image_size, groups=groups)
     sizes = (160, 80, 80) if quick else (1600, 400, 400)
     return tk.phantom_splits(sizes=sizes, image_size=64)
 
