@@ -58,7 +58,7 @@ class Limits:
     """
 
     gigabytes: float = 2.0
-    thorough: float = 0.2
+    thorough: float = 0.1
 
     def allow(self, params: int) -> bool:
         """Whether a network of so many parameters may be built for real."""
