@@ -46,6 +46,7 @@ def test_a_backbone_that_sees_ranks_above_one_that_does_not(many):
     features = tk.extract_features(model, many["train"].subset(order)).features
     assert best.probe == best.score == probe_score(features, many["train"].labels[order]).accuracy
     assert best.best_share > 0.5
+    assert 0 <= best.interval[0] < best.score < best.interval[1] <= 1
     assert best.images_per_second > 0
     assert best.num_params == sum(p.numel() for p in model.backbone.parameters())
     assert "images/s" in str(found)

@@ -277,11 +277,17 @@ def _final(
     return [
         replace(
             entrant.row(labels, by),
-            interval=ranked[entrant.name].interval,
+            interval=_possible(ranked[entrant.name].interval, by),
             best_share=ranked[entrant.name].best_share,
         )
         for entrant in entrants
     ]
+
+
+def _possible(interval: tuple[float, float], by: RankBy) -> tuple[float, float]:
+    """An accuracy's interval ends at 0 and 1."""
+    low, high = interval
+    return (max(low, 0.0), min(high, 1.0)) if by in ("probe", "knn") else interval
 
 
 def _cells(row: RankingRow) -> list[str]:
