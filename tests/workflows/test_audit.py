@@ -13,7 +13,7 @@ from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import create_classifier
 
 SIDE = 32
-QUICK = {"seeds": range(3)}
+QUICK = {"seeds": range(3), "near_duplicates": False}
 
 
 def pixels(images):
@@ -44,7 +44,7 @@ def grave(report, *, check=None):
 
 @pytest.fixture(scope="module")
 def alike():
-    return audit(phantom(shift=0, positive_share=0.5))
+    return audit(phantom(shift=0, positive_share=0.5), near_duplicates=True)
 
 
 def test_splits_from_one_source_pass(alike):

@@ -84,8 +84,8 @@ def near_duplicate_pairs(
     """
     pool = _Pool([images] if isinstance(images, np.ndarray) else list(images))
     middle = pool.shrunk(MIDDLE)
-    found = _candidates(middle, features, partners)
     coarse = _halved(middle)
+    found = _candidates(coarse, features, partners)
     found = _refined(found, coarse, iterations=4, least=_COARSE_LEAST)
     found = _refined(found, middle, iterations=3, least=-1.0)
     detail = _in_chunks(found, middle, sigma=1.0)
@@ -135,8 +135,8 @@ def _variants() -> tuple[Float32Array, Int64Array]:
     return np.array(warps, np.float32), np.repeat(np.arange(len(_FLIPS)), len(crops))
 
 
-def _descriptors(middle: Float32Array) -> Float32Array:
-    flat = _halved(middle).reshape(len(middle), -1)
+def _descriptors(coarse: Float32Array) -> Float32Array:
+    flat = coarse.reshape(len(coarse), -1)
     centred = flat - flat.mean(axis=1, keepdims=True)
     spread = np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
     described: Float32Array = centred / spread
@@ -149,16 +149,16 @@ def _halved(images: Float32Array) -> Float32Array:
     return pooled
 
 
-def _candidates(middle: Float32Array, features: FloatArray | None, partners: int) -> _Candidates:
+def _candidates(coarse: Float32Array, features: FloatArray | None, partners: int) -> _Candidates:
     """Look up every variant of every image, and keep the best variant of each pair."""
-    plain = _descriptors(middle)
+    plain = _descriptors(coarse)
     centre = plain.mean(axis=0)
     units = unit_rows(plain, centre=centre)
-    units[middle.std(axis=(1, 2)) < 1] = 0  # blank
+    units[coarse.std(axis=(1, 2)) < 1] = 0  # blank
     warps, flips = _variants()
     hits = []
     for number, warp in enumerate(warps):
-        changed = sample(middle, np.broadcast_to(warp, (len(middle), 2, 3)))[0]
+        changed = sample(coarse, np.broadcast_to(warp, (len(coarse), 2, 3)))[0]
         queries = unit_rows(_descriptors(changed), centre=centre)
         moving, template, cosine = similar_pairs(
             units, queries=queries, floor=_CANDIDATE_COSINE, most=partners
@@ -167,7 +167,7 @@ def _candidates(middle: Float32Array, features: FloatArray | None, partners: int
     if features is not None:
         hits.append(_by_features(features, partners))
     template, moving, cosine, variant = (np.concatenate(part) for part in zip(*hits, strict=True))
-    best = _best_of_pair(template, moving, cosine, len(middle))
+    best = _best_of_pair(template, moving, cosine, len(coarse))
     variant = variant[best]
     return _Candidates(template[best], moving[best], warps[variant], flips[variant])
 
