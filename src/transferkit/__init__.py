@@ -13,15 +13,12 @@ from transferkit._version import __version__
 
 if TYPE_CHECKING:
     from transferkit import plots
-    from transferkit.audit.finding import Finding
+    from transferkit.audit.finding import AuditConfig, Finding
     from transferkit.audit.gap import GapReport
-    from transferkit.audit.report import AuditReport
-    from transferkit.backbones.catalog import (
-        get_backbone_spec,
-        list_backbones,
-        register_backbone,
-    )
-    from transferkit.backbones.spec import BackboneSpec, WeightsSpec
+    from transferkit.audit.report import AuditError, AuditReport
+    from transferkit.backbones.catalog import get_backbone_spec, list_backbones, register_backbone
+    from transferkit.backbones.listing import BackboneTable, backbone_table
+    from transferkit.backbones.spec import BackboneSpec, LicenseWarning, WeightsSpec
     from transferkit.data.augment import Augment
     from transferkit.data.dataset import ImageData, Splits
     from transferkit.data.imaging import PhantomSite
@@ -38,15 +35,17 @@ if TYPE_CHECKING:
         UnknownNameError,
         WeightsError,
     )
-    from transferkit.features.extract import extract_features
+    from transferkit.features.extract import Features, extract_features
     from transferkit.metrics.evaluation import Evaluation, Predictions
+    from transferkit.models.caching import Cache, CacheWarning
     from transferkit.models.classifier import Classifier, create_classifier
     from transferkit.models.freezing import freeze, stages, unfreeze
     from transferkit.models.groups import param_groups
     from transferkit.models.persistence import load_classifier, save_classifier
     from transferkit.models.summary import summary
     from transferkit.training.evaluate import evaluate, predict
-    from transferkit.training.history import History
+    from transferkit.training.history import EpochRecord, History
+    from transferkit.training.state import TrainState
     from transferkit.training.trainer import Trainer
     from transferkit.workflows.advise import Advice, advise
     from transferkit.workflows.audit import audit_splits, explain_gap
@@ -64,20 +63,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advice",
+    "AuditConfig",
+    "AuditError",
     "AuditReport",
     "Augment",
     "BackboneSpec",
+    "BackboneTable",
+    "Cache",
+    "CacheWarning",
     "Classifier",
     "Comparison",
     "ConfigError",
     "DataError",
+    "EpochRecord",
     "Evaluation",
+    "Features",
     "Finding",
     "GapReport",
     "History",
     "ImageData",
     "Interpolation",
     "LRFind",
+    "LicenseWarning",
     "MissingDependencyError",
     "OutputError",
     "PhantomSite",
@@ -86,6 +93,7 @@ __all__ = [
     "Result",
     "Splits",
     "Strategy",
+    "TrainState",
     "Trainer",
     "TrainingError",
     "TransferkitError",
@@ -95,6 +103,7 @@ __all__ = [
     "__version__",
     "advise",
     "audit_splits",
+    "backbone_table",
     "compare",
     "create_classifier",
     "evaluate",
@@ -126,13 +135,34 @@ __all__ = [
 
 # Where each public name lives: the import happens when the name is first used.
 _HOMES = {
-    "audit.finding": ("Finding",),
+    "audit.finding": (
+        "AuditConfig",
+        "Finding",
+    ),
     "audit.gap": ("GapReport",),
-    "audit.report": ("AuditReport",),
-    "backbones.catalog": ("get_backbone_spec", "list_backbones", "register_backbone"),
-    "backbones.spec": ("BackboneSpec", "WeightsSpec"),
+    "audit.report": (
+        "AuditError",
+        "AuditReport",
+    ),
+    "backbones.catalog": (
+        "get_backbone_spec",
+        "list_backbones",
+        "register_backbone",
+    ),
+    "backbones.listing": (
+        "BackboneTable",
+        "backbone_table",
+    ),
+    "backbones.spec": (
+        "BackboneSpec",
+        "LicenseWarning",
+        "WeightsSpec",
+    ),
     "data.augment": ("Augment",),
-    "data.dataset": ("ImageData", "Splits"),
+    "data.dataset": (
+        "ImageData",
+        "Splits",
+    ),
     "data.imaging": ("PhantomSite",),
     "data.load": ("load_splits",),
     "data.phantom": ("phantom_splits",),
@@ -147,26 +177,68 @@ _HOMES = {
         "UnknownNameError",
         "WeightsError",
     ),
-    "features.extract": ("extract_features",),
-    "metrics.evaluation": ("Evaluation", "Predictions"),
-    "models.classifier": ("Classifier", "create_classifier"),
-    "models.freezing": ("freeze", "stages", "unfreeze"),
+    "features.extract": (
+        "Features",
+        "extract_features",
+    ),
+    "metrics.evaluation": (
+        "Evaluation",
+        "Predictions",
+    ),
+    "models.caching": (
+        "Cache",
+        "CacheWarning",
+    ),
+    "models.classifier": (
+        "Classifier",
+        "create_classifier",
+    ),
+    "models.freezing": (
+        "freeze",
+        "stages",
+        "unfreeze",
+    ),
     "models.groups": ("param_groups",),
-    "models.persistence": ("load_classifier", "save_classifier"),
+    "models.persistence": (
+        "load_classifier",
+        "save_classifier",
+    ),
     "models.summary": ("summary",),
-    "training.evaluate": ("evaluate", "predict"),
-    "training.history": ("History",),
+    "training.evaluate": (
+        "evaluate",
+        "predict",
+    ),
+    "training.history": (
+        "EpochRecord",
+        "History",
+    ),
+    "training.state": ("TrainState",),
     "training.trainer": ("Trainer",),
-    "workflows.advise": ("Advice", "advise"),
-    "workflows.audit": ("audit_splits", "explain_gap"),
+    "workflows.advise": (
+        "Advice",
+        "advise",
+    ),
+    "workflows.audit": (
+        "audit_splits",
+        "explain_gap",
+    ),
     "workflows.compare": ("compare",),
     "workflows.comparison": ("Comparison",),
     "workflows.gradual": ("gradual_unfreeze",),
-    "workflows.interpolate": ("Interpolation", "interpolate"),
+    "workflows.interpolate": (
+        "Interpolation",
+        "interpolate",
+    ),
     "workflows.lp_ft": ("lp_ft",),
-    "workflows.lr_find": ("LRFind", "lr_find"),
+    "workflows.lr_find": (
+        "LRFind",
+        "lr_find",
+    ),
     "workflows.probe": ("linear_probe",),
-    "workflows.rank": ("Ranking", "rank_backbones"),
+    "workflows.rank": (
+        "Ranking",
+        "rank_backbones",
+    ),
     "workflows.result": ("Result",),
     "workflows.strategy": ("Strategy",),
     "workflows.tune": ("fine_tune",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transferkit.errors import OutputError
@@ -35,4 +35,5 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             "Choose a folder that can be written and has room."
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or its folder never was one
+            draft.unlink()

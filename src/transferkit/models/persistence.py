@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from transferkit._typing import JSON
 from transferkit._version import __version__
 from transferkit.backbones.catalog import build_network
+from transferkit.data.files import replacing
 from transferkit.data.preprocess import Preprocess
 from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
 from transferkit.models.classifier import Classifier, Recipe, seeded
@@ -55,16 +54,13 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    target = Path(path)
     tensors = _apart(_distinct(model))
     metadata = {_ENTRY: json.dumps(_describe(model))}
-    try:
-        _write(tensors, metadata, target)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"Cannot write the classifier to {target}: {error}. Choose a file in a folder that "
-            "exists, may be written to and has room."
-        ) from error
+    with replacing(path) as draft:
+        try:
+            save_file(tensors, draft, metadata=metadata)
+        except SafetensorError as error:
+            raise OutputError(f"Cannot write the classifier to {path}: {error}.") from error
 
 
 def load_classifier(
@@ -123,18 +119,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = value.clone() if storage in seen else value
         seen.add(storage)
     return apart
-
-
-def _write(tensors: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
-    """Write beside the target, then take its place in one step."""
-    with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        temporary = Path(file.name)
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(target)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[_Saved, dict[str, Tensor]]:
