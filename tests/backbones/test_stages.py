@@ -37,6 +37,14 @@ NAMED = {
         f"patch_embed {' '.join(f'blocks.{i}' for i in range(12))} head",
     ),
     "timm/convnext_atto": ("head.fc", "stem stages.0 stages.1 stages.2 stages.3 head.fc"),
+    "timm/efficientvit_b0": (  # the stages hold less than the convolution after them
+        "head.classifier.4",
+        "stem stages.0 stages.1 stages.2 stages.3 head.in_conv head.classifier.4",
+    ),
+    "timm/hgnetv2_b0": (
+        "head.fc",
+        "stem stages.0 stages.1 stages.2 stages.3 head.last_conv head.fc",
+    ),
     "timm/efficientnet_b0": (
         "classifier",
         f"conv_stem {' '.join(f'blocks.{i}' for i in range(7))} classifier",

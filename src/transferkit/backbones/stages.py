@@ -14,6 +14,7 @@ LARGEST_SHARE = 0.85
 """A piece with more of the parameters than this is taken apart."""
 
 _FEWEST = 3
+_LARGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,12 @@ def trace_stages(
     One forward pass is recorded and its tree of calls expanded until no piece but the head
     holds more than ``limit`` of the parameters. A stage starts at each piece that has parts;
     bare layers join the stage before, and those that open the network form a stage of their
-    own. Networks with fewer than three such pieces (VGG, AlexNet) start one at each layer
-    with a weight matrix. Every parameter is in exactly one stage: shared ones in the first
-    that holds them, loose ones (position embeddings) in the first of all, those that only a
-    training pass uses (auxiliary heads) in the last.
+    own. Where only three stages come of that, the large ones are taken apart once more (the
+    ``stages`` between a stem and a wide last convolution). Networks with fewer than three such
+    pieces (VGG, AlexNet) start one at each layer with a weight matrix. Every parameter is in
+    exactly one stage: shared ones in the first that holds them, loose ones (position
+    embeddings) in the first of all, those that only a training pass uses (auxiliary heads) in
+    the last.
 
     Args:
         module: The network, on any device; nothing in it changes.
@@ -107,7 +110,17 @@ class _Tree:
             if finer == calls:
                 break
             calls = finer
-        return calls
+        few = self._count_composites(calls) >= _FEWEST == self._count_stages(calls)
+        return [piece for call in calls for piece in self._part(call)] if few else calls
+
+    def _count_stages(self, calls: Sequence[Call]) -> int:
+        return sum(name not in self.heads for name, _ in self.group(calls))
+
+    def _part(self, call: Call) -> list[Call]:
+        """The parts of a large piece that is made of pieces; any other as it is."""
+        inner = self._open(call)
+        made_of_pieces = self._count_composites(inner) > 1
+        return inner if made_of_pieces and self.size([call.name]) > _LARGE * self.body else [call]
 
     def _expand(self, call: Call) -> list[Call]:
         if call.name in self.heads or not call.inner:
