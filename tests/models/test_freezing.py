@@ -203,6 +203,30 @@ def test_a_module_shared_with_a_frozen_stage_is_frozen(images: Tensor) -> None:
     assert model.drop.training
 
 
+class NeverCalled(FunctionalDropout):
+    """A module whose method is used and that is never called, as timm's rotary embeddings are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(1, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        offset = self.embedding.weight.view(1, 4, 1, 1)
+        if self.embedding.training:
+            offset = 2 * offset
+        return self.fc(self.blocks[0](self.stem(images) + offset).mean((2, 3)))
+
+
+def test_a_module_that_is_never_called_is_frozen_with_its_parameters(images: Tensor) -> None:
+    model = NeverCalled()
+    tk.freeze(model)
+    batch = images.float()
+    assert torch.equal(model.train()(batch), model.eval()(batch))
+    assert not model.embedding.weight.requires_grad
+    tk.unfreeze(model)
+    assert model.train().embedding.training
+
+
 def small_vit() -> nn.Module:
     return torchvision.models.VisionTransformer(
         image_size=64,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -106,12 +106,13 @@ def _mode(model: nn.Module, head: Stage) -> bool:
     return any(known[name].training for name in head.modules) if head.modules else model.training
 
 
-def _held(model: nn.Module, frozen: Iterable[Stage], trainable: Iterable[Stage]) -> set[nn.Module]:
+def _held(model: nn.Module, frozen: Sequence[Stage], trainable: Sequence[Stage]) -> set[nn.Module]:
     """Modules to keep in eval mode: those of frozen stages, and containers of any of them."""
     scope = model.backbone if isinstance(model, Classifier) else model
     still = _inside(model, frozen)
     learning = _inside(model, trainable)
-    quiet = {id(p) for module in still for p in module.parameters()}
+    names = {name for stage in frozen for name in stage.parameters}
+    quiet = {id(parameter) for name, parameter in model.named_parameters() if name in names}
     for module in scope.modules():
         own = [id(parameter) for parameter in module.parameters()]
         if own and quiet.issuperset(own):
