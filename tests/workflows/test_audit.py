@@ -303,6 +303,7 @@ def test_an_audit_repeats_itself():
     assert audit(splits).to_json() == audit(splits).to_json()
 
 
+@pytest.mark.slow
 def test_pneumoniamnist_is_what_it_is_known_to_be(shared_path):
     splits = tk.load_splits(shared_path / "data/pneumoniamnist.npz")
     report = tk.audit_splits(splits, model=lambda x: x[:, ::2, ::2, 0].reshape(len(x), -1), **QUICK)

@@ -14,13 +14,19 @@ from transferkit._version import __version__
 from transferkit.audit.finding import AuditConfig, Finding
 from transferkit.audit.gap import GapReport
 from transferkit.audit.gap_findings import gap_findings
+from transferkit.audit.image_stats import ImageStatistics
 from transferkit.audit.report import AuditReport
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.audit.summary import SplitSummary
 from transferkit.audit.thumbnails import thumbnail
 from transferkit.data.dataset import ImageData, Splits
 from transferkit.errors import ConfigError
-from transferkit.workflows.audit_images import Copies, copy_findings, image_findings
+from transferkit.workflows.audit_images import (
+    Copies,
+    copy_findings,
+    image_findings,
+    measured,
+)
 from transferkit.workflows.audit_shift import (
     compressed,
     forecasts,
@@ -85,12 +91,13 @@ def audit_splits(
     embedding = embed(whole, model, batch_size=batch_size)
     with one_blas_thread():
         copies = Copies.of(whole, near=near_duplicates)
+        stats = {name: measured(data) for name, data in whole.items()}
         gap = _gap(whole, embedding, named, seeds, seed)
         findings = [
             *split_findings(whole, embedding),
             *copy_findings(whole, copies, named, config),
-            *image_findings(whole, config, alpha),
-            *_shifts(whole, embedding, named, alpha, config, max_images, seed),
+            *image_findings(whole, stats, config, alpha),
+            *_shifts(whole, stats, embedding, named, alpha, config, max_images, seed),
             *forecasts(whole, embedding, named, config, seed),
             *(gap_findings(gap, config=config) if gap is not None else []),
         ]
@@ -209,6 +216,7 @@ def _gap(
 
 def _shifts(
     splits: Splits,
+    stats: Mapping[str, ImageStatistics],
     embedding: Embedding,
     groups: Groups,
     alpha: float,
@@ -222,6 +230,7 @@ def _shifts(
     for pair in pairs:
         found += shift_between(
             splits,
+            stats,
             strongest,
             pair,
             groups=groups,

@@ -87,11 +87,12 @@ def _conflicts(splits: Splits, labelled: list[str], copies: Copies, config: Audi
     )
 
 
-def image_findings(splits: Splits, config: AuditConfig, alpha: float) -> list[Finding]:
+def image_findings(
+    splits: Splits, stats: Mapping[str, ImageStatistics], config: AuditConfig, alpha: float
+) -> list[Finding]:
     """Check every image, and look for shortcuts to the labels."""
     skipped = [(file.path, file.reason) for file in splits.skipped]
     total = sum(len(data) for data in splits.values())
-    stats = {name: measured(data) for name, data in splits.items()}
     found = [check_unreadable(skipped, total=total, config=config)]
     found += check_sizes(stats, config=config)
     for split, data in splits.items():

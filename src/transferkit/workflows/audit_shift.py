@@ -12,6 +12,7 @@ from transferkit._typing import Float64Array, FloatArray, Int64Array
 from transferkit.audit.drivers import find_drivers
 from transferkit.audit.finding import AuditConfig, Finding
 from transferkit.audit.forecast import forecast_accuracy
+from transferkit.audit.image_stats import ImageStatistics
 from transferkit.audit.label_shift import label_shift_test
 from transferkit.audit.priors import mlls
 from transferkit.audit.probe import fit_probe
@@ -23,7 +24,6 @@ from transferkit.audit.shift_findings import (
     shift_findings,
 )
 from transferkit.data.dataset import ImageData, Splits
-from transferkit.workflows.audit_images import measured
 from transferkit.workflows.embedding import Embedding
 from transferkit.workflows.gap import Groups
 
@@ -155,6 +155,7 @@ def _side(
 
 def shift_between(
     splits: Splits,
+    measured: Mapping[str, ImageStatistics],
     embedding: Embedding,
     pair: Pair,
     *,
@@ -172,10 +173,10 @@ def shift_between(
         return [Finding(check="shift", severity="warning", splits=pair, message=message)]
     kinds = 2 + (a.logits is not None)
     plan = _Comparison(pair, a, b, alpha, comparisons * kinds, config, splits.classes, seed)
-    stats = [measured(side.data.subset(side.rows)) for side in (a, b)]
+    stats = [measured[name] for name in pair]
+    values = [part.values[side.rows] for part, side in zip(stats, (a, b), strict=True)]
     found = plan.findings(
-        "statistics_shift",
-        plan.test(stats[0].values, stats[1].values, ("ks",), names=stats[0].names),
+        "statistics_shift", plan.test(values[0], values[1], ("ks",), names=stats[0].names)
     )
     result = plan.test(a.features, b.features, ("mmd", "domain_classifier"))
     found += plan.findings("embedding_shift", result)
