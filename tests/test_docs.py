@@ -30,6 +30,30 @@ def test_the_tour_of_the_readme_runs_as_shown(
     assert (tmp_path / "classifier.safetensors").is_file()
 
 
+@pytest.mark.parametrize("page", ["audit.md"])
+def test_a_page_of_the_documentation_runs_as_shown(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in python_blocks((ROOT / "docs" / page).read_text(encoding="utf-8")):
+        exec(compile(block, page, "exec"), names)
+    assert (tmp_path / "audit.html").is_file()
+
+
+def test_the_audit_page_names_checks_that_exist() -> None:
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ")]
+    named = {name for row in rows[1:] for name in re.findall(r"`(\w+)`", row)}
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for room in ("audit", "workflows")
+        for path in (ROOT / "src" / "transferkit" / room).glob("*.py")
+    )
+    assert len(named) > 15
+    assert not {name for name in named if f'"{name}"' not in source}
+
+
 def test_the_api_page_names_everything_public() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"\.\. auto\w+:: ([\w.]+)", page))
