@@ -58,7 +58,7 @@ class Limits:
     """
 
     gigabytes: float = 2.0
-    thorough: float = 0.1
+    thorough: float = 0.06
 
     def allow(self, params: int) -> bool:
         """Whether a network of so many parameters may be built for real."""
