@@ -19,12 +19,13 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 if not (FOLDER / "coverage_checks.py").is_file():
     pytest.skip("the benchmarks are not here", allow_module_level=True)
 sys.path.append(str(FOLDER))
-coverage_checks, coverage_real, coverage_shapes = map(
-    import_module, ("coverage_checks", "coverage_real", "coverage_shapes")
+coverage_checks, coverage_real, coverage_shapes, coverage_summary = map(
+    import_module, ("coverage_checks", "coverage_real", "coverage_shapes", "coverage_summary")
 )
 sys.path.remove(str(FOLDER))
 
 NAME = "torchvision/mnasnet0_5"
+DOCS = FOLDER.parent / "docs"
 Patch = pytest.MonkeyPatch
 
 
@@ -136,3 +137,13 @@ def test_stirring_silences_no_branch() -> None:
     assert all(bool(parameter.any()) for parameter in model.parameters())
     assert all(m.p == 0.5 for m in model.modules() if isinstance(m, nn.Dropout))
     assert torch.isfinite(model.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))).all()
+
+
+def test_the_page_says_what_the_table_says(tmp_path: Path) -> None:
+    page = tmp_path / "coverage.md"
+    page.write_text((DOCS / "coverage.md").read_text("utf-8"), "utf-8")
+    coverage_summary.write_summary(DOCS / "data" / "coverage.csv", page)
+    assert page.read_text("utf-8") == (DOCS / "coverage.md").read_text("utf-8")
+    rows = coverage_summary.read_rows(DOCS / "data" / "coverage.csv")
+    assert {row["classifier"] for row in rows} == {"published", "none"}
+    assert sum(row["classifier"] == "none" for row in rows) == 7
