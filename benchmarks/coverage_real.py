@@ -70,7 +70,10 @@ def check_cut(model: Classifier, boundary: int) -> None:
 
 
 def stir(model: Classifier) -> None:
-    """Give vectors and zeros other values, so that no branch is silent; turn dropout up."""
+    """Give vectors and zeros other values, so that no branch is silent; turn dropout up.
+
+    Dropout in place is left as it is: timm's TNT cannot be trained with any of it.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,7 +83,7 @@ def stir(model: Classifier) -> None:
                 noise = torch.rand(parameter.shape, generator=generator)
                 parameter.add_(0.1 * (noise - 0.5))
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout) and not module.inplace:
             module.p = 0.5
 
 
