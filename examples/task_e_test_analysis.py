@@ -28,7 +28,6 @@ def explain(setting: Setting) -> None:
     print(f"{report}\n")
     report.to_html(setting.out / "audit.html")
     if report.gap is not None:
-        print(f"{report.gap}\n")
         (setting.out / "gap.json").write_text(json.dumps(report.gap.to_dict(), indent=2))
 
 
@@ -39,7 +38,7 @@ def by_class(setting: Setting, comparison: tk.Comparison) -> None:
         if cell.test is None:
             continue
         for scores in cell.test.per_class:
-            figures = (scores.precision, scores.recall, scores.f1)
+            figures = (scores.precision, scores.recall, scores.f1)  # nan: never predicted
             rows.append([cell.name, scores.name, *(f"{value:.3f}" for value in figures),
                          str(scores.support)])  # fmt: skip
         name = f"confusion_{cell.strategy}_{cell.seed}".replace(", ", "_")

@@ -103,6 +103,9 @@ class Comparison:
     ) -> PairedTest:
         """Compare the accuracies of two rows on the same images.
 
+        The trained models are taken as they are: images are drawn anew, seeds are not. What
+        another seed would change is the ``deviation`` of a row's score.
+
         Args:
             first: Name of a row: ``"torchvision/resnet50, fine_tune"``.
             second: Name of another.
