@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LISTED = 100
+"""Up to so many known names are all listed in an error."""
+
 
 class TransferkitError(Exception):
     """Base of every error that transferkit raises on purpose."""
@@ -35,13 +38,10 @@ class UnknownNameError(TransferkitError, LookupError):
         """
         names = list(known)
         nearest = get_close_matches(name, names, n=5, cutoff=0.5)
-        if nearest:
-            say = f"Did you mean {', '.join(map(repr, nearest))}?"
-        elif len(names) <= 40:
-            say = f"Known: {', '.join(names)}."
-        else:
-            say = ""
-        return cls(" ".join(filter(None, (f"Unknown {kind} {name!r}.", say, hint))))
+        guess = f"Did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
+        listed = f"Known: {', '.join(names)}." if len(names) <= LISTED else ""
+        parts = (f"Unknown {kind} {name!r}.", guess, listed, hint)
+        return cls(" ".join(filter(None, parts)))
 
 
 class WeightsError(TransferkitError):

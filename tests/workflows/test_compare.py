@@ -9,6 +9,7 @@ import re
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from html.parser import HTMLParser
 from multiprocessing import get_context
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from transferkit.metrics.intervals import wilson_interval
 from transferkit.metrics.paired import mcnemar, paired_bootstrap
 from transferkit.workflows import compare as comparing
 from transferkit.workflows.cell import Cell, run_task
-from transferkit.workflows.strategy import KNOWN, with_outputs
+from transferkit.workflows.strategy import Method, with_outputs
 
 RUN = {"weights": None, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": False}
 THREE, BROKEN = "user/test-three", "user/test-broken"
@@ -35,7 +36,7 @@ def scores(comparison):
 
 
 def test_every_known_strategy_runs(pictures):
-    names = KNOWN.removeprefix("The strategies are: ").removesuffix(".").split(", ")
+    names = list(get_args(Method))
     found = tk.compare(["test-three"], names, pictures, **RUN)
     assert [cell.error for cell in found.cells] == [None] * 6
     assert [row.strategy for row in found.rows] == names

@@ -59,6 +59,14 @@ def test_steepest_on_a_curve_that_is_known():
     assert steepest(rates, losses) == pytest.approx(1e-3, rel=0.1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_steepest_is_not_fooled_by_the_noise_of_the_first_steps(seed):
+    rates = np.geomspace(1e-6, 1, 100)
+    losses = 1 - 0.8 / (1 + np.exp(-4 * (np.log10(rates) + 3)))
+    losses += np.random.default_rng(seed).normal(0, 0.3, 100) * np.exp(-np.arange(100))
+    assert 3e-4 < steepest(rates, losses) < 3e-3
+
+
 @pytest.mark.parametrize("bad", [{"lowest": 0.0}, {"lowest": 2.0}, {"steps": 3}])
 def test_bad_options(network, pictures, bad):
     with pytest.raises(tk.ConfigError, match="lr_find"):

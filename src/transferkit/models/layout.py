@@ -50,10 +50,11 @@ def boundary_index(stages: tuple[Stage, ...], upto: str | int) -> int:
         UnknownNameError: No such stage; the message lists them.
     """
     names = [stage.name for stage in stages]
-    listed = f"The stages are: {', '.join(names)}."
     if isinstance(upto, int):
         if not -len(names) <= upto < len(names):
-            raise UnknownNameError(f"No stage at position {upto} of {len(names)}. {listed}")
+            raise UnknownNameError(
+                f"No stage at position {upto} of {len(names)}: {', '.join(names)}."
+            )
         return upto % len(names)
     if upto in names:
         return names.index(upto)
@@ -62,7 +63,7 @@ def boundary_index(stages: tuple[Stage, ...], upto: str | int) -> int:
     inside = [index for index, name in enumerate(names) if name.startswith(f"{upto}.")]
     if inside and inside[-1] - inside[0] == len(inside) - 1:
         return inside[0]
-    raise UnknownNameError.among("stage", upto, names, hint=listed)
+    raise UnknownNameError.among("stage", upto, names)
 
 
 def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:

@@ -9,6 +9,7 @@ from itertools import count, islice
 
 import numpy as np
 import torch
+from scipy.signal import savgol_filter
 
 from transferkit._text import table
 from transferkit._typing import JSON, Float64Array, Int64Array
@@ -127,10 +128,20 @@ def lr_find(
 
 
 def steepest(rates: Float64Array, losses: Float64Array) -> float:
-    """The rate at which the loss falls fastest in the logarithm of the rate, before its lowest."""
-    end = max(int(np.argmin(losses)) + 1, 3)
-    slope = np.gradient(losses[:end], np.log(rates[:end]))
-    return float(rates[int(np.argmin(slope))])
+    """The rate at which the loss falls fastest in the logarithm of the rate, before its lowest.
+
+    The slope is that of a line through an eighth of the steps, and the first steps are passed
+    over: there the smoothed loss is the mean of a few batches, and falls or rises by chance.
+
+    Args:
+        rates: (N,), evenly spaced in the logarithm.
+        losses: (N,), smoothed.
+    """
+    window = max(3, len(losses) // 8 | 1)
+    slope = savgol_filter(losses, window, polyorder=1, deriv=1)
+    end = int(np.argmin(losses)) + 1
+    start = min(window, end - 1)
+    return float(rates[start + int(np.argmin(slope[start:end]))])
 
 
 def _losses(

@@ -79,7 +79,7 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise UnknownNameError.among("strategy", str(self.method), get_args(Method), hint=KNOWN)
+            raise UnknownNameError.among("strategy", str(self.method), get_args(Method))
         for option in ("epochs", "lr", "probe_epochs", "layer_decay", "outputs"):
             value = getattr(self, option)
             if value is not None and not value > 0:
@@ -121,9 +121,6 @@ class Strategy:
         return {key: plain(value) for key, value in asdict(self).items()}
 
 
-KNOWN = f"The strategies are: {', '.join(get_args(Method))}."
-
-
 def strategy_named(strategy: str | Strategy) -> Strategy:
     """The strategy that goes by a method's name; one of the caller's own goes through.
 
@@ -135,7 +132,7 @@ def strategy_named(strategy: str | Strategy) -> Strategy:
     for method in get_args(Method):
         if method == strategy:
             return Strategy(name=strategy, method=method)
-    raise UnknownNameError.among("strategy", str(strategy), get_args(Method), hint=KNOWN)
+    raise UnknownNameError.among("strategy", str(strategy), get_args(Method))
 
 
 def with_outputs(splits: Splits, outputs: int | None) -> Splits:
