@@ -19,7 +19,7 @@ from transferkit.audit.domain_classifier import (
     draw_folds,
 )
 from transferkit.audit.samples import check_pair
-from transferkit.errors import ConfigError
+from transferkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 
@@ -150,3 +150,11 @@ def test_it_prints_exports_and_refuses() -> None:
         domain_classifier_test(a, a, form="forest")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="folds"):
         domain_classifier_test(a, a, folds=1)
+
+
+def test_rows_of_a_single_group_are_refused_and_two_groups_suffice() -> None:
+    a, b = RNG.normal(size=(20, 3)), RNG.normal(size=(15, 3))
+    with pytest.raises(DataError, match="35 rows of both samples are in one group"):
+        domain_classifier_test(a, b, groups=(["x"] * 20, ["x"] * 15))
+    result = domain_classifier_test(a, b, groups=(["x"] * 20, ["y"] * 15))
+    assert result.test.p_value > 0.3

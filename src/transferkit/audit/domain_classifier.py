@@ -26,7 +26,7 @@ from transferkit.audit.kernels import scaled_rows
 from transferkit.audit.permutation import permutation_p_value, permuted_members
 from transferkit.audit.samples import Groups, Pair, check_pair
 from transferkit.audit.two_sample import TwoSampleResult, nothing_differs
-from transferkit.errors import ConfigError
+from transferkit.errors import ConfigError, DataError
 from transferkit.metrics._checks import check_share
 from transferkit.metrics._json import plain
 from transferkit.metrics.intervals import normal_quantile
@@ -129,7 +129,7 @@ def domain_classifier_test(
         seed: Seed of folds, frequencies and permutations.
 
     Raises:
-        DataError: Samples that are too small, of unequal width or not finite.
+        DataError: Samples that are too small, of unequal width, not finite, or of one group only.
         ConfigError: An option out of its range.
     """
     check_share("confidence", confidence)
@@ -138,6 +138,7 @@ def domain_classifier_test(
     if folds < 2 or repeats < 1:
         raise ConfigError(f"folds must be 2 or more, repeats 1 or more; {folds}, {repeats} came.")
     pair = check_pair(a, b, groups=groups)
+    _refuse_single_group(pair)
     inputs = classifier_inputs(pair, form, seed)
     if inputs is None:
         return _undecided(pair)
@@ -151,6 +152,15 @@ def domain_classifier_test(
     ]
     aucs, influence, typical = (np.mean(part, axis=0) for part in zip(*rounds, strict=True))
     return _result(pair, aucs, influence, typical, confidence)
+
+
+def _refuse_single_group(pair: Pair) -> None:
+    if pair.groups is not None and len(np.unique(pair.groups)) == 1:
+        raise DataError(
+            f"All {len(pair.pooled)} rows of both samples are in one group, but cross-fitting "
+            "needs at least two, to fit on some and score others; check the group names or "
+            "leave out groups."
+        )
 
 
 def draw_folds(n: int, folds: int, *, groups: Int64Array | None, seed: int) -> Int64Array:
