@@ -21,6 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -116,7 +117,7 @@ def recall(options: argparse.Namespace) -> str:
     count, rows = len(images), []
     for name, edit in EDITS.items():
         pool = [images, edited(images, edit, options.seed)]
-        cost, pairs = timed(lambda pool=pool: near_duplicate_pairs(pool))
+        cost, pairs = timed(partial(near_duplicate_pairs, pool))
         own = pairs.second == pairs.first + count
         found = int(own.sum())
         share = percent_interval(found / count, wilson_interval(found, count))
