@@ -298,3 +298,32 @@ def test_only_the_last_word_counts(boundaries: list[int], mode: bool) -> None:
     assert [p.requires_grad for p in model.parameters()] == [
         p.requires_grad for p in fresh.parameters()
     ]
+
+
+class Jitter(nn.Module):
+    """Used without being called, and without parameters."""
+
+    def shift(self, images: torch.Tensor) -> torch.Tensor:
+        return images + torch.rand(()) if self.training else images
+
+
+class Jittered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.jitter = Jitter()
+        self.one, self.two, self.three = (
+            nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(3)
+        )
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.three(self.two(self.one(self.jitter.shift(images))))
+        return self.fc(maps.mean((2, 3)))
+
+
+def test_a_module_that_is_never_called_does_not_draw_when_what_is_around_it_is_frozen() -> None:
+    model, images = Jittered(), torch.rand(2, 3, 8, 8)
+    tk.freeze(model)
+    assert torch.equal(model.train()(images), model.eval()(images))
+    tk.unfreeze(model)
+    assert not torch.equal(model.train()(images), model.eval()(images))

@@ -107,7 +107,13 @@ def _mode(model: nn.Module, head: Stage) -> bool:
 
 
 def _held(model: nn.Module, frozen: Sequence[Stage], trainable: Sequence[Stage]) -> set[nn.Module]:
-    """Modules to keep in eval mode: those of frozen stages, and containers of any of them."""
+    """Modules to keep in eval mode: those of frozen stages, and containers of any of them.
+
+    A module without parameters that belongs to no stage, because it is used without being called
+    (the position embeddings of DINOv3, which are jittered in training), is kept too.
+    """
+    if not frozen:
+        return set()
     scope = model.backbone if isinstance(model, Classifier) else model
     still = _inside(model, frozen)
     learning = _inside(model, trainable)
@@ -115,7 +121,7 @@ def _held(model: nn.Module, frozen: Sequence[Stage], trainable: Sequence[Stage])
     quiet = {id(parameter) for name, parameter in model.named_parameters() if name in names}
     for module in scope.modules():
         own = [id(parameter) for parameter in module.parameters()]
-        if own and quiet.issuperset(own):
+        if quiet.issuperset(own) and (own or module not in learning):
             still.add(module)
     around = {
         module
