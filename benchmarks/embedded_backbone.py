@@ -64,7 +64,7 @@ TRIED = (3e-4, 1e-3, 3e-3, 1e-2)
 TRIED_SEEDS = (100, 101, 102)
 DATASETS = (("pneumoniamnist", 64), ("kermany224", 64), ("digits", 64), ("kermany224", 128))
 PROBE_SHOTS = (50, 200, 1000, 0)  # 0: all but the images held out for val; digits have 720
-TUNE_SHOTS = {64: (50, 200, 1000), 128: (200,)}
+TUNE_SHOTS = (50, 200, 1000)
 TUNE_STEPS = {50: 40, 200: 60, 1000: 120}
 PENALTIES = (0.0003, 0.003, 0.03, 0.3)
 
@@ -238,7 +238,7 @@ def cases(args: argparse.Namespace) -> Iterator[tuple[str, int, str, str, int, i
         if "probe" in args.modes:
             yield dataset, side, network, "probe", 0, seed
         if "tune" in args.modes and network in RATES:
-            yield from ((dataset, side, network, "tune", n, seed) for n in TUNE_SHOTS[side])
+            yield from ((dataset, side, network, "tune", n, seed) for n in TUNE_SHOTS)
 
 
 def measure(args: argparse.Namespace) -> None:
