@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-# Before NumPy and torch are loaded: many small products are far slower on many threads than on
-# one, by a factor of 40 where tests run side by side.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
