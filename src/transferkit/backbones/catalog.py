@@ -83,6 +83,13 @@ def list_backbones(
 
     Raises:
         UnknownNameError: There is no such source.
+
+    Example:
+        >>> import transferkit as tk
+        >>> tk.list_backbones("resnet1*", source="torchvision")
+        ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
+        >>> tk.list_backbones("squeezenet*", max_params=1_240_000, source="torchvision")
+        ['torchvision/squeezenet1_1']
     """
     chosen = _sources() if source is None else iter([_source(source)])
     prefix, slash, _ = pattern.partition("/")
@@ -106,6 +113,16 @@ def get_backbone_spec(name: str) -> BackboneSpec:
 
     Raises:
         UnknownNameError: Nothing goes by that name; the nearest names are given.
+
+    Example:
+        >>> import transferkit as tk
+        >>> spec = tk.get_backbone_spec("resnet18")
+        >>> spec.num_params, spec.feature_dim, spec.input_size
+        (11689512, 512, (3, 224, 224))
+        >>> spec.stages
+        ('conv1', 'layer1', 'layer2', 'layer3', 'layer4')
+        >>> spec.weights[0].tag, spec.weights[0].top1
+        ('IMAGENET1K_V1', 69.758)
     """
     found = resolve(name)
     spec = found.source.spec(found.name)
@@ -196,6 +213,15 @@ def register_backbone(
     Raises:
         ConfigError: The name is taken or cannot be a name, or the statistics do not fit the
             channels.
+
+    Example:
+        >>> import transferkit as tk
+        >>> from torch import nn
+        >>> def small():
+        ...     return nn.Sequential(nn.Conv2d(1, 8, kernel_size=3), nn.ReLU())
+        >>> tk.register_backbone("small", small, input_size=(1, 28, 28), mean=(0.5,), std=(0.25,))
+        >>> tk.create_classifier("user/small", 2, in_channels=1).feature_dim
+        8
     """
     prefix, bare = _own_name(name)
     source = _registered.get(prefix, RegisteredSource(prefix))

@@ -95,6 +95,14 @@ def backbone_table(
     Raises:
         UnknownNameError: There is no such source.
         ConfigError: There is no such order.
+
+    Example:
+        >>> import transferkit as tk
+        >>> table = tk.backbone_table("squeezenet*", source="torchvision", order="top1")
+        >>> for row in table:
+        ...     print(row.name, row.num_params, row.gflops, row.top1)
+        torchvision/squeezenet1_1 1235496 0.349 58.178
+        torchvision/squeezenet1_0 1248424 0.819 58.092
     """
     names = list_backbones(pattern, source=source, pretrained=pretrained, max_params=max_params)
     rows = [_row(name) for name in names]

@@ -179,6 +179,18 @@ def create_classifier(
         ConfigError: An option that cannot work.
         UnknownNameError: No such backbone.
         WeightsError: The weights cannot be fetched, read or fitted.
+
+    Example:
+        A network in the package, so nothing is downloaded; images of any size, as they are stored:
+
+        >>> import torch
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("transferkit/formula_resnet18", 3, image_size=64)
+        >>> images = torch.zeros(5, 3, 80, 100, dtype=torch.uint8)
+        >>> model(images).shape
+        torch.Size([5, 3])
+        >>> model.features(images).shape
+        torch.Size([5, 384])
     """
     if num_classes < 2:
         raise ConfigError(f"Expected 2 or more classes, got {num_classes}.")

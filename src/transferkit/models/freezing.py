@@ -34,6 +34,12 @@ def stages(model: nn.Module) -> tuple[str, ...]:
 
     Args:
         model: A ``Classifier``, or a plain torchvision or timm model.
+
+    Example:
+        >>> import torchvision
+        >>> import transferkit as tk
+        >>> tk.stages(torchvision.models.resnet18())
+        ('conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')
     """
     return tuple(stage.name for stage in layout(model))
 
@@ -43,6 +49,16 @@ def freeze(model: nn.Module) -> None:
 
     Args:
         model: A ``Classifier``, or a plain torchvision or timm model.
+
+    Example:
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None)
+        >>> tk.freeze(model)
+        >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['head.weight', 'head.bias']
+        >>> _ = model.train()
+        >>> model.backbone.training, model.head.training
+        (False, True)
     """
     unfreeze(model, upto=-1)
 
@@ -63,6 +79,22 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
 
     Raises:
         UnknownNameError: No such stage; the message lists them.
+
+    Example:
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None)
+        >>> tk.unfreeze(model, upto="layer4")
+        >>> print(tk.summary(model))
+        torchvision/resnet18
+        stage   parameters  trainable      state
+        ------  ----------  ---------  ---------
+        conv1        9,536          0     frozen
+        layer1     147,968          0     frozen
+        layer2     525,568          0     frozen
+        layer3   2,099,712          0     frozen
+        layer4   8,393,728  8,393,728  trainable
+        head         1,026      1,026  trainable
+        total   11,177,538  8,394,754
     """
     parts = layout(model)
     first = 0 if upto is None else boundary_index(parts, upto)

@@ -44,6 +44,16 @@ def param_groups(
 
     Raises:
         ConfigError: An option outside its range.
+
+    Example:
+        >>> import torch
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None)
+        >>> tk.unfreeze(model, upto="layer3")
+        >>> groups = tk.param_groups(model, lr=0.01, decay=0.5)
+        >>> [(group["name"], group["lr"]) for group in groups]
+        [('layer3', 0.0025), ('layer4', 0.005), ('head', 0.01)]
+        >>> optimizer = torch.optim.AdamW(groups)
     """
     _check(lr, decay, weight_decay)
     parameters = dict(model.named_parameters())

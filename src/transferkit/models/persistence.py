@@ -78,6 +78,18 @@ def load_classifier(
             format, or does not fit what its recipe builds.
         ConfigError: The head was built by a callable and ``head`` is not given, or the reverse.
         UnknownNameError: The backbone was registered by hand, and is not registered here.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None, classes=["cat", "dog"])
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "classifier.safetensors"
+        ...     tk.save_classifier(model, file)
+        ...     again = tk.load_classifier(file)
+        >>> again.name, again.classes
+        ('torchvision/resnet18', ('cat', 'dog'))
     """
     source = Path(path)
     saved, tensors = _read(source)

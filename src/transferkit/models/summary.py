@@ -73,6 +73,16 @@ def summary(model: nn.Module) -> Summary:
 
     Args:
         model: A ``Classifier``, or a plain torchvision or timm model.
+
+    Example:
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None)
+        >>> tk.freeze(model)
+        >>> table = tk.summary(model)
+        >>> table.trainable, table.parameters
+        (1026, 11177538)
+        >>> [stage.name for stage in table.stages if stage.state == "frozen"]
+        ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     parameters = dict(model.named_parameters())
     name = model.name if isinstance(model, Classifier) else type(model).__name__
