@@ -67,6 +67,14 @@ def mmd_test(
     Raises:
         DataError: Samples that are too small, of unequal width or not finite.
         ConfigError: An option out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from transferkit.audit.mmd import mmd_test
+        >>> rng = np.random.default_rng(0)
+        >>> ours, theirs = rng.normal(size=(80, 5)), rng.normal(loc=1.0, size=(80, 5))
+        >>> mmd_test(ours, theirs).p_value  # 199 permutations, none as far apart
+        0.005
     """
     check_share("confidence", confidence)
     pair = check_pair(a, b, groups=groups)

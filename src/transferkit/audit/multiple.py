@@ -28,6 +28,11 @@ def holm(p_values: ArrayLike) -> Float64Array:
 
     Raises:
         DataError: A p-value outside [0, 1] or NaN.
+
+    Example:
+        >>> from transferkit.audit.multiple import holm
+        >>> holm([0.01, 0.04, 0.30]).round(2).tolist()
+        [0.03, 0.08, 0.3]
     """
     p = _check(p_values)
     order = np.argsort(p, kind="stable")

@@ -25,6 +25,14 @@ def permutation_p_value(statistics: Float64Array) -> float:
     Args:
         statistics: ``(1 + B,)`` the observed statistic, then the B permuted ones; large values
             speak against the null.
+
+    Example:
+        The observed statistic is above all of 99 permuted ones:
+
+        >>> import numpy as np
+        >>> from transferkit.audit.permutation import permutation_p_value
+        >>> permutation_p_value(np.array([5.0, *np.linspace(0, 1, 99)]))
+        0.01
     """
     slack = TIE * float(np.abs(statistics).max())
     return float(np.mean(statistics >= statistics[0] - slack))

@@ -25,6 +25,20 @@ class Augment:
         crop: Smallest side of the crop as a share of the image's; 1 does not crop.
         brightness: Largest change of the factor on the pixels: 0.1 gives 0.9 to 1.1.
         contrast: Largest change of the factor on the distance from the image's mean.
+
+    Example:
+        >>> import torch
+        >>> import transferkit as tk
+        >>> augment = tk.Augment(flip=False, rotation=5)
+        >>> images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> first = augment(images, torch.Generator().manual_seed(0))
+        >>> first.shape, first.dtype
+        (torch.Size([8, 3, 32, 32]), torch.uint8)
+        >>> again = augment(images, torch.Generator().manual_seed(0))
+        >>> torch.equal(first, again)
+        True
+
+        Most often a workflow does that: ``tk.fine_tune(model, splits, augment=tk.Augment())``.
     """
 
     flip: bool = True

@@ -32,6 +32,18 @@ class ImageData:
         names: N file names, relative to the folder that holds the splits, or ``"train[17]"``.
         sizes: int64 (N, 2), the height and width of each image before it came to one size.
         groups: N names of what must not straddle splits (patients, films), or None.
+
+    Example:
+        >>> import numpy as np
+        >>> import transferkit as tk
+        >>> pixels = np.zeros((4, 28, 28), dtype=np.uint8)
+        >>> data = tk.ImageData(pixels, [0, 1, 1, 0], classes=["cat", "dog"])
+        >>> data
+        ImageData(4 images 28x28x1, classes ['cat', 'dog'])
+        >>> data.class_counts().tolist()
+        [2, 2]
+        >>> data.subset([1, 2]).batch([0]).shape
+        torch.Size([1, 1, 28, 28])
     """
 
     images: UInt8Array
@@ -172,6 +184,22 @@ class Splits(Mapping[str, ImageData]):
 
     Attributes:
         skipped: Files that were left out on loading.
+
+    Example:
+        >>> import numpy as np
+        >>> import transferkit as tk
+        >>> train = tk.ImageData(np.zeros((4, 28, 28)), [0, 1, 1, 0])
+        >>> test = tk.ImageData(np.zeros((2, 28, 28)), [0, 1])
+        >>> splits = tk.Splits({"train": train, "test": test})
+        >>> print(splits)
+        split  images     size  0  1
+        -----  ------  -------  -  -
+        train       4  28x28x1  2  2
+        test        2  28x28x1  1  1
+        >>> splits.require("train", "val")
+        Traceback (most recent call last):
+            ...
+        transferkit.errors.DataError: There is no 'val' split; there are: train, test.
     """
 
     skipped: tuple[SkippedFile, ...]

@@ -25,6 +25,13 @@ class PhantomSite:
         blur: Standard deviation of the blur, in 64ths of the width.
         field_of_view: How much is seen, 1 being the chest; more shows the patient smaller.
         marker: Share of the pictures that carry a bright letter in the upper corner.
+
+    Example:
+        >>> import transferkit as tk
+        >>> bright = tk.PhantomSite(exposure=0.2, noise=0.03)
+        >>> splits = tk.phantom_splits(sizes=(20, 20, 20), image_size=32, sites={"test": bright})
+        >>> bool(splits["test"].images.mean() > splits["val"].images.mean())
+        True
     """
 
     exposure: float = 0.0

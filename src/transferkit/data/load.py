@@ -68,6 +68,24 @@ def load_splits(
             between splits, an unreadable image (named), and whatever else is wrong with the data.
         ConfigError: An option has a value that cannot work.
         OutputError: No room for the memory-mapped file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> import transferkit as tk
+        >>> with TemporaryDirectory() as root:
+        ...     for number in range(40):
+        ...         split, title = ("train", "test")[number % 2], ("cat", "dog")[number // 20]
+        ...         Path(root, split, title).mkdir(parents=True, exist_ok=True)
+        ...         Image.new("L", (50, 40)).save(Path(root, split, title, f"{number}.png"))
+        ...     splits = tk.load_splits(root, val_share=0.2, image_size=32)
+        >>> print(splits)
+        split  images     size  cat  dog
+        -----  ------  -------  ---  ---
+        train      16  32x32x1    8    8
+        val         4  32x32x1    2    2
+        test       20  32x32x1   10   10
     """
     check_options(val_share, on_error, channels, resize, workers, image_size)
     parts, classes = read_layout(Path(path), class_files)

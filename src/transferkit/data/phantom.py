@@ -92,6 +92,16 @@ def phantom_splits(
 
     Raises:
         ConfigError: An option is out of range or names a split or class that is not there.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(40, 20, 20), image_size=32, seed=0)
+        >>> print(splits)
+        split  images     size  normal  pneumonia
+        -----  ------  -------  ------  ---------
+        train      40  32x32x1      20         20
+        val        20  32x32x1      10         10
+        test       20  32x32x1      10         10
     """
     counts = dict(sizes) if isinstance(sizes, Mapping) else named_sizes(sizes)
     check_options(counts, image_size, opacity, opacity_size, images_per_patient, seed)

@@ -62,6 +62,16 @@ def resplit(
 
     Raises:
         DataError: Labels or groups are missing, image sizes differ, or there are too few groups.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, images_per_patient=2)
+        >>> random = tk.resplit(splits, seed=0)
+        >>> bool(set(random["train"].groups) & set(random["test"].groups))  # patients in both
+        True
+        >>> honest = tk.resplit(splits, seed=0, groups=True)
+        >>> bool(set(honest["train"].groups) & set(honest["test"].groups))
+        False
     """
     pooled = pool(splits)
     labels = pooled.require_labels("Splitting again")

@@ -232,6 +232,15 @@ def evaluate_probabilities(
 
     Raises:
         DataError: NaN or infinity, rows off one, labels outside the range, lengths that differ.
+
+    Example:
+        >>> from transferkit.metrics.evaluation import evaluate_probabilities
+        >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]
+        >>> scores = evaluate_probabilities(probabilities, [0, 0, 1, 1], classes=["cat", "dog"])
+        >>> scores.accuracy, scores.auroc
+        (0.75, 1.0)
+        >>> scores.confusion.tolist()  # rows are the truth
+        [[2, 0], [1, 1]]
     """
     values = check_probabilities(probabilities)
     truth = check_labels(labels, num_classes=values.shape[1])

@@ -33,6 +33,12 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tupl
     Raises:
         DataError: Not ``0 <= successes <= n``.
         ConfigError: ``confidence`` outside (0, 1).
+
+    Example:
+        >>> from transferkit.metrics.intervals import wilson_interval
+        >>> low, high = wilson_interval(45, 50)
+        >>> f"{45 / 50:.0%} of 50 images: between {low:.1%} and {high:.1%}"
+        '90% of 50 images: between 78.6% and 95.7%'
     """
     z = normal_quantile(confidence)
     if not 0 <= successes <= n:

@@ -71,6 +71,15 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike, *, confidence: float = 0
     Raises:
         DataError: Lengths differ, or values besides True and False.
         ConfigError: ``confidence`` outside (0, 1).
+
+    Example:
+        Two models on the same 100 images: eight only the first has right, one only the second.
+
+        >>> from transferkit.metrics.paired import mcnemar
+        >>> first = [True] * 90 + [True] * 8 + [False] * 2
+        >>> second = [True] * 90 + [False] * 8 + [True] + [False]
+        >>> print(mcnemar(first, second))
+        McNemar, exact: difference +0.07 [+0.006305, +0.131] (95 %), p = 0.0391, n = 100
     """
     a, b = check_flags(correct_a, "correct_a"), check_flags(correct_b, "correct_b")
     check_same_length(correct_a=a, correct_b=b)

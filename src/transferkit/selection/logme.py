@@ -44,6 +44,16 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         DataError: Features that are not finite or all equal, or fewer than two classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from transferkit.selection.logme import logme
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.repeat([0, 1], 50)
+        >>> noise = rng.normal(size=(100, 8))
+        >>> telling = noise + 2 * labels[:, None]
+        >>> logme(telling, labels) > logme(noise, labels)
+        True
     """
     matrix, truth = check_task(features, labels)
     targets = one_hot(truth)
