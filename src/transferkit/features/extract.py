@@ -60,6 +60,14 @@ def extract_features(
 
     Raises:
         DataError: There are no images.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
+        >>> model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32)
+        >>> train = tk.extract_features(model, splits["train"])
+        >>> train.features.shape, train.labels.shape
+        ((60, 384), (60,))
     """
     where = place(model, device)
 

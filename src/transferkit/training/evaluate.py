@@ -31,6 +31,17 @@ def evaluate(
 
     Raises:
         DataError: No labels, no images, or another number of classes than the model's.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
+        >>> model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+        >>> scores = tk.evaluate(model, splits["test"])
+        >>> scores.n, scores.classes
+        (30, ('normal', 'pneumonia'))
+        >>> low, high = scores.accuracy_interval
+        >>> low <= scores.accuracy <= high
+        True
     """
     data.require_labels("Evaluation")
     if data.num_classes != model.num_classes:
@@ -60,6 +71,19 @@ def predict(
 
     Raises:
         DataError: No images, or pixels that cannot be understood.
+
+    Example:
+        >>> import numpy as np
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier(
+        ...     "transferkit/formula_resnet18", 2, classes=["cat", "dog"], image_size=32, seed=0
+        ... )
+        >>> images = np.zeros((3, 40, 40), dtype=np.uint8)
+        >>> predictions = tk.predict(model, images)
+        >>> predictions.probabilities.shape
+        (3, 2)
+        >>> [predictions.classes[k] in ("cat", "dog") for k in predictions.predicted]
+        [True, True, True]
     """
     images = data if isinstance(data, ImageData) else ImageData(data)
     return Predictions.of(

@@ -83,6 +83,23 @@ class History:
     Attributes:
         records: One record an epoch.
         monitor: The val figure that the best epoch is chosen on.
+
+    Example:
+        >>> import transferkit as tk
+        >>> records = (
+        ...     tk.EpochRecord(1, 50, 1e-3, 0.70, 0.50, 0.69, 0.55, 2.0),
+        ...     tk.EpochRecord(2, 100, 5e-4, 0.40, 0.80, 0.35, 0.90, 2.0),
+        ...     tk.EpochRecord(3, 150, 1e-4, 0.30, 0.90, 0.37, 0.85, 2.0),
+        ... )
+        >>> history = tk.History(records)  # as Trainer.fit returns it
+        >>> print(history)
+        epoch        lr  train loss  train acc  val loss  val acc  seconds
+        -----  --------  ----------  ---------  --------  -------  -------  ----
+            1  1.00e-03      0.7000    50.00 %    0.6900  55.00 %      2.0
+            2  5.00e-04      0.4000    80.00 %    0.3500  90.00 %      2.0  best
+            3  1.00e-04      0.3000    90.00 %    0.3700  85.00 %      2.0
+        >>> history.best_epoch
+        2
     """
 
     records: tuple[EpochRecord, ...] = ()

@@ -33,12 +33,6 @@ from transferkit.training.state import TrainState
 class Trainer:
     """Trains what is trainable in a classifier.
 
-    Example:
-        >>> trainer = tk.Trainer(model, lr=1e-3)                         # doctest: +SKIP
-        >>> for epoch in trainer.epochs(train, val, epochs=30):          # doctest: +SKIP
-        ...     if epoch.val_loss < 0.1:
-        ...         break
-
     One trainer is one run. A broken-off run goes on where it stopped when ``epochs`` or ``fit`` is
     called again with the same ``epochs``, also in another process (see :attr:`state`). Stages may
     be frozen or unfrozen between epochs: the optimizer always holds exactly the trainable
@@ -80,6 +74,20 @@ class Trainer:
 
     Raises:
         ConfigError: An option that cannot work.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
+        >>> model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+        >>> tk.freeze(model)
+        >>> trainer = tk.Trainer(model, lr=1e-2, scheduler="cosine", warmup=0.1)
+        >>> for epoch in trainer.epochs(splits["train"], splits["val"], epochs=5):
+        ...     if epoch.epoch == 3:  # or whatever else you want to look at
+        ...         break
+        >>> len(trainer.history)
+        3
+
+        ``trainer.fit(train, val, epochs=5)`` is the same without a loop of your own.
     """
 
     def __init__(

@@ -82,6 +82,16 @@ def audit_splits(
     Raises:
         DataError: No split or an empty one, a model of other classes, features with NaN.
         ConfigError: An option cannot work.
+
+    Example:
+        >>> import transferkit as tk
+        >>> leak = {("train", "test"): 4}
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, duplicates=leak, seed=0)
+        >>> report = tk.audit_splits(splits, near_duplicates=False)
+        >>> report.ok
+        False
+        >>> [f.message for f in report.findings if f.check == "exact_duplicates"]
+        ['4 of 30 images of test are pixel-identical to images of train.']
     """
     if not 0 < alpha < 1:
         raise ConfigError(f"alpha must lie between 0 and 1, got {alpha}")
@@ -155,6 +165,16 @@ def explain_gap(
     Raises:
         DataError: A split or its labels are missing, or arrays do not fit.
         ConfigError: An option cannot work.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(120, 60, 60), image_size=32, seed=0)
+        >>> report = tk.explain_gap(splits, seeds=range(2), samples=100)
+        >>> list(report.parts)
+        ['prior shift', 'within normal', 'within pneumonia']
+        >>> total = sum(part.value for part in report.parts.values())
+        >>> abs(total - (report.val_score - report.test_score)) < 1e-9
+        True
     """
     three = labelled_three(splits)
     named = resolve_groups(three, groups)

@@ -71,6 +71,20 @@ def compare(
         ConfigError: No backbone, strategy or seed, or two strategies of one name.
         DataError: Train or val is absent or unlabelled.
         OutputError: ``out`` cannot be written.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
+        >>> top = tk.Strategy(name="top", method="fine_tune", upto="layer3", epochs=2)
+        >>> comparison = tk.compare(
+        ...     ["transferkit/formula_resnet18"],
+        ...     ["linear_probe", top],
+        ...     splits,
+        ...     image_size=32,
+        ...     progress=False,
+        ... )
+        >>> [(cell.strategy, cell.seed, cell.test.n) for cell in comparison.cells]
+        [('linear_probe', 0, 30), ('top', 0, 30)]
     """
     parts = checked_splits(splits)
     chosen = _check_strategies(strategies, epochs)

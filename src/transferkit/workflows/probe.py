@@ -81,6 +81,16 @@ def linear_probe(
         ConfigError: An option that cannot work.
         UnknownNameError: No such backbone.
         TrainingError: The loss is not finite any more.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(120, 60, 60), image_size=32, opacity=2.0, seed=0)
+        >>> model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+        >>> result = tk.linear_probe(model, splits, solver="lbfgs")
+        >>> result.val.accuracy > 0.9
+        True
+        >>> tk.summary(result.classifier).trainable
+        770
     """
     if solver not in get_args(Solver):
         raise UnknownNameError.among("solver", str(solver), get_args(Solver))

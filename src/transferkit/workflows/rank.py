@@ -176,6 +176,15 @@ def rank_backbones(
         ConfigError: No name, or an option out of range.
         DataError: No labelled train split, or too few images of a class.
         WeightsError: No backbone at all could be built; the first reason.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(80, 20, 20), image_size=32, seed=0)
+        >>> names = ["transferkit/formula_resnet18", "torchvision/squeezenet1_1"]
+        >>> random = {"torchvision/squeezenet1_1": None}  # no download here
+        >>> ranking = tk.rank_backbones(names, splits, weights=random, image_size=32)
+        >>> sorted(ranking.names) == sorted(names)
+        True
     """
     by = score_named(by)
     if isinstance(names, str) or not names or finalists < 1:

@@ -62,6 +62,16 @@ class Strategy:
         dropout: Of the head, in [0, 1).
         outputs: Outputs of the head, where more than the classes: the rest stay unused.
         augment: Random augmentation of the training images.
+
+    Example:
+        >>> import transferkit as tk
+        >>> gentle = tk.Strategy(name="gentle", method="fine_tune", lr=1e-5, layer_decay=0.7)
+        >>> gentle.length, gentle.decay  # epochs that were not said are those that suit the method
+        (10, 0.7)
+        >>> tk.Strategy(name="quick", method="lp-ft")
+        Traceback (most recent call last):
+            ...
+        transferkit.errors.UnknownNameError: Unknown strategy 'lp-ft'. ...
     """
 
     name: str

@@ -72,6 +72,16 @@ def fine_tune(
         ConfigError: An option that cannot work.
         UnknownNameError: No such stage, or no such backbone.
         TrainingError: The loss is not finite any more.
+
+    Example:
+        >>> import transferkit as tk
+        >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
+        >>> model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+        >>> result = tk.fine_tune(model, splits, upto="layer3", epochs=2, lr=1e-3)
+        >>> [stage.name for stage in tk.summary(model).stages if stage.state == "trainable"]
+        ['layer3', 'head']
+        >>> len(result.history), result.test.n
+        (2, 30)
     """
     parts = checked_splits(splits)
     classifier = classifier_for(model, parts, seed=seed)
