@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transferkit.backbones.catalog import get_backbone_spec, list_backbones, register_backbone
     from transferkit.backbones.listing import BackboneTable, backbone_table
     from transferkit.backbones.spec import BackboneSpec, LicenseWarning, WeightsSpec
+    from transferkit.data.arraystore import CacheWarning
     from transferkit.data.augment import Augment
     from transferkit.data.dataset import ImageData, Splits
     from transferkit.data.imaging import PhantomSite
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     )
     from transferkit.features.extract import Features, extract_features
     from transferkit.metrics.evaluation import Evaluation, Predictions
-    from transferkit.models.caching import Cache, CacheWarning
+    from transferkit.models.caching import Cache
     from transferkit.models.classifier import Classifier, create_classifier
     from transferkit.models.freezing import freeze, stages, unfreeze
     from transferkit.models.groups import param_groups
@@ -158,6 +159,7 @@ _HOMES = {
         "LicenseWarning",
         "WeightsSpec",
     ),
+    "data.arraystore": ("CacheWarning",),
     "data.augment": ("Augment",),
     "data.dataset": (
         "ImageData",
@@ -185,10 +187,7 @@ _HOMES = {
         "Evaluation",
         "Predictions",
     ),
-    "models.caching": (
-        "Cache",
-        "CacheWarning",
-    ),
+    "models.caching": ("Cache",),
     "models.classifier": (
         "Classifier",
         "create_classifier",

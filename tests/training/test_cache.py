@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.data.arraystore import ArrayStore
+from transferkit.data.arraystore import ArrayStore, CacheWarning
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.caching import Cache, CacheWarning, machine_memory
+from transferkit.models.caching import Cache, machine_memory
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.training.trainer import Trainer

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from transferkit.data.draft import Draft, Stored, count_bytes
 from transferkit.errors import OutputError
 
-Stored: TypeAlias = NDArray[np.generic]
+KINDS = {"boundary": "activations", "images": "decoded images"}
+"""Folders below the cache folder, and what is in them."""
 
 _FOLDER_VARIABLE = "TRANSFERKIT_CACHE"
 _MARK = "arrays-"
+_ABANDONED = 24 * 3600
+"""Seconds after which a draft belongs to a process that was killed."""
 
 
 def default_folder() -> Path:
@@ -28,6 +32,10 @@ def default_folder() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transferkit"
+
+
+class CacheWarning(UserWarning):
+    """The cache cannot be used as asked; work goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,8 @@ class ArrayStore:
         if not self.folder.is_dir():
             return ()
         found = [_entry(path) for path in self.folder.iterdir() if _is_entry(path)]
-        return tuple(sorted(found, key=lambda entry: entry.used))
+        there = [entry for entry in found if entry is not None]
+        return tuple(sorted(there, key=lambda entry: entry.used))
 
     def size(self) -> int:
         """Bytes in use."""
@@ -74,15 +83,19 @@ class ArrayStore:
         try:
             # copy-on-write: the file never changes, and torch takes the array without a warning
             arrays = tuple(np.load(file, mmap_mode="c", allow_pickle=False) for file in files)
-            os.utime(path)
         except (OSError, ValueError):
             self.remove(key)
             return None
+        with suppress(OSError):  # a folder that can only be read keeps its times
+            os.utime(path)
         return arrays
 
     def remove(self, key: str) -> None:
-        """Forget one entry."""
-        shutil.rmtree(self._place(key), ignore_errors=True)
+        """Forget one entry: at once and whole, so that no reader finds a part of it."""
+        path, aside = self._place(key), self._aside(key)
+        with suppress(OSError):
+            path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def clear(self) -> int:
         """Forget everything, also what a killed process left; return the bytes freed."""
@@ -109,33 +122,48 @@ class ArrayStore:
         Raises:
             OutputError: The disk is full or cannot be written, or the arrays exceed the limit.
         """
-        needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes)
-        self._make_room(needed)
-        draft = self.folder / f".{_MARK}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.make_room(sum(count_bytes(shape, dtype) for shape, dtype in shapes))
+        with self.drafting(key) as draft:
+            yield tuple(draft.claim(shape, dtype) for shape, dtype in shapes)
+
+    @contextmanager
+    def drafting(self, key: str) -> Iterator[Draft]:
+        """Yield an empty entry that takes arrays one by one, for shapes not known beforehand.
+
+        Args:
+            key: A file name, under which the entry is stored when the block ends well.
+
+        Raises:
+            OutputError: The disk is full or cannot be written, or the arrays exceed the limit.
+        """
+        draft = Draft(self._aside(key), self.make_room)
         try:
-            draft.mkdir(parents=True)
-            yield tuple(
-                _claim(draft / f"{place}.npy", shape, np.dtype(dtype))
-                for place, (shape, dtype) in enumerate(shapes)
-            )
+            draft.folder.mkdir(parents=True)
+            yield draft
+            draft.flush()
             with suppress(FileExistsError):
-                _move(draft, self._place(key))
+                _move(draft.folder, self._place(key))
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(
-                f"Cannot keep {needed / 1e6:.0f} MB in the cache {self.folder}: "
+                f"Cannot keep {draft.size / 1e6:.0f} MB in the cache {self.folder}: "
                 f"{error.strerror or error}. Free some room or set {_FOLDER_VARIABLE}."
             ) from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(draft.folder, ignore_errors=True)
 
-    def _place(self, key: str) -> Path:
-        return self.folder / f"{_MARK}{key}"
+    def make_room(self, needed: int) -> None:
+        """Let the least recently used give way until ``needed`` bytes keep within the limit.
 
-    def _make_room(self, needed: int) -> None:
+        Raises:
+            OutputError: They exceed the limit by themselves.
+        """
         if needed > self.limit:
             raise OutputError(
                 f"{needed / 1e6:.0f} MB exceed the cache's limit of {self.limit / 1e6:.0f} MB."
             )
+        self._sweep()
         held = self.entries()
         excess = needed + sum(entry.size for entry in held) - self.limit
         for entry in held:
@@ -143,6 +171,28 @@ class ArrayStore:
                 return
             self.remove(entry.key)
             excess -= entry.size
+
+    def _place(self, key: str) -> Path:
+        return self.folder / f"{_MARK}{key}"
+
+    def _aside(self, key: str) -> Path:
+        """A place of its own for what is not an entry yet, or not any more."""
+        return self.folder / f".{_MARK}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    def _sweep(self) -> None:
+        """Remove drafts that killed processes left."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            with suppress(OSError):  # another process may end its draft right now
+                if _is_draft(path) and time.time() - path.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def stores_below(folder: Path) -> dict[str, ArrayStore]:
+    """The stores of a cache folder by what is in them, to look at or to clear."""
+    below = {said: ArrayStore(folder / name, limit=0) for name, said in KINDS.items()}
+    return {**below, "other": ArrayStore(folder, limit=0)}
 
 
 def _is_entry(path: Path) -> bool:
@@ -153,32 +203,13 @@ def _is_draft(path: Path) -> bool:
     return path.is_dir() and path.name.startswith(f".{_MARK}")
 
 
-def _entry(path: Path) -> Entry:
-    sizes = [file.stat().st_size for file in path.glob("*.npy")]
-    return Entry(path.name.removeprefix(_MARK), sum(sizes), path.stat().st_mtime)
-
-
-def _claim(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Stored:
-    """Make an ``.npy`` file of the full size and map it.
-
-    The blocks are claimed from the file system here: to run out of them later, under a memory map,
-    would kill the process.
-    """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            _fill(file.fileno(), array.offset, size)
-    return array
-
-
-def _fill(handle: int, start: int, end: int) -> None:
-    block = bytes(1 << 20)
-    os.lseek(handle, start, os.SEEK_SET)
-    for place in range(start, end, len(block)):
-        os.write(handle, block[: end - place])
+def _entry(path: Path) -> Entry | None:
+    """What is known of an entry; None if another process removes it at this moment."""
+    try:
+        sizes = [file.stat().st_size for file in path.glob("*.npy")]
+        return Entry(path.name.removeprefix(_MARK), sum(sizes), path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
 
 
 def _move(draft: Path, final: Path) -> None:

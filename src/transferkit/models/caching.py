@@ -20,10 +20,6 @@ _DISK_LIMIT = 20_000_000_000
 _SHARE_OF_MEMORY = 4
 
 
-class CacheWarning(UserWarning):
-    """The cache cannot be used as asked; training goes on without it."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
     """How the results of the frozen part are kept between epochs.

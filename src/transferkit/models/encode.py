@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit.data.arraystore import CacheWarning
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError
-from transferkit.models.caching import Cache, CacheWarning
+from transferkit.models.caching import Cache
 from transferkit.models.device import has_room
 
 Prefix: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from transferkit._typing import Int64Array
+from transferkit.data.arraystore import CacheWarning
 from transferkit.data.dataset import ImageData
 from transferkit.models.boundary import Cut, NoCut, cut_at_boundary
-from transferkit.models.caching import CacheWarning, cache_named
+from transferkit.models.caching import cache_named
 from transferkit.models.classifier import Classifier
 from transferkit.models.encode import Prefix, keep
 from transferkit.models.freezing import frozen_stages
