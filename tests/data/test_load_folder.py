@@ -133,7 +133,7 @@ def test_large_data_lie_in_a_file_that_goes_away(tmp_path):
     data = tree(tmp_path / "data")
     cache = tmp_path / "cache"
     here = load_splits(data)
-    splits = load_splits(data, memory_limit=100, cache_folder=cache)
+    splits = load_splits(data, memory_limit=100, cache=None, cache_folder=cache)
     assert isinstance(splits["train"].images, np.memmap)
     for name in here:
         assert splits[name].fingerprint() == here[name].fingerprint()
@@ -252,6 +252,7 @@ def test_the_folder_above(tmp_path):
         {"channels": 2},
         {"on_error": "ignore"},
         {"resize": "stretch"},
+        {"cache": "memory"},
     ],
 )
 def test_options_that_cannot_work(tmp_path, wrong):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferkit.data import store
-from transferkit.data.store import PixelStore
+from transferkit.data.store import PixelStore, Temporary
 from transferkit.errors import OutputError
 
 
@@ -15,7 +15,7 @@ def test_grey_then_colour(tmp_path, limit):
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (3, 4, 5), dtype=np.uint8)
     colour = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    pixels = PixelStore(5, (4, 5), channels=1, memory_limit=limit, folder=tmp_path)
+    pixels = PixelStore(5, (4, 5), channels=1, room=Temporary(limit, tmp_path))
     for image in grey:
         pixels.append(image)
     assert pixels.array.shape == (5, 4, 5, 1)
@@ -28,7 +28,7 @@ def test_grey_then_colour(tmp_path, limit):
 
 def test_the_file_goes_away_with_the_array(tmp_path):
     folder = tmp_path / "new"
-    pixels = PixelStore(5, (4, 5), channels=1, memory_limit=0, folder=folder)
+    pixels = PixelStore(5, (4, 5), channels=1, room=Temporary(0, folder))
     view = pixels.array[1:3]
     del pixels
     gc.collect()
@@ -45,14 +45,14 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "allocate", full)
     with pytest.raises(OutputError, match=r"No room for 0\.00 GiB .*cache_folder"):
-        PixelStore(5, (4, 5), channels=1, memory_limit=0, folder=tmp_path)
+        PixelStore(5, (4, 5), channels=1, room=Temporary(0, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="Cannot write"):
-        PixelStore(5, (4, 5), channels=1, memory_limit=0, folder=tmp_path / "file")
+        PixelStore(5, (4, 5), channels=1, room=Temporary(0, tmp_path / "file"))
 
 
 def test_where_open_files_cannot_be_removed_they_go_with_the_array(tmp_path, monkeypatch):

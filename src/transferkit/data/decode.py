@@ -16,6 +16,9 @@ from transferkit.errors import DataError
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
 
+VERSION = 1
+"""To be raised whenever the same file becomes other pixels than before."""
+
 BROKEN = (
     OSError,
     ValueError,

@@ -10,10 +10,11 @@ import numpy as np
 
 from transferkit.data.dataset import Splits
 from transferkit.data.decode import Resize
+from transferkit.data.decoded import read_or_map
 from transferkit.data.folder import scan_folder
 from transferkit.data.npy import read_npy_folder
 from transferkit.data.npz import read_npz
-from transferkit.data.read import Channels, OnError, Options, assemble, working_size
+from transferkit.data.read import Channels, Keep, OnError, Options, assemble
 from transferkit.data.source import ArraySource, Part
 from transferkit.data.splits import divide, groups_from_names, quotas
 from transferkit.errors import ConfigError, DataError
@@ -32,7 +33,9 @@ def load_splits(
     resize: Resize = "squash",
     workers: int | None = None,
     memory_limit: int = 2 << 30,
+    cache: Keep | None = "auto",
     cache_folder: str | os.PathLike[str] | None = None,
+    cache_limit: int = 20_000_000_000,
     progress: bool | None = None,
 ) -> Splits:
     r"""Read a dataset of images into uint8 arrays.
@@ -59,8 +62,16 @@ def load_splits(
         channels: 1 or 3; ``"auto"`` takes 1 if every image is grey, also if stored as RGB.
         resize: ``"squash"`` changes the aspect ratio; ``"crop"`` and ``"pad"`` keep it.
         workers: Threads that decode; None takes one a processor, 16 at most.
-        memory_limit: Bytes of pixels above which they go to a memory-mapped temporary file.
-        cache_folder: Folder of that file; the system's temporary folder if None.
+        memory_limit: Bytes of pixels above which they lie in a memory-mapped file.
+        cache: Whether decoded image files are kept on disk, where a later call maps them instead
+            of decoding: ``"disk"`` keeps them; ``"auto"`` where that saves seconds (files of more
+            than 32 MB together, or pixels beyond ``memory_limit``); None never, and pixels beyond
+            ``memory_limit`` go to a temporary file. What is kept is used only while every file
+            has the same name, size and time of change.
+        cache_folder: Folder of what is kept; ``$TRANSFERKIT_CACHE`` or the user's cache folder by
+            default. See ``transferkit cache``.
+        cache_limit: Bytes that all decoded folders may take there; the least recently used give
+            way.
         progress: Whether to show a progress bar; None shows it on a terminal only.
 
     Raises:
@@ -68,6 +79,10 @@ def load_splits(
             between splits, an unreadable image (named), and whatever else is wrong with the data.
         ConfigError: An option has a value that cannot work.
         OutputError: No room for the memory-mapped file.
+
+    Warns:
+        CacheWarning: The images cannot be kept (disk full, folder not writable); they are decoded
+            all the same.
 
     Example:
         >>> from pathlib import Path
@@ -87,7 +102,7 @@ def load_splits(
         val         4  32x32x1    2    2
         test       20  32x32x1   10   10
     """
-    check_options(val_share, on_error, channels, resize, workers, image_size)
+    check_options(val_share, on_error, channels, resize, workers, image_size, cache)
     parts, classes = read_layout(Path(path), class_files)
     if len(classes) < 2:
         raise DataError(
@@ -96,18 +111,25 @@ def load_splits(
         )
     grouping = None if groups is None else group_files(parts, groups)
     parts = carve(parts, val_share, grouping, seed)
-    threads = workers or min(16, os.cpu_count() or 1)
     options = Options(
-        size=working_size(parts, image_size, threads),
+        size=None if image_size is None else height_and_width(image_size),
         resize=resize,
         channels=channels,
         on_error=on_error,
-        workers=threads,
+        workers=workers or min(16, os.cpu_count() or 1),
         memory_limit=memory_limit,
+        cache=cache,
         cache_folder=None if cache_folder is None else Path(cache_folder),
+        cache_limit=cache_limit,
         progress=progress,
     )
-    return assemble(parts, classes, grouping, options)
+    return assemble(read_or_map(parts, options), classes, grouping, options)
+
+
+def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return one side, or two, as height and width."""
+    height, width = np.broadcast_to(image_size, 2).tolist()
+    return height, width
 
 
 def check_options(
@@ -117,6 +139,7 @@ def check_options(
     resize: str,
     workers: int | None,
     image_size: int | tuple[int, int] | None,
+    cache: object,
 ) -> None:
     """Raise ConfigError for a value that cannot work."""
     if not 0 <= val_share < 1:
@@ -129,6 +152,7 @@ def check_options(
         ("on_error", on_error, ("raise", "skip")),
         ("channels", channels, ("auto", 1, 3)),
         ("resize", resize, ("squash", "crop", "pad")),
+        ("cache", cache, ("auto", "disk", None)),
     )
     for name, value, known in choices:
         if value not in known:

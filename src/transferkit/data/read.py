@@ -12,14 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from transferkit._typing import Int64Array, UInt8Array
+from transferkit.data.arrays import chunks
 from transferkit.data.dataset import ImageData, SkippedFile, Splits
 from transferkit.data.decode import Resize, fit, luminance
 from transferkit.data.source import Part
-from transferkit.data.store import PixelStore
+from transferkit.data.store import PixelStore, Room, Temporary
 from transferkit.errors import DataError
 
 Channels: TypeAlias = Literal["auto", 1, 3]
 OnError: TypeAlias = Literal["raise", "skip"]
+Keep: TypeAlias = Literal["auto", "disk"]
 
 AT_ONCE = 16
 """Images that one worker reads before it hands them over."""
@@ -32,24 +34,36 @@ LARGEST = 256
 class Options:
     """How images are read; see ``load.load_splits``."""
 
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     resize: Resize
     channels: Channels
     on_error: OnError
     workers: int
     memory_limit: int
+    cache: Keep | None
     cache_folder: Path | None
+    cache_limit: int
     progress: bool | None
 
+    @property
+    def temporary(self) -> Temporary:
+        """Where pixels go that are not kept."""
+        return Temporary(self.memory_limit, self.cache_folder)
 
-def working_size(
-    parts: Mapping[str, Part], image_size: int | tuple[int, int] | None, workers: int
-) -> tuple[int, int]:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """The pixels of all images, and which of them make each split."""
+
+    pixels: UInt8Array
+    splits: Mapping[str, Filled]
+
+
+def working_size(parts: Mapping[str, Part], options: Options) -> tuple[int, int]:
     """Return the height and width to store images at."""
-    if image_size is not None:
-        height, width = np.broadcast_to(image_size, 2).tolist()
-        return height, width
-    with ThreadPoolExecutor(workers) as pool:
+    if options.size is not None:
+        return options.size
+    with ThreadPoolExecutor(options.workers) as pool:
         found = pool.map(lambda job: [job[0].source.size(row) for row in job[1]], jobs(parts))
         sizes = [size for chunk in found for size in chunk if size is not None]
     return common_size(sizes)
@@ -70,21 +84,13 @@ def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return side, side
 
 
-def assemble(
-    parts: Mapping[str, Part],
-    classes: tuple[str, ...],
-    grouping: Mapping[str, str] | None,
-    options: Options,
-) -> Splits:
-    """Read all pixels into one store, of which each split is a slice."""
+def read_parts(
+    parts: Mapping[str, Part], size: tuple[int, int], options: Options, room: Room
+) -> Read:
+    """Read all pixels into one array, of which each split is a slice."""
     total = sum(len(part.rows) for part in parts.values())
-    store = PixelStore(
-        total,
-        options.size,
-        channels=3 if options.channels == 3 else 1,
-        memory_limit=options.memory_limit,
-        folder=options.cache_folder,
-    )
+    channels = 3 if options.channels == 3 else 1
+    store = PixelStore(total, size, channels=channels, room=room)
     filled: dict[str, Filled] = {}
     hide = None if options.progress is None else not options.progress
     with (
@@ -92,21 +98,41 @@ def assemble(
         tqdm(total=total, desc="reading images", unit="image", disable=hide) as bar,
     ):
         for name, part in parts.items():
-            filled[name] = fill(store, part, options, pool, bar.update)
+            filled[name] = fill(store, size, part, options, pool, bar.update)
+    return Read(store.array, filled)
+
+
+def assemble(
+    read: Read,
+    classes: tuple[str, ...],
+    grouping: Mapping[str, str] | None,
+    options: Options,
+) -> Splits:
+    """Make the splits of their pixels."""
     return Splits(
         {
-            name: collect(name, store.array[own.where], own, classes, grouping)
-            for name, own in filled.items()
+            name: collect(name, taken(read.pixels, own.where, options), own, classes, grouping)
+            for name, own in read.splits.items()
         },
-        skipped=[file for own in filled.values() for file in own.skipped],
+        skipped=[file for own in read.splits.values() for file in own.skipped],
     )
+
+
+def taken(pixels: UInt8Array, where: slice | Int64Array, options: Options) -> UInt8Array:
+    """Return some rows: without copying where they lie side by side."""
+    if isinstance(where, slice):
+        return pixels[where]
+    images = options.temporary.reserve((len(where), *pixels.shape[1:]))
+    for part in chunks(images):
+        images[part] = pixels[where[part]]
+    return images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filled:
-    """One split that was read: its slice of the store, images, sizes, and what was left out."""
+    """One split that was read: its rows of the pixels, images, sizes, and what was left out."""
 
-    where: slice
+    where: slice | Int64Array
     part: Part
     sizes: Int64Array
     skipped: tuple[SkippedFile, ...]
@@ -114,6 +140,7 @@ class Filled:
 
 def fill(
     store: PixelStore,
+    size: tuple[int, int],
     part: Part,
     options: Options,
     pool: ThreadPoolExecutor,
@@ -124,16 +151,16 @@ def fill(
     rows: list[int] = []
     sizes: list[tuple[int, ...]] = []
     skipped: list[SkippedFile] = []
-    for row, result in enumerate(read_rows(part, options, pool)):
+    for row, result in enumerate(read_rows(part, size, options, pool)):
         advance()
         if isinstance(result, DataError):
             name = part.source.names[part.rows[row]]
             skipped.append(leave_out(name, result, options.on_error))
             continue
-        image, size = result
+        image, original = result
         store.append(image)
         rows.append(row)
-        sizes.append(size)
+        sizes.append(original)
     originals = np.array(sizes, np.int64).reshape(-1, 2)
     kept = part.take(np.array(rows, np.int64))
     return Filled(slice(start, store.used), kept, originals, tuple(skipped))
@@ -149,29 +176,33 @@ def leave_out(name: str, error: DataError, on_error: OnError) -> SkippedFile:
     ) from error
 
 
-Read: TypeAlias = tuple[UInt8Array, tuple[int, ...]] | DataError
+Outcome: TypeAlias = tuple[UInt8Array, tuple[int, ...]] | DataError
 
 
-def read_rows(part: Part, options: Options, pool: ThreadPoolExecutor) -> Iterator[Read]:
+def read_rows(
+    part: Part, size: tuple[int, int], options: Options, pool: ThreadPoolExecutor
+) -> Iterator[Outcome]:
     """Read a split's images in order, a bounded number ahead."""
     chunks = [rows for _, rows in jobs({"": part})]
     ahead = 2 * options.workers
     for start in range(0, len(chunks), ahead):
         window = chunks[start : start + ahead]
-        for results in pool.map(lambda rows: [read(part, row, options) for row in rows], window):
+        for results in pool.map(
+            lambda rows: [read(part, row, size, options) for row in rows], window
+        ):
             yield from results
 
 
-def read(part: Part, row: int, options: Options) -> Read:
+def read(part: Part, row: int, size: tuple[int, int], options: Options) -> Outcome:
     """Read one image and bring it to the working size; an error is returned, not raised."""
     try:
         image = part.source.read(row)
     except DataError as error:
         return error
-    size = image.shape[:2]
+    original = image.shape[:2]
     if options.channels == 1:
         image = luminance(image)
-    return fit(image, options.size, options.resize), size
+    return fit(image, size, options.resize), original
 
 
 def collect(

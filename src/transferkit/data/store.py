@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,45 +15,64 @@ from transferkit._typing import UInt8Array
 from transferkit.errors import OutputError
 
 
+class Room(Protocol):
+    """Where arrays of pixels come from."""
+
+    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
+        """Return an array of ``shape`` to be filled."""
+
+    def release(self, array: UInt8Array) -> None:
+        """Take back an array that is not needed any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Temporary:
+    """Room in memory, or beyond ``limit`` bytes in a temporary file, which goes with the array.
+
+    Attributes:
+        limit: Bytes above which a file is used.
+        folder: Where the file lies; the system's folder for temporary files if None.
+    """
+
+    limit: int
+    folder: Path | None = None
+
+    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
+        """Return an array of ``shape``, in memory or in a file.
+
+        Raises:
+            OutputError: There is no room for the file.
+        """
+        if int(np.prod(shape, dtype=np.int64)) <= self.limit:
+            return np.empty(shape, np.uint8)
+        return temporary_memmap(shape, self.folder)
+
+    def release(self, array: UInt8Array) -> None:
+        """Do nothing: the room is free when the array is not used any more."""
+
+
 class PixelStore:
     """A uint8 array (N, H, W, C) that is filled image by image.
 
     It starts with one channel and goes over to three when the first coloured image comes, so that
-    grey data never take three times the memory. Beyond ``memory_limit`` bytes it lives in a
-    temporary file, which is gone when the array is.
+    grey data never take three times the room.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        size: tuple[int, int],
-        *,
-        channels: int,
-        memory_limit: int,
-        folder: Path | None = None,
-    ) -> None:
+    def __init__(self, capacity: int, size: tuple[int, int], *, channels: int, room: Room) -> None:
         """Reserve the room.
 
         Args:
             capacity: The most images that may come.
             size: Their height and width.
             channels: 1 to start with grey, or 3.
-            memory_limit: Bytes above which a file is used.
-            folder: Where the file lies; the system's folder for temporary files if None.
+            room: Where the array comes from.
 
         Raises:
-            OutputError: There is no room for the file.
+            OutputError: There is no room.
         """
-        self.memory_limit = memory_limit
-        self.folder = folder
+        self.room = room
         self.used = 0
-        self.array = self.reserve((capacity, *size, channels))
-
-    def reserve(self, shape: tuple[int, int, int, int]) -> UInt8Array:
-        """Return an array of ``shape``, in memory or in a file."""
-        if int(np.prod(shape, dtype=np.int64)) <= self.memory_limit:
-            return np.empty(shape, np.uint8)
-        return temporary_memmap(shape, self.folder)
+        self.array = room.reserve((capacity, *size, channels))
 
     def append(self, image: UInt8Array) -> None:
         """Add one image, (H, W) or (H, W, 3)."""
@@ -63,10 +84,11 @@ class PixelStore:
     def widen(self) -> None:
         """Go over from one channel to three."""
         capacity, height, width, _ = self.array.shape
-        wide = self.reserve((capacity, height, width, 3))
+        grey, wide = self.array, self.room.reserve((capacity, height, width, 3))
         for row in range(self.used):
-            wide[row] = self.array[row]
+            wide[row] = grey[row]
         self.array = wide
+        self.room.release(grey)
 
 
 def temporary_memmap(shape: tuple[int, ...], folder: Path | None) -> UInt8Array:
