@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
 
-from transferkit.data.arraystore import ArrayStore, default_folder
+from transferkit.data.arraystore import ArrayStore, default_folder, stores_below
 from transferkit.errors import OutputError
 
 
@@ -98,6 +99,64 @@ def test_an_unreadable_entry_goes(store):
     assert store.get("a") is None
     put(store, "a", 3.0)
     assert (store.get("a")[0] == 3).all()
+
+
+def test_an_entry_may_grow_array_by_array(store):
+    with store.drafting("a") as draft:
+        narrow = draft.claim((10, 1), np.uint8)
+        narrow[:] = 3
+        wide = draft.claim((10, 3), np.uint8)
+        wide[:] = narrow
+        draft.drop(narrow)
+        draft.claim((2,), np.int64)[:] = (7, 8)
+        assert draft.size == 30 + 16
+    wide, numbers = store.get("a")
+    assert wide.shape == (10, 3)
+    assert (wide == 3).all()
+    assert numbers.tolist() == [7, 8]
+
+
+def test_an_entry_that_outgrows_the_limit_leaves_nothing(store):
+    def write() -> None:
+        with store.drafting("b") as draft:
+            draft.claim((60_000,), np.uint8)
+            draft.claim((60_000,), np.uint8)
+
+    with pytest.raises(OutputError, match="limit"):
+        write()
+    assert list(store.folder.iterdir()) == []
+
+
+def test_drafts_of_killed_processes_go_after_a_day(store):
+    put(store, "a")
+    for name, age in ((".arrays-b.1-old", 90_000), (".arrays-c.1-new", 10)):
+        (store.folder / name).mkdir()
+        os.utime(store.folder / name, (time.time() - age,) * 2)
+    put(store, "d")
+    names = {path.name for path in store.folder.iterdir()}
+    assert names == {"arrays-a", "arrays-d", ".arrays-c.1-new"}
+
+
+def test_an_entry_that_goes_meanwhile_is_no_entry(store, monkeypatch):
+    put(store, "a")
+    put(store, "b")
+    look = type(store.folder).glob
+
+    def glob(path, pattern):
+        if path.name == "arrays-a":
+            store.remove("a")
+        return look(path, pattern)
+
+    monkeypatch.setattr(type(store.folder), "glob", glob)
+    assert [entry.key for entry in store.entries()] == ["b"]
+
+
+def test_stores_below_a_folder(tmp_path):
+    stores = stores_below(tmp_path)
+    put(ArrayStore(tmp_path / "images", 10**6), "a")
+    put(ArrayStore(tmp_path, 10**6), "b")
+    found = {said: [e.key for e in store.entries()] for said, store in stores.items()}
+    assert found == {"activations": [], "decoded images": ["a"], "other": ["b"]}
 
 
 def test_clear(store):
