@@ -20,23 +20,19 @@ MEGABYTE = 1e6
     help="[default: $TRANSFERKIT_CACHE, else the user's cache folder]",
 )
 def cache_command(clear: bool, folder: Path | None) -> None:
-    """Show the activations that are kept between runs, and their sizes."""
-    from transferkit.data.arraystore import ArrayStore, default_folder
+    """Show what is kept between runs (decoded images, activations), and its size."""
+    from transferkit.data.arraystore import default_folder, stores_below
 
-    store = ArrayStore(folder or default_folder(), limit=0)
-    entries = store.entries()
-    if clear:
-        store.clear()
-    rows = [
-        (
-            e.key[:12],
-            f"{e.size / MEGABYTE:.1f} MB",
-            f"{datetime.fromtimestamp(e.used):%Y-%m-%d %H:%M}",
-        )
-        for e in entries
-    ]
+    place = folder or default_folder()
+    rows, total = [], 0
+    for said, store in stores_below(place).items():
+        for entry in store.entries():
+            used = f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}"
+            rows.append((said, entry.key[:12], f"{entry.size / MEGABYTE:.1f} MB", used))
+            total += entry.size
+        if clear:
+            store.clear()
     if rows:
-        click.echo(table(("key", "size", "last used"), rows))
-    total = sum(entry.size for entry in entries) / MEGABYTE
+        click.echo(table(("what", "key", "size", "last used"), rows, left=2))
     verb = "removed from" if clear else "in"
-    click.echo(f"{len(entries)} entries, {total:.1f} MB, {verb} {store.folder}")
+    click.echo(f"{len(rows)} entries, {total / MEGABYTE:.1f} MB, {verb} {place}")
