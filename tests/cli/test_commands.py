@@ -5,57 +5,48 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 import transferkit as tk
-from transferkit.cli import main
+
+Run = Callable[..., Result]
 
 FIGURES = ("confusion_matrix", "roc", "reliability")
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+@pytest.fixture(scope="session")
+def train(run: Run) -> Run:
+    """Train a small network without a download: data, output folder, more options."""
+
+    def invoke(data: Path, out: Path, *more: object) -> Result:
+        options = ("--backbone", "squeezenet1_1", "--weights", "none", "--image-size", 32)
+        return run("train", data, *options, "--device", "cpu", "--out", out, *more)
+
+    return invoke
 
 
 @pytest.fixture(scope="module")
-def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small phantom radiographs in the layout of MedMNIST."""
-    splits = tk.phantom_splits(sizes=(48, 24, 24), image_size=32, seed=0)
-    path = tmp_path_factory.mktemp("data") / "phantom.npz"
-    arrays = {}
-    for name, data in splits.items():
-        arrays[f"{name}_images"] = data.images[..., 0]
-        arrays[f"{name}_labels"] = data.require_labels("a test")[:, None]
-    np.savez(path, **arrays)
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(train: Run, data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "probe"
     result = train(data_file, out, "--epochs", 2)
     assert result.exit_code == 0, result.output
     return out
 
 
-def train(data: Path, out: Path, *more: object) -> Result:
-    options = ("--backbone", "squeezenet1_1", "--weights", "none", "--image-size", 32)
-    return run("train", data, *options, "--device", "cpu", "--out", out, *more)
-
-
-def test_list_matches_a_pattern() -> None:
+def test_list_matches_a_pattern(run: Run) -> None:
     result = run("list", "resnet1*", "--source", "torchvision")
     assert result.exit_code == 0
     assert "torchvision/resnet18" in result.output
     assert "mobilenet" not in result.output
 
 
-def test_list_gives_a_table_to_choose_from() -> None:
+def test_list_gives_a_table_to_choose_from(run: Run) -> None:
     options = ("--source", "torchvision", "--pretrained", "--max-params", 30, "--order", "top1")
     plain = run("list", "*net*", *options).output.splitlines()
     header, _, *lines = run("list", "*net*", *options, "--table").output.splitlines()
@@ -66,7 +57,7 @@ def test_list_gives_a_table_to_choose_from() -> None:
     assert len(lines) > 20
 
 
-def test_list_suggests_names_and_says_when_nothing_matches() -> None:
+def test_list_suggests_names_and_says_when_nothing_matches(run: Run) -> None:
     misspelt = run("list", "resnt50")
     assert misspelt.exit_code == 2
     assert "'resnet50'" in misspelt.output
@@ -75,7 +66,7 @@ def test_list_suggests_names_and_says_when_nothing_matches() -> None:
     assert "no backbone matches" in nothing.output
 
 
-def test_info_shows_every_weights_tag_with_its_accuracy() -> None:
+def test_info_shows_every_weights_tag_with_its_accuracy(run: Run) -> None:
     result = run("info", "resnet50")
     assert result.exit_code == 0
     assert "25,557,032" in result.output
@@ -83,7 +74,7 @@ def test_info_shows_every_weights_tag_with_its_accuracy() -> None:
     assert "IMAGENET1K_V1" in result.output
 
 
-def test_info_on_an_unknown_name_suggests_and_exits_with_2() -> None:
+def test_info_on_an_unknown_name_suggests_and_exits_with_2(run: Run) -> None:
     result = run("info", "resnet51")
     assert result.exit_code == 2
     assert "resnet50" in result.output
@@ -109,25 +100,29 @@ def test_the_saved_classifier_gives_the_reported_test_score(trained: Path, data_
     assert again.accuracy == scores["test"]["accuracy"]
 
 
-def test_fine_tune_unfreezes_from_the_stage_named(data_file: Path, tmp_path: Path) -> None:
+def test_fine_tune_unfreezes_from_the_stage_named(
+    train: Run, data_file: Path, tmp_path: Path
+) -> None:
     options = ("--strategy", "fine_tune", "--unfreeze", "features.12", "--epochs", 1)
     result = train(data_file, tmp_path, *options)
     assert result.exit_code == 0, result.output
 
 
-def test_an_unknown_stage_lists_the_stages(data_file: Path, tmp_path: Path) -> None:
+def test_an_unknown_stage_lists_the_stages(train: Run, data_file: Path, tmp_path: Path) -> None:
     result = train(data_file, tmp_path, "--strategy", "fine_tune", "--unfreeze", "layer9")
     assert result.exit_code == 2
     assert "features.12" in result.output
 
 
-def test_unfreeze_with_a_linear_probe_is_a_usage_error(data_file: Path, tmp_path: Path) -> None:
+def test_unfreeze_with_a_linear_probe_is_a_usage_error(
+    train: Run, data_file: Path, tmp_path: Path
+) -> None:
     result = train(data_file, tmp_path, "--unfreeze", "features.12")
     assert result.exit_code == 2
     assert "fine_tune" in result.output
 
 
-def test_predict_prints_one_csv_row_an_image(trained: Path, tmp_path: Path) -> None:
+def test_predict_prints_one_csv_row_an_image(run: Run, trained: Path, tmp_path: Path) -> None:
     images = tk.phantom_splits(sizes=(4, 4, 4), image_size=32, seed=3)["test"].images
     for index, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{index}.png")
@@ -139,13 +134,15 @@ def test_predict_prints_one_csv_row_an_image(trained: Path, tmp_path: Path) -> N
     assert sum(map(float, rows[1][2:])) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(train: Run, tmp_path: Path) -> None:
     result = train(tmp_path / "nowhere", tmp_path / "out")
     assert result.exit_code == 2
     assert "nowhere" in result.output
 
 
-def test_an_unwritable_output_folder_is_found_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_unwritable_output_folder_is_found_before_anything_is_read(
+    train: Run, tmp_path: Path
+) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("in the way", encoding="utf-8")
     result = train(tmp_path / "nowhere", blocker / "out")
@@ -154,7 +151,7 @@ def test_an_unwritable_output_folder_is_found_before_anything_is_read(tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_demo_shows_the_gap(tmp_path: Path) -> None:
+def test_the_demo_shows_the_gap(run: Run, tmp_path: Path) -> None:
     result = run("demo", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "gap" in result.output

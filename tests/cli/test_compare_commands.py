@@ -1,42 +1,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import transferkit as tk
-from transferkit.cli import main
 from transferkit.cli.compare import seed_numbers, weights_by_name
 from transferkit.workflows import compare as comparing
 
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+Run = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    splits = tk.phantom_splits(sizes=(48, 24, 24), image_size=32, seed=0)
-    path = tmp_path_factory.mktemp("data") / "phantom.npz"
-    arrays = {}
-    for name, data in splits.items():
-        arrays[f"{name}_images"] = data.images[..., 0]
-        arrays[f"{name}_labels"] = data.require_labels("a test")[:, None]
-    np.savez(path, **arrays)
-    return path
+@pytest.fixture(scope="session")
+def compare(run: Run) -> Run:
+    """Compare two strategies on a small network: data, output folder, more options."""
+
+    def invoke(data: Path, out: Path, *more: object) -> Result:
+        options = ("--backbones", "squeezenet1_1", "--weights", "none", "--image-size", 32)
+        place = ("--device", "cpu", "--out", out)
+        return run("compare", data, *options, "--epochs", 1, *place, *more)
+
+    return invoke
 
 
-def compare(data_file: Path, out: Path, *more: object) -> Result:
-    options = ("--backbones", "squeezenet1_1", "--weights", "none", "--image-size", 32)
-    return run(
-        "compare", data_file, *options, "--epochs", 1, "--device", "cpu", "--out", out, *more
-    )
-
-
-def test_compare_writes_tables_and_figures(data_file: Path, tmp_path: Path) -> None:
+def test_compare_writes_tables_and_figures(compare: Run, data_file: Path, tmp_path: Path) -> None:
     result = compare(data_file, tmp_path, "--seeds", "0,1")
     assert result.exit_code == 0, result.output
     for word in ("linear_probe", "fine_tune", "paired bootstrap", "looked at 4 times"):
@@ -47,7 +37,7 @@ def test_compare_writes_tables_and_figures(data_file: Path, tmp_path: Path) -> N
     assert tables | figures | {"cells"} == names
 
 
-def test_compare_lists_the_known_strategies(data_file: Path, tmp_path: Path) -> None:
+def test_compare_lists_the_known_strategies(compare: Run, data_file: Path, tmp_path: Path) -> None:
     result = compare(data_file, tmp_path / "out", "--strategies", "fine_tuning")
     assert result.exit_code == 2
     assert "gradual_unfreeze" in result.output
@@ -55,7 +45,7 @@ def test_compare_lists_the_known_strategies(data_file: Path, tmp_path: Path) -> 
 
 
 def test_ctrl_c_shows_what_is_done(
-    data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Run, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(task: object, splits: object) -> None:
         raise KeyboardInterrupt
@@ -66,7 +56,7 @@ def test_ctrl_c_shows_what_is_done(
     assert "2 cells were not run" in result.output
 
 
-def test_rank_prints_and_writes(data_file: Path, tmp_path: Path) -> None:
+def test_rank_prints_and_writes(run: Run, data_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "ranking.json"
     result = run(
         "rank", data_file, "--backbones", "squeezenet1_1", "--weights", "none",
