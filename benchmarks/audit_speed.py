@@ -1,9 +1,11 @@
-"""Time and memory of the audit's statistics, as they grow with the number of rows.
+"""Time and memory of the audit and of its tests, as they grow with the number of rows.
 
 Run ``python benchmarks/audit_speed.py`` with ``OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2``. Each
 row is measured in a process of its own: CPU seconds, wall seconds, and the peak of memory beyond
-what the two samples and the libraries take. ``alibi-detect`` stands beside where it is installed
-(it keeps the whole kernel matrix).
+what the two samples (or the images) and the libraries take. ``alibi-detect`` stands beside where it
+is installed (it keeps the whole kernel matrix). ``whole audit`` takes phantom images of 32 pixels,
+as many as ``--sizes`` says in all splits together, embedding included. ``audit_growth.py`` makes
+the figure.
 """
 
 from __future__ import annotations
@@ -86,6 +88,21 @@ JOBS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
 }
 
 
+WHOLE = "whole audit"
+
+
+def prepared(job: str, n: int, width: int) -> Callable[[], object]:
+    """Make the input of a job, and return the job itself."""
+    if job != WHOLE:
+        a, b = samples(n, width)
+        return lambda: JOBS[job](a, b)
+    import transferkit as tk
+
+    part = n // 6
+    splits = tk.phantom_splits(sizes=(n - 2 * part, part, part), image_size=32, seed=0)
+    return lambda: tk.audit_splits(splits)
+
+
 def peak() -> float:
     """Peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -98,16 +115,23 @@ def cpu() -> float:
 
 def measure(job: str, n: int, width: int) -> dict[str, float]:
     """Measure one job in this process, after a small run that loads what it needs."""
-    small = samples(60, 8)
-    JOBS[job](*small)
-    a, b = samples(n, width)
+    prepared(job, 120, 8)()
+    work = prepared(job, n, width)
     before, used, start = peak(), cpu(), time.perf_counter()
-    JOBS[job](a, b)
+    work()
     return {
         "cpu": cpu() - used,
         "wall": time.perf_counter() - start,
         "memory": peak() - before,
     }
+
+
+def measure_apart(job: str, n: int, width: int) -> dict[str, float]:
+    """Measure one job in a process of its own."""
+    size = ["--sizes", str(n), "--width", str(width)]
+    command = [sys.executable, __file__, job, "--inside", *size]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {name: float(value) for name, value in json.loads(done.stdout).items()}
 
 
 def main() -> None:
@@ -124,10 +148,7 @@ def main() -> None:
     rows = []
     for job in options.jobs or [job for job in JOBS if job not in absent]:
         for n in options.sizes:
-            size = ["--sizes", str(n), "--width", str(options.width)]
-            command = [sys.executable, __file__, job, "--inside", *size]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found = json.loads(done.stdout)
+            found = measure_apart(job, n, options.width)
             cells = [f"{found[name]:.1f}" for name in ("cpu", "wall")]
             rows.append([job, f"{n:,}", *cells, f"{found['memory']:.0f}"])
             print("  ".join(rows[-1]), flush=True)
