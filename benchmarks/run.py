@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 
-from speed import envs
+from functools import partial
+
+from speed import envs, job, plan
 from speed.envs import PACKAGES
 from speed.measure import measure
-from speed.plan import cases
 from speed.process import bind
-from speed.task import WORKS
+from speed.task import COMPARED
 
 STEPS = ("envs", "run", "table")
+OTHERS = (job.START, "overhead", job.JOB, "growth")
+WORKS = (*COMPARED, *OTHERS)
 SIDES = ("ours", "loop", "peak", *PACKAGES)
 
 
@@ -43,7 +46,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("step", nargs="?", choices=STEPS, help="do this only")
-    parser.add_argument("--works", nargs="+", choices=[*WORKS], default=[*WORKS])
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS)
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "mobilenet_v2"])
     parser.add_argument("--pixels", nargs="+", type=int, default=[128, 256])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
@@ -65,8 +68,8 @@ def make_environments(sides: list[str]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure what the file lacks."""
-    chosen = cases(
-        works=options.works,
+    chosen = plan.cases(
+        works=[work for work in options.works if work in COMPARED],
         backbones=options.backbones,
         pixels=options.pixels,
         sides=options.sides,
@@ -77,6 +80,16 @@ def run(options: argparse.Namespace) -> None:
         widely=options.peers_everywhere,
     )
     measure(list(chosen), again=options.again)
+    threads, rounds, again = options.threads, options.rounds, options.again
+    if "overhead" in options.works:
+        measure([plan.overhead(threads, rounds)], again=again)
+    if job.START in options.works:
+        job.keep(job.start_case(threads), again, partial(job.start_up, threads, rounds))
+    for epochs in job.ROUNDS if job.JOB in options.works else ():
+        make = partial(job.whole_job, epochs, threads, rounds)
+        job.keep(job.job_case(epochs, threads), again, make)
+    if "growth" in options.works:
+        measure(list(plan.growth(threads, rounds)), again=again)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from speed.envs import PACKAGES
-from speed.task import WORKS, Task
+from speed.task import BATCH_SIZE, WORKS, Task
 
 IMAGES = {128: 320, 256: 96}
 """Training images of the works of one epoch."""
@@ -15,6 +15,10 @@ LONG_IMAGES = {128: 192, 256: 64}
 """Training images of the works of thirty epochs."""
 
 ROUNDS = {1: 5, 30: 3}
+GROWING_IMAGES = (250, 1000, 5000, 20000)
+GROWING_PIXELS = (64, 96, 128, 192, 256)
+GROWTH_ROUNDS = 2
+STEPS_OF_OVERHEAD = 300
 PEER_WORKS = ("fine-tune all", "fixed features")
 PEER_CASE = ("resnet18", 128)
 
@@ -69,3 +73,20 @@ def cases(
                 chosen = tuple(s for s in sides if peers or s not in PACKAGES)
                 chosen = tuple(s for s in chosen if s != "peak" or long == 1)
                 yield Case(task, chosen, rounds or ROUNDS[long])
+
+
+def growth(threads: int, rounds: int | None = None) -> Iterator[Case]:
+    """Ours alone, with its cache on disk: more images at 64 pixels, more pixels of 500 images."""
+    points = [("fixed features", 64, images) for images in GROWING_IMAGES]
+    points += [("fixed features", pixels, 500) for pixels in GROWING_PIXELS]
+    points += [("last stage", pixels, 500) for pixels in GROWING_PIXELS]
+    for work, pixels, images in points:
+        name = f"growth, {work}"
+        task = Task(name, "resnet18", pixels, images, WORKS[name].epochs, threads)
+        yield Case(task, ("growth",), rounds or GROWTH_ROUNDS)
+
+
+def overhead(threads: int, rounds: int | None = None) -> Case:
+    """``Trainer.fit`` against the barest loop, where the network costs next to nothing."""
+    task = Task("overhead", "tiny", 8, BATCH_SIZE * STEPS_OF_OVERHEAD, 1, threads)
+    return Case(task, ("overhead",), rounds or ROUNDS[1])

@@ -29,7 +29,13 @@ WORKS = {
     "fixed features": Work("head", 30),
     "fixed, augmented": Work("head", 1, augmented=True),
     "last stage": Work("last stage", 30),
+    "growth, fixed features": Work("head", 30),
+    "growth, last stage": Work("last stage", 1),
+    "overhead": Work("all", 1),
 }
+COMPARED = ("fine-tune all", "fixed features", "fixed, augmented", "last stage")
+"""The works of the table against the loop; the others are ours alone."""
+
 LAST_STAGE = {
     "resnet18": ("layer4", "fc"),
     "mobilenet_v2": ("features.17", "features.18", "classifier"),
