@@ -10,7 +10,7 @@ import transferkit as tk
 from transferkit.backbones.spec import Network
 from transferkit.models.boundary import cut_at_boundary
 from transferkit.models.classifier import Classifier, Recipe
-from transferkit.models.fold import FoldedCut, fold_batch_norms
+from transferkit.models.fold import fold_batch_norms
 
 
 @pytest.mark.parametrize(
@@ -23,30 +23,47 @@ from transferkit.models.fold import FoldedCut, fold_batch_norms
         ("timm/resnet18", "layer3", 10),
     ],
 )
-def test_what_crosses_is_equal_to_float_tolerance(make, images: Tensor, name, upto, pairs) -> None:
+def test_features_are_equal_to_float_tolerance(make, images: Tensor, name, upto, pairs) -> None:
     model = make(name)
     tk.unfreeze(model, upto=upto)
+    model.train()
     attributes = [set(module.__dict__) for module in model.modules()]
     parameters = [id(p) for p in model.parameters()]
-    cut = cut_at_boundary(model, images)
-    folded = fold_batch_norms(cut, images)
-    assert isinstance(folded, FoldedCut)
-    assert (len(folded.pairs), folded.stage) == (pairs, upto)
-    for got, want in zip(folded.prefix(images), cut.prefix(images), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
-        assert not torch.equal(got, want)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fold = fold_batch_norms(model, images)
+    assert len(fold.pairs) == pairs
     model.eval()
-    logits = folded.tail(*folded.prefix(images))
-    torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        want = model.features(images)
+        with fold.applied():
+            got = model.features(images)
+        again = model.features(images)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
+    assert not torch.equal(got, want)
+    assert torch.equal(again, want)
     assert [set(module.__dict__) for module in model.modules()] == attributes
     assert [id(p) for p in model.parameters()] == parameters
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_nothing_to_fold_gives_the_same_cut(make, images: Tensor) -> None:
-    model = make("timm/convnext_atto")
-    tk.freeze(model)
-    cut = cut_at_boundary(model, images)
-    assert fold_batch_norms(cut, images) is cut
+def test_a_cut_runs_folded(make, images: Tensor) -> None:
+    model = make("resnet18")
+    tk.unfreeze(model, upto="layer4")
+    cut, fold = cut_at_boundary(model, images), fold_batch_norms(model.train(), images)
+    with fold.applied():
+        crossing = cut.prefix(images)
+    model.eval()
+    torch.testing.assert_close(cut.tail(*crossing), model(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm/convnext_atto", "squeezenet1_1"])
+def test_nothing_to_fold(make, images: Tensor, name) -> None:
+    tk.freeze(model := make(name))
+    assert fold_batch_norms(model.train(), images).pairs == ()
+
+
+def test_what_trains_is_not_folded(make, images: Tensor) -> None:
+    assert fold_batch_norms(make("resnet18").train(), images).pairs == ()
 
 
 class UsesBoth(nn.Module):
@@ -70,5 +87,4 @@ def test_a_fold_that_would_be_wrong_is_not_made(images: Tensor) -> None:
     recipe = Recipe("user/both", None, "linear", 0.0)
     model = Classifier(network, nn.Linear(3, 2), classes=("a", "b"), recipe=recipe)
     tk.freeze(model)
-    cut = cut_at_boundary(model, images)
-    assert fold_batch_norms(cut, images) is cut
+    assert fold_batch_norms(model.train(), images).pairs == ()

@@ -101,9 +101,9 @@ def test_groups_of_the_test_split_are_drawn_whole(pictures):
 def test_a_grid_goes_on_where_it_was(pictures, tmp_path, monkeypatch):
     ran = []
 
-    def counted(task, splits):
+    def counted(task, splits, cache):
         ran.append(task.name)
-        return run_task(task, splits)
+        return run_task(task, splits, cache)
 
     monkeypatch.setattr(comparing, "run_task", counted)
     options = {"out": tmp_path, **RUN}
@@ -162,7 +162,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(pictures, tmp_path):
 
 
 def test_a_cell_that_failed_is_tried_again(pictures, tmp_path, monkeypatch):
-    def failing(task, splits):
+    def failing(task, splits, cache):
         return Cell(backbone=task.backbone, strategy="linear_probe", seed=0, error="no luck")
 
     options = {"out": tmp_path, **RUN}
@@ -175,10 +175,10 @@ def test_a_cell_that_failed_is_tried_again(pictures, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_leaves_the_table_of_what_is_done(pictures, tmp_path, monkeypatch):
-    def interrupted(task, splits):
+    def interrupted(task, splits, cache):
         if task.seed == 1:
             raise KeyboardInterrupt
-        return run_task(task, splits)
+        return run_task(task, splits, cache)
 
     monkeypatch.setattr(comparing, "run_task", interrupted)
     found = tk.compare(

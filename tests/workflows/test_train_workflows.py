@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from transferkit.backbones.catalog import register_backbone
 from transferkit.data.augment import Augment
 from transferkit.data.dataset import ImageData, Splits
 from transferkit.errors import ConfigError, DataError, UnknownNameError
+from transferkit.models import encode as encoding
 from transferkit.models.caching import Cache
 from transferkit.models.classifier import create_classifier
+from transferkit.models.encode import encode
 from transferkit.training import evaluate as evaluating
+from transferkit.workflows.audit import explain_gap
+from transferkit.workflows.lp_ft import lp_ft
 from transferkit.workflows.probe import linear_probe
 from transferkit.workflows.tune import fine_tune
 
@@ -181,7 +186,40 @@ def test_probes_share_the_features_on_disk(model, splits, tmp_path):
     linear_probe(model, splits, epochs=1, cache=cache, **QUIET)
     assert len(cache.store().entries()) == 2
     seen = []
-    model.backbone.stem.register_forward_hook(lambda *_: seen.append(1))
+    model.backbone.stem.register_forward_hook(lambda *values: seen.append(len(values[-1])))
     linear_probe(model, splits, solver="lbfgs", cache=cache, **QUIET)
     assert len(cache.store().entries()) == 2
-    assert len(seen) <= 4  # one image a split for its shape, and the final evaluation
+    judged = len(splits["val"]) + len(splits["test"])
+    assert sum(seen) <= judged + 10  # a few images a split for its shape and its folding
+
+
+def test_a_cache_is_shared_by_probes_rankings_audits_and_comparisons(model, splits, monkeypatch):
+    """One pass over the images for all of them."""
+    encoded = []
+
+    def counted(prefix, data, **options):
+        encoded.append(len(data))
+        return encode(prefix, data, **options)
+
+    monkeypatch.setattr(encoding, "encode", counted)
+    cache = Cache(where="memory")
+    lp_ft(model, splits, probe_epochs=1, epochs=1, upto="head", cache=cache, **QUIET)
+    once = [len(splits["train"]), len(splits["val"])]
+    assert sorted(encoded) == sorted(once)
+    linear_probe(model, splits, epochs=1, cache=cache, **QUIET)
+    fine_tune(model, splits, upto="head", epochs=1, cache=cache, **QUIET)
+    assert sorted(encoded) == sorted(once)
+    explain_gap(splits, model=model, cache=cache, seeds=(0,), samples=50)
+    assert sorted(encoded) == sorted([*once, len(splits["test"])])
+    assert len(cache.held) == 3
+
+
+def test_held_gives_way_to_the_budget():
+    held = Cache(where="memory").held
+    for name in "abc":
+        held.put(name, (torch.zeros(100),), 900)
+        held.get("a")
+    assert held.get("b") is None
+    assert held.get("a") is not None
+    assert held.get("c") is not None
+    assert len(pickle.loads(pickle.dumps(held))) == 0

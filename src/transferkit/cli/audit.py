@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from transferkit.cli.options import batch_size_option, data_argument, seed_option, weights_argument
+from transferkit.cli.options import (
+    batch_size_option,
+    cache_option,
+    data_argument,
+    seed_option,
+    weights_argument,
+)
 
 if TYPE_CHECKING:
     from transferkit._typing import FloatArray, UInt8Array
+    from transferkit.models.caching import Where
     from transferkit.workflows.embedding import Embedder
 
 GATE_STATUS = 1
@@ -35,6 +42,7 @@ file_type = click.Path(path_type=Path, dir_okay=False)
     "--skip-broken", is_flag=True, help="Skip images that cannot be read, and count them."
 )
 @batch_size_option
+@cache_option
 @seed_option
 @click.pass_context
 def audit_command(
@@ -49,6 +57,7 @@ def audit_command(
     fail_on: Literal["warning", "error"] | None,
     skip_broken: bool,
     batch_size: int,
+    cache: Where | None,
     seed: int,
 ) -> None:
     """Audit DATA, a folder of images or an .npz file: leaks, shift, labels, images, the gap.
@@ -64,8 +73,10 @@ def audit_command(
     for file in filter(None, (html, json_file)):
         prepare_folder(file.parent)
     splits = load_splits(data, seed=seed, on_error="skip" if skip_broken else "raise")
-    embedder = embedder_for(model, backbone, weights_argument(weights), batch_size)
-    report = audit_splits(splits, model=embedder, groups=groups, seed=seed, batch_size=batch_size)
+    embedder = embedder_for(model, backbone, weights_argument(weights), batch_size, cache)
+    report = audit_splits(
+        splits, model=embedder, groups=groups, seed=seed, batch_size=batch_size, cache=cache
+    )
     click.echo(str(report))
     if html is not None:
         click.echo(f"wrote {report.to_html(html)}")
@@ -77,7 +88,11 @@ def audit_command(
 
 
 def embedder_for(
-    model: Path | None, backbone: str | None, weights: str | None, batch_size: int
+    model: Path | None,
+    backbone: str | None,
+    weights: str | None,
+    batch_size: int,
+    cache: Where | None,
 ) -> Embedder:
     """What makes the features: a saved classifier, a backbone, or the library's default."""
     if model is not None:
@@ -86,10 +101,12 @@ def embedder_for(
         return load_classifier(model)
     if backbone is None or weights == "default":
         return backbone
-    return features_of(backbone, weights, batch_size)
+    return features_of(backbone, weights, batch_size, cache)
 
 
-def features_of(backbone: str, weights: str | None, batch_size: int) -> Embedder:
+def features_of(
+    backbone: str, weights: str | None, batch_size: int, cache: Where | None
+) -> Embedder:
     """A function of images to the features of a backbone with weights of the caller's choice."""
     from transferkit.data.dataset import ImageData
     from transferkit.features.extract import extract_features
@@ -98,6 +115,7 @@ def features_of(backbone: str, weights: str | None, batch_size: int) -> Embedder
     classifier = create_classifier(backbone, 2, weights=weights, seed=0)
 
     def embed(images: UInt8Array) -> FloatArray:
-        return extract_features(classifier, ImageData(images), batch_size=batch_size).features
+        data = ImageData(images)
+        return extract_features(classifier, data, batch_size=batch_size, cache=cache).features
 
     return embed

@@ -10,6 +10,7 @@ import click
 
 from transferkit.cli.options import (
     batch_size_option,
+    cache_option,
     data_argument,
     device_option,
     image_size_option,
@@ -19,6 +20,7 @@ from transferkit.cli.options import (
 from transferkit.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from transferkit.models.caching import Where
     from transferkit.workflows.comparison import Comparison
     from transferkit.workflows.rank import Ranking
 
@@ -50,6 +52,7 @@ weights_option = click.option(
 @batch_size_option
 @image_size_option
 @device_option
+@cache_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -66,6 +69,7 @@ def compare_command(
     batch_size: int,
     image_size: int | None,
     device: str | None,
+    cache: Where | None,
     out: Path,
 ) -> None:
     """Train every backbone by every strategy on DATA, and set the results side by side.
@@ -94,6 +98,7 @@ def compare_command(
         batch_size=batch_size,
         device=device,
         out=out,
+        cache=cache,
     )
     click.echo(f"{comparison}\n")
     for path in write_figures(comparison, out):
@@ -117,6 +122,7 @@ def compare_command(
 @image_size_option
 @seed_option
 @device_option
+@cache_option
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
 def rank_command(
     data: Path,
@@ -127,6 +133,7 @@ def rank_command(
     image_size: int | None,
     seed: int,
     device: str | None,
+    cache: Where | None,
     json_file: Path | None,
 ) -> None:
     """Order backbones by their features on the train split of DATA; nothing is trained."""
@@ -143,6 +150,7 @@ def rank_command(
         batch_size=batch_size,
         device=device,
         seed=seed,
+        cache=cache,
     )
     click.echo(str(ranking))
     if json_file is not None:

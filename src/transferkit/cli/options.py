@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from transferkit.models.caching import Where
 
 data_argument = click.argument("data", type=click.Path(path_type=Path))
 out_option = click.option(
@@ -24,6 +28,23 @@ image_size_option = click.option(
     "--image-size",
     type=click.IntRange(1),
     help="Side of the network's input, in pixels.  [default: the weights' own]",
+)
+
+
+_PLACES: dict[str, Where | None] = {
+    "auto": "auto",
+    "memory": "memory",
+    "disk": "disk",
+    "none": None,
+}
+
+cache_option = click.option(
+    "--cache",
+    type=click.Choice(list(_PLACES)),
+    callback=lambda _, __, name: _PLACES[name],
+    default="auto",
+    show_default=True,
+    help="Where to keep what frozen parts make of the images; later commands find what is on disk.",
 )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from transferkit.cli.options import (
     batch_size_option,
+    cache_option,
     data_argument,
     device_option,
     image_size_option,
@@ -16,6 +18,9 @@ from transferkit.cli.options import (
     seed_option,
     weights_argument,
 )
+
+if TYPE_CHECKING:
+    from transferkit.models.caching import Where
 
 DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
 """Epochs and learning rate of each strategy."""
@@ -49,6 +54,7 @@ DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
 @image_size_option
 @seed_option
 @device_option
+@cache_option
 @out_option
 def train_command(
     data: Path,
@@ -65,6 +71,7 @@ def train_command(
     image_size: int | None,
     seed: int,
     device: str | None,
+    cache: Where | None,
     out: Path,
 ) -> None:
     """Train a classifier on DATA, a folder of images or an .npz file, and judge it.
@@ -105,6 +112,7 @@ def train_command(
         augment=Augment() if augment else None,
         seed=seed,
         device=device,
+        cache=cache,
     )
     click.echo(f"{result}\n")
     if result.test is not None:

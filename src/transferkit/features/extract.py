@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from transferkit._typing import FloatArray, Int64Array
 from transferkit.data.dataset import ImageData
+from transferkit.errors import DataError
 from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import place
-from transferkit.models.encode import encode, in_eval_mode, keep
+from transferkit.models.encode import Job, encode, in_eval_mode, keep
+from transferkit.models.fold import fold_batch_norms
 from transferkit.models.marks import backbone, prefix_key
 
 
@@ -72,14 +75,18 @@ def extract_features(
     where = place(model, device)
 
     def prefix(images: Tensor) -> tuple[Tensor, ...]:
-        return (model.features(images).float(),)
+        with fold.applied():
+            return (model.features(images).float(),)
 
-    def key(images: ImageData) -> str:
-        return prefix_key(model, backbone(model), images, "head", "float32", where.type)
+    def key() -> str:
+        return prefix_key(model, backbone(model), data, "head", "float32", where.type)
 
     kept, found = cache_named(cache), None
+    if len(data) == 0:
+        raise DataError("There are no images to extract features from.")
     with in_eval_mode(model):
+        fold = fold_batch_norms(model, data.batch(np.arange(min(2, len(data)))).to(where))
         if kept is not None:
-            found = keep(prefix, [data], kept, key=key, device=where, batch_size=batch_size)
+            found = keep([Job(prefix, data, key)], kept, device=where, batch_size=batch_size)
         whole = found[0] if found else encode(prefix, data, device=where, batch_size=batch_size)
     return Features(whole[0].float().cpu().numpy(), data.labels, data.classes, data.names)

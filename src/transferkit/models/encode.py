@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import TypeAlias
@@ -81,84 +82,123 @@ def encode(
     return room
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A split, and what is to be made of it.
+
+    Attributes:
+        prefix: The frozen part; its modules must be in eval mode.
+        data: The split.
+        key: What the result goes by on disk; see ``marks.prefix_key``. None where nothing says
+            what the prefix does, so that the result cannot be found again.
+    """
+
+    prefix: Prefix
+    data: ImageData
+    key: Callable[[], str] | None
+
+
 def keep(
-    prefix: Prefix,
-    splits: Sequence[ImageData],
+    jobs: Sequence[Job],
     cache: Cache,
     *,
-    key: Callable[[ImageData], str],
     device: torch.device,
     batch_size: int = 64,
     on_batch: OnBatch = ignore,
 ) -> list[Encoded] | None:
-    """Encode the splits and keep the results as ``cache`` says.
+    """Encode some splits and keep the results as ``cache`` says.
 
     Args:
-        prefix: The frozen part; its modules must be in eval mode.
-        splits: Splits of images.
+        jobs: What is to be made of which images; each image becomes as many numbers in all.
         cache: Where to keep the results, and how much of them.
-        key: What the results on disk go by; see ``marks.prefix_key``.
-        device: Where the prefix computes.
+        device: Where the prefixes compute.
         batch_size: Images a batch.
         on_batch: Told of each batch that is done.
 
     Returns:
-        For each split its encoded tensors, on a GPU that has ample room and else on the CPU; None
+        For each job the encoded tensors, on a GPU that has ample room and else on the CPU; None
         where there is no room for them, said by a :class:`CacheWarning`.
 
     Raises:
-        ConfigError: ``cache`` is told to be in memory, and its budget is too small.
+        ConfigError: ``cache`` is told to be in memory, and its budget is too small; or on disk,
+            and a job has no key.
     """
-    shapes = _shapes(prefix, splits[0], device)
-    needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(map(len, splits))
-    fits = needed <= cache.memory_budget()
-    if cache.where == "memory" and not fits:
-        raise ConfigError(
-            f"The cache needs {needed / 1e6:.1f} MB of memory, and its budget is "
-            f"{cache.memory_budget() / 1e6:.1f} MB. Raise Cache(memory=...), or take "
-            "cache='disk' or cache=None."
-        )
+    shapes = _shapes(jobs[0], device)
+    needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(len(job.data) for job in jobs)
+    fits, named = needed <= cache.memory_budget(), all(job.key for job in jobs)
+    _check_room(cache, needed, fits=fits, named=named)
 
-    def run(data: ImageData, allocate: Allocate) -> Encoded:
+    def run(job: Job, allocate: Allocate) -> Encoded:
         return encode(
-            prefix,
-            data,
+            job.prefix,
+            job.data,
             device=device,
             batch_size=batch_size,
             allocate=allocate,
             on_batch=on_batch,
         )
 
-    if cache.where == "disk" or not fits:
+    if named and (cache.where == "disk" or not fits):
         try:
-            return [_on_disk(run, data, shapes, cache, key(data)) for data in splits]
+            return [_on_disk(run, job, shapes, cache) for job in jobs]
         except OutputError as error:
             instead = "is kept in memory instead" if fits else "runs in every epoch"
             warnings.warn(f"{error} The frozen part {instead}.", CacheWarning, stacklevel=2)
     home = device if has_room(device, needed) else torch.device("cpu")
-    return [run(data, partial(cache.allocate, home)) for data in splits] if fits else None
+    return [_in_memory(run, job, cache, home) for job in jobs] if fits else None
 
 
-def _shapes(prefix: Prefix, data: ImageData, device: torch.device) -> list[tuple[int, ...]]:
+def _check_room(cache: Cache, needed: int, *, fits: bool, named: bool) -> None:
+    """Raise where ``cache`` asks for what cannot be; warn where it leaves the choice."""
+    where = (
+        f"The cache needs {needed / 1e6:.1f} MB of memory, and its budget is "
+        f"{cache.memory_budget() / 1e6:.1f} MB."
+    )
+    if cache.where == "memory" and not fits:
+        raise ConfigError(f"{where} Raise Cache(memory=...), or take cache='disk' or cache=None.")
+    if cache.where == "disk" and not named:
+        raise ConfigError(
+            "What a function of your own makes of the images cannot be found again on disk; give "
+            "augment an Augment, or take cache='memory'."
+        )
+    if not fits and not named:
+        warnings.warn(f"{where} The frozen part runs in every epoch.", CacheWarning, stacklevel=3)
+
+
+def _shapes(job: Job, device: torch.device) -> list[tuple[int, ...]]:
     """The shape of each tensor that one image becomes."""
     with torch.inference_mode():
-        return [tuple(part.shape[1:]) for part in prefix(data.batch([0]).to(device))]
+        return [tuple(part.shape[1:]) for part in job.prefix(job.data.batch([0]).to(device))]
+
+
+def _in_memory(
+    run: Callable[[Job, Allocate], Encoded], job: Job, cache: Cache, home: torch.device
+) -> Encoded:
+    """What the cache holds of this job, computed if it holds nothing or shares nothing."""
+    if cache.held is None or job.key is None:
+        return run(job, partial(cache.allocate, home))
+    key = f"{job.key()}-{cache.precision}-{home}"
+    found = cache.held.get(key)
+    if found is None:
+        found = run(job, partial(cache.allocate, home))
+        cache.held.put(key, found, cache.memory_budget())
+    return found
 
 
 def _on_disk(
-    run: Callable[[ImageData, Allocate], Encoded],
-    data: ImageData,
+    run: Callable[[Job, Allocate], Encoded],
+    job: Job,
     shapes: Sequence[tuple[int, ...]],
     cache: Cache,
-    key: str,
 ) -> Encoded:
-    """What the store has under ``key``, computed if it has nothing."""
-    store, key = cache.store(), f"{key}-{cache.precision}"
+    """What the store has of this job, computed if it has nothing."""
+    assert job.key is not None  # the caller has seen to it
+    store, key = cache.store(), f"{job.key()}-{cache.precision}"
     arrays = store.get(key)
     if arrays is None:
-        with store.writing(key, [((len(data), *s), cache.precision) for s in shapes]) as room:
+        with store.writing(key, [((len(job.data), *s), cache.precision) for s in shapes]) as room:
             left = list(room)
-            run(data, lambda shape, dtype: torch.from_numpy(left.pop(0)))
+            run(job, lambda shape, dtype: torch.from_numpy(left.pop(0)))
         arrays = store.get(key)
     if arrays is None:
         raise OutputError(f"The cache {store.folder} lost what was written to it.")

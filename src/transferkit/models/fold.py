@@ -1,21 +1,22 @@
-"""Batch norm folded into the convolution before it, for prefixes that are run again and again.
+"""Batch norm folded into the convolution before it, for networks that do not train.
 
 In eval mode a batch norm is a fixed scale and shift of each channel, which the convolution before
 it can do at no cost (Jacob et al. 2018, section 3.2, arXiv:1712.05877). The model itself is left
-as it is: the folded weights take the place of its own only while a prefix runs.
+as it is: the folded weights take the place of its own only while its frozen part runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from transferkit.models.boundary import Cut
-from transferkit.models.freezing import is_held
+from transferkit.models.classifier import Classifier
+from transferkit.models.encode import in_eval_mode
 
 _TOLERANCE = 1e-4
 
@@ -43,47 +44,59 @@ class _Pair:
         return cls(convolution, norm, weight, bias, _after(norm))
 
 
-class FoldedCut(Cut):
-    """A cut whose prefix runs with its batch norms folded; equal to float tolerance."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """Batch norms that can be done by the convolutions before them; none by default."""
 
-    def __init__(self, cut: Cut, pairs: tuple[_Pair, ...]) -> None:
-        self.cut = cut
-        self.pairs = pairs
-        self.model = cut.model
-        self.stage = cut.stage
+    pairs: tuple[_Pair, ...] = ()
 
-    def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run the frozen stages, folded; see ``Cut``."""
-        with _folded(self.pairs):
-            return self.cut.prefix(images)
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the folded weights take the place of the own ones, and put those back after."""
+        parameters = [dict(pair.convolution._parameters) for pair in self.pairs]
+        forwards = [pair.norm.__dict__.get("forward") for pair in self.pairs]
+        try:
+            for pair in self.pairs:
+                pair.convolution._parameters.update(weight=pair.weight, bias=pair.bias)
+                pair.norm.__dict__["forward"] = pair.rest
+            yield
+        finally:
+            for pair, own, forward in zip(self.pairs, parameters, forwards, strict=True):
+                pair.convolution._parameters.update(own)
+                del pair.norm.__dict__["forward"]
+                if forward is not None:
+                    pair.norm.__dict__["forward"] = forward
 
-    def tail(self, *crossing: Tensor) -> Tensor:
-        """Run the rest; see ``Cut``."""
-        return self.cut.tail(*crossing)
 
+def fold_batch_norms(model: Classifier, example: Tensor) -> Fold:
+    """Fold the batch norms of ``model`` that do not train into the convolutions before them.
 
-def fold_batch_norms(cut: Cut, example: Tensor) -> Cut:
-    """Fold the frozen batch norms of a cut's prefix into the convolutions before them.
+    Holds while the weights of those modules stay as they are.
 
     Args:
-        cut: A cut of a classifier; nothing in the classifier changes.
+        model: A classifier; nothing in it changes. What is in train mode is not folded.
         example: A few images (B, C, H, W) like those that it will see, on its device.
 
     Returns:
-        A cut with a faster prefix, checked on the example; the same cut where there is nothing
-        to fold, or where a network uses a convolution's output before its batch norm does.
+        The fold, after it has reproduced the features of the example; an empty one where there is
+        nothing to fold, or where a network uses a convolution's output before its batch norm does.
     """
     images = example[:2]
-    want, pairs = _observed(cut, images)
-    folded = FoldedCut(cut, tuple(_Pair.of(*pair) for pair in pairs))
-    got = folded.prefix(images)
-    return folded if pairs and all(map(_close, got, want)) else cut
+    still = [module for module in model.backbone.modules() if not module.training]
+    with in_eval_mode(model), torch.inference_mode():
+        want, pairs = _observed(model, images, still)
+        if not pairs:
+            return Fold()
+        fold = Fold(tuple(_Pair.of(*pair) for pair in pairs))
+        with fold.applied():
+            got = model.features(images)
+    return fold if _close(got, want) else Fold()
 
 
 def _observed(
-    cut: Cut, images: Tensor
-) -> tuple[tuple[Tensor, ...], list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """What crosses, and each frozen batch norm that is given a convolution's very output."""
+    model: Classifier, images: Tensor, still: Sequence[nn.Module]
+) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
+    """The features, and each still batch norm that is given a still convolution's very output."""
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
@@ -97,9 +110,8 @@ def _observed(
         if id(inputs[0]) in made:
             pairs.append((made[id(inputs[0])][0], module))
 
-    held = [module for module in cut.model.backbone.modules() if is_held(module)]
-    convolutions = [module for module in held if isinstance(module, nn.Conv2d)]
-    norms = [module for module in held if isinstance(module, nn.BatchNorm2d)]
+    convolutions = [module for module in still if isinstance(module, nn.Conv2d)]
+    norms = [module for module in still if isinstance(module, nn.BatchNorm2d)]
     handles = [module.register_forward_hook(after_convolution) for module in convolutions]
     handles += [
         norm.register_forward_pre_hook(before_norm)
@@ -107,11 +119,11 @@ def _observed(
         if norm.running_mean is not None and _parts(norm) is not None
     ]
     try:
-        crossing = cut.prefix(images)
+        features = model.features(images)
     finally:
         for handle in handles:
             handle.remove()
-    return crossing, [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    return features, [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
 def _parts(norm: nn.BatchNorm2d) -> tuple[nn.Module, ...] | None:
@@ -139,20 +151,3 @@ def _after(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
 def _close(got: Tensor, want: Tensor) -> bool:
     scale = want.abs().amax().clamp(min=1e-6)
     return bool(((got - want).abs() <= _TOLERANCE * scale).all())
-
-
-@contextmanager
-def _folded(pairs: tuple[_Pair, ...]) -> Iterator[None]:
-    """Let the folded weights take the place of the own ones, and put those back after."""
-    before = [(dict(p.convolution._parameters), p.norm.__dict__.get("forward")) for p in pairs]
-    try:
-        for pair in pairs:
-            pair.convolution._parameters.update(weight=pair.weight, bias=pair.bias)
-            pair.norm.__dict__["forward"] = pair.rest
-        yield
-    finally:
-        for pair, (parameters, forward) in zip(pairs, before, strict=True):
-            pair.convolution._parameters.update(parameters)
-            del pair.norm.__dict__["forward"]
-            if forward is not None:
-                pair.norm.__dict__["forward"] = forward

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from transferkit.data.augment import Augment
+from transferkit.models.encode import Prefix
+from transferkit.training.device import seeded
 from transferkit.training.loader import Forward
 from transferkit.training.options import Augmentation
 
@@ -20,6 +22,34 @@ def augmented(forward: Forward, augment: Augmentation) -> Forward:
         return forward(changed)
 
     return outputs
+
+
+class View:
+    """One augmented view of a split: the frozen part, on images changed by numbers of its own.
+
+    Made batch by batch, in the order of the images, each view once.
+    """
+
+    def __init__(
+        self, augment: Augmentation, prefix: Prefix, seed: int, number: int, device: torch.device
+    ) -> None:
+        self._augment = augment
+        self._prefix = prefix
+        self._numbers = (seed, number)
+        self._device = device
+        self._batches = 0
+
+    @property
+    def name(self) -> str:
+        """What the view depends on besides the images."""
+        return f"{self._augment!r} {self._numbers}"
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Change a batch at random, and run the frozen part on it."""
+        self._batches += 1
+        with seeded((*self._numbers, 2, self._batches), self._device):
+            changed = apply(self._augment, images)
+        return self._prefix(changed)
 
 
 def apply(augment: Augmentation, images: Tensor) -> Tensor:

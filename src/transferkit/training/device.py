@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
@@ -42,12 +42,13 @@ def effective(precision: Precision, device: torch.device) -> Precision:
 
 
 @contextmanager
-def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Draw torch's random numbers from ``seed`` and ``epoch``; then put the caller's state back.
+def seeded(numbers: Sequence[int], device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from ``numbers``; then put the caller's state back.
 
-    No random state has to be saved for a resumed run: each epoch starts from its own number.
+    With the run's seed and the epoch among them, no random state has to be saved for a resumed
+    run: each epoch starts from its own numbers.
     """
-    number = int(np.random.SeedSequence([seed, epoch, 1]).generate_state(1)[0])
+    number = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     others = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=others):
         torch.manual_seed(number)

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from transferkit._typing import Int64Array
 from transferkit.data.arraystore import CacheWarning
+from transferkit.data.augment import Augment
 from transferkit.data.dataset import ImageData
 from transferkit.models.boundary import Cut, NoCut, cut_at_boundary
-from transferkit.models.caching import cache_named
+from transferkit.models.caching import Cache, cache_named
 from transferkit.models.classifier import Classifier
-from transferkit.models.encode import Prefix, keep
+from transferkit.models.encode import Job, Prefix, keep
+from transferkit.models.fold import Fold, fold_batch_norms
 from transferkit.models.freezing import frozen_stages
 from transferkit.models.marks import frozen, prefix_key, quick_mark
-from transferkit.training.augmenting import augmented
+from transferkit.training.augmenting import View, augmented
 from transferkit.training.device import autocast, effective
-from transferkit.training.loader import Encoded, Feed, images_of
+from transferkit.training.loader import Encoded, Feed, Forward, images_of
 from transferkit.training.options import Options
 from transferkit.training.progress import Progress
 
@@ -34,13 +36,15 @@ class Feeds:
         self._model = model
         self._options = options
         self._device = device
-        self._cache = None if options.augment is not None else cache_named(options.cache)
+        self._cache = _cache_of(options)
+        self._compiled = compiled(model.outputs) if options.compiled else None
         self._mark: object = None
         self._splits: Sequence[ImageData] = ()
-        self._made: list[Feed] = []
+        self._train: list[Feed] = []
+        self._val: list[Feed] = []
 
     def of(
-        self, train: ImageData, val: ImageData | None, progress: Progress
+        self, train: ImageData, val: ImageData | None, progress: Progress, *, epoch: int
     ) -> tuple[Feed, Feed | None]:
         """The feeds of an epoch; the model is in train mode, frozen as it will be in the epoch.
 
@@ -49,40 +53,55 @@ class Feeds:
         """
         splits = [train] if val is None else [train, val]
         if self._mark != self._mark_of(splits):
-            self._made = []
-            self._made = self._cached(splits, progress) or self._plain(splits)
+            self._train, self._val = [], []
+            fold = self._fold(train)
+            made = self._cached(splits, fold, progress) or self._plain(splits, fold)
+            views = len(made) - len(splits) + 1
+            self._train, self._val = made[:views], made[views:]
             self._mark, self._splits = self._mark_of(splits), splits
-        return self._made[0], None if val is None else self._made[1]
+        feed = self._train[(epoch - 1) % len(self._train)]
+        return feed, self._val[0] if self._val else None
 
     def _mark_of(self, splits: Sequence[ImageData]) -> object:
         return quick_mark(frozen(self._model)), tuple(map(id, splits))
 
-    def _plain(self, splits: Sequence[ImageData]) -> list[Feed]:
+    def _example(self, data: ImageData) -> Tensor:
+        return data.batch(np.arange(min(3, len(data)))).to(self._device)
+
+    def _fold(self, data: ImageData) -> Fold:
+        """What can be done at once in the frozen part."""
+        if self._compiled is not None or not frozen_stages(self._model):
+            return Fold()
+        return fold_batch_norms(self._model, self._example(data))
+
+    def _plain(self, splits: Sequence[ImageData], fold: Fold) -> list[Feed]:
         """Images, through the whole model; only the first split is augmented."""
-        outputs, augment = self._model.outputs, self._options.augment
-        feeds = [Feed(images_of(d, self._device), labels_of(d), outputs) for d in splits]
+        augment = self._options.augment
+        outputs = self._compiled or self._model.outputs
+        forward = folded(outputs, fold) if fold.pairs else outputs
+        feeds = [Feed(images_of(d, self._device), labels_of(d), forward) for d in splits]
         if augment is not None:
-            feeds[0] = replace(feeds[0], forward=augmented(outputs, augment))
+            feeds[0] = replace(feeds[0], forward=augmented(forward, augment))
         return feeds
 
-    def _cached(self, splits: Sequence[ImageData], progress: Progress) -> list[Feed] | None:
+    def _cached(
+        self, splits: Sequence[ImageData], fold: Fold, progress: Progress
+    ) -> list[Feed] | None:
         """What crosses the boundary, through the tail; None where there is no cut or no room."""
         if self._cache is None or not frozen_stages(self._model):
             return None
-        example = splits[0].batch(np.arange(min(3, len(splits[0])))).to(self._device)
         with autocast(self._options.precision, self._device):
-            cut = cut_at_boundary(self._model, example)
+            cut = cut_at_boundary(self._model, self._example(splits[0]))
         if isinstance(cut, NoCut):
             warnings.warn(
                 f"The frozen part runs in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
             )
             return None
-        with progress.encoding(sum(map(len, splits))) as on_batch:
+        jobs = self._jobs(cut, fold, splits)
+        with progress.encoding(sum(len(job.data) for job in jobs)) as on_batch:
             held = keep(
-                self._autocasting(cut),
-                splits,
+                jobs,
                 self._cache,
-                key=partial(self._key, cut),
                 device=self._device,
                 batch_size=max(64, self._options.batch_size),
                 on_batch=on_batch,
@@ -90,22 +109,57 @@ class Feeds:
         if held is None:
             return None
         return [
-            Feed(Encoded(tensors), labels_of(data), lambda *crossing: (cut.tail(*crossing),))
-            for tensors, data in zip(held, splits, strict=True)
+            Feed(Encoded(tensors), labels_of(job.data), lambda *crossing: (cut.tail(*crossing),))
+            for tensors, job in zip(held, jobs, strict=True)
         ]
 
-    def _autocasting(self, cut: Cut) -> Prefix:
+    def _jobs(self, cut: Cut, fold: Fold, splits: Sequence[ImageData]) -> list[Job]:
+        """The train split, or each of its augmented views, and the val split."""
+        prefix, augment = self._prefix(cut, fold), self._options.augment
+        if augment is None or self._cache is None:
+            return [Job(prefix, data, partial(self._key, cut, data)) for data in splits]
+        train, *others = splits
+        views = []
+        for number in range(self._cache.views):
+            view = View(augment, prefix, self._options.seed, number, self._device)
+            key = partial(self._key, cut, train, view.name)
+            views.append(Job(view, train, key if isinstance(augment, Augment) else None))
+        return views + [Job(prefix, data, partial(self._key, cut, data)) for data in others]
+
+    def _prefix(self, cut: Cut, fold: Fold) -> Prefix:
         def prefix(images: Tensor) -> tuple[Tensor, ...]:
-            with autocast(self._options.precision, self._device):
+            with autocast(self._options.precision, self._device), fold.applied():
                 return cut.prefix(images)
 
         return prefix
 
-    def _key(self, cut: Cut, data: ImageData) -> str:
-        how = (cut.stage, effective(self._options.precision, self._device), self._device.type)
-        return prefix_key(self._model, frozen(self._model), data, *how)
+    def _key(self, cut: Cut, data: ImageData, *how: str) -> str:
+        facts = (cut.stage, effective(self._options.precision, self._device), self._device.type)
+        return prefix_key(self._model, frozen(self._model), data, *facts, *how)
+
+
+def compiled(forward: Forward) -> Forward:
+    """``forward`` through ``torch.compile``; dropout draws the numbers that it would without."""
+    result: Forward = torch.compile(forward, options={"fallback_random": True})
+    return result
+
+
+def folded(forward: Forward, fold: Fold) -> Forward:
+    """``forward`` with the batch norms of the frozen part folded."""
+
+    def outputs(images: Tensor) -> tuple[Tensor, ...]:
+        with fold.applied():
+            return forward(images)
+
+    return outputs
 
 
 def labels_of(data: ImageData) -> Int64Array:
     """The labels, which were checked before."""
     return data.require_labels("Training")
+
+
+def _cache_of(options: Options) -> Cache | None:
+    """The cache of a run; augmented images are kept only where views of them were asked for."""
+    cache = cache_named(options.cache)
+    return None if options.augment is not None and cache and not cache.views else cache

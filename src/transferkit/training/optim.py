@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from transferkit.errors import TrainingError
-from transferkit.models.groups import param_groups
+from transferkit.models.groups import ParamGroup, param_groups
 from transferkit.training.options import OptimizerName, Options
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
@@ -30,13 +31,24 @@ def build_optimizer(model: nn.Module, options: Options) -> Optimizer:
     parts = param_groups(model, options.lr, decay=options.layer_decay, weight_decay=decay)
     if not parts:
         raise TrainingError("Every parameter is frozen; unfreeze(model) or a stage of it first.")
-    groups = [{**group, "base_lr": group["lr"]} for group in parts]
+    groups = _merged(parts)
     fused = all(p.device.type in _FUSED for group in parts for p in group["params"])
     if options.optimizer == "sgd":
         return SGD(groups, lr=options.lr, momentum=options.momentum, fused=fused)
     if options.optimizer == "adam":
         return Adam(groups, lr=options.lr, fused=fused)
     return AdamW(groups, lr=options.lr, fused=fused)
+
+
+def _merged(parts: Sequence[ParamGroup]) -> list[dict[str, object]]:
+    """Groups of equal rate and decay as one: the optimizer takes a step for each group."""
+    merged: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part in parts:
+        merged.setdefault((part["lr"], part["weight_decay"]), []).extend(part["params"])
+    return [
+        {"params": params, "lr": lr, "base_lr": lr, "weight_decay": decay}
+        for (lr, decay), params in merged.items()
+    ]
 
 
 def held_by(optimizer: Optimizer) -> set[nn.Parameter]:

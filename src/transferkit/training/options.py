@@ -47,6 +47,7 @@ class Options:
     seed: int = 0
     progress: bool | None = None
     cache: Cache | Where | None = "auto"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         _among("optimizer", self.optimizer, get_args(OptimizerName))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import place
+from transferkit.models.formats import fast_formats
 from transferkit.training.checks import check_batch_norm
 from transferkit.training.device import seeded, training_device
 from transferkit.training.history import EpochRecord, History
@@ -88,13 +89,14 @@ class Run:
             self.step += 1
             on_step()
 
-        with seeded(options.seed, number, self.device):
-            loss, accuracy = loop.train(
-                train, plan, optimizer, epoch=number, before_step=before_step
-            )
-        self.model.eval()
-        self._check_weights(number)
-        judged = None if val is None else loop.judge(val, batch_size=2 * options.batch_size)
+        with fast_formats(self.model):
+            with seeded((options.seed, number, 1), self.device):
+                loss, accuracy = loop.train(
+                    train, plan, optimizer, epoch=number, before_step=before_step
+                )
+            self.model.eval()
+            self._check_weights(number)
+            judged = None if val is None else loop.judge(val, batch_size=2 * options.batch_size)
         if judged is not None and not math.isfinite(judged[0]):
             raise diverged(f"The val loss became {judged[0]} after epoch {number}.")
         val_loss, val_accuracy = judged or (None, None)

@@ -70,7 +70,10 @@ class Trainer:
         cache: What the frozen part makes of each image is computed once and kept, where there is
             no augmentation: ``"memory"``, ``"disk"`` (used again by later runs), ``"auto"``
             (memory where it fits, else disk), a :class:`~transferkit.Cache` with a budget, or
-            None to compute it in every epoch. The results are the same to float rounding.
+            None to compute it in every epoch. The results are the same to float rounding. With
+            augmentation, ``Cache(views=k)`` keeps k augmented views of each training image.
+        compiled: Put the whole network through ``torch.compile`` where nothing is cached. The
+            compilation takes a minute or more, which small sets do not earn back.
 
     Raises:
         ConfigError: An option that cannot work.
@@ -115,6 +118,7 @@ class Trainer:
         seed: int = 0,
         progress: bool | None = None,
         cache: Cache | Where | None = "auto",
+        compiled: bool = False,
     ) -> None:
         self.options = Options(
             optimizer=optimizer,
@@ -138,6 +142,7 @@ class Trainer:
             seed=seed,
             progress=progress,
             cache=cache,
+            compiled=compiled,
         )
         self._run = Run(model, self.options)
         self._feeds = Feeds(model, self.options, self._run.device)
@@ -220,7 +225,8 @@ class Trainer:
                 while len(run.history) < epochs and not self._out_of_patience():
                     within, started = True, time.perf_counter()
                     run.begin_epoch()
-                    feeds = self._feeds.of(train, val, progress)
+                    number = len(run.history) + 1
+                    feeds = self._feeds.of(train, val, progress, epoch=number)
                     record = run.epoch(
                         *feeds, epochs=epochs, started=started, on_step=progress.step
                     )

@@ -19,8 +19,9 @@ from transferkit.audit.report import AuditReport
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.audit.summary import SplitSummary
 from transferkit.audit.thumbnails import thumbnail
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, Splits, require_splits
 from transferkit.errors import ConfigError
+from transferkit.models.caching import Cache, Where
 from transferkit.workflows.audit_images import (
     Copies,
     copy_findings,
@@ -58,6 +59,7 @@ def audit_splits(
     max_images: int = 2000,
     seed: int = 0,
     batch_size: int = 64,
+    cache: Cache | Where | None = None,
 ) -> AuditReport:
     """Audit a dataset: leaks, shift, labels, images, and the gap between val and test.
 
@@ -78,6 +80,7 @@ def audit_splits(
             drawn at random.
         seed: Seed of everything drawn.
         batch_size: Images a batch, when features are computed.
+        cache: Where to keep the features for later calls; by default nowhere.
 
     Raises:
         DataError: No split or an empty one, a model of other classes, features with NaN.
@@ -98,7 +101,7 @@ def audit_splits(
     config = config or AuditConfig()
     whole = with_unique_names(splits)
     named = resolve_groups(whole, groups)
-    embedding = embed(whole, model, batch_size=batch_size)
+    embedding = embed(whole, model, batch_size=batch_size, cache=cache)
     with one_blas_thread():
         copies = Copies.of(whole, near=near_duplicates)
         stats = {name: measured(data) for name, data in whole.items()}
@@ -136,6 +139,7 @@ def explain_gap(
     samples: int = 1000,
     seed: int = 0,
     batch_size: int = 64,
+    cache: Cache | Where | None = None,
 ) -> GapReport:
     """Explain the gap between the accuracy on val and on test.
 
@@ -161,6 +165,7 @@ def explain_gap(
         samples: Bootstrap draws.
         seed: Seed of the bootstrap.
         batch_size: Images a batch, when features are computed.
+        cache: Where to keep the features for later calls; by default nowhere.
 
     Raises:
         DataError: A split or its labels are missing, or arrays do not fit.
@@ -178,7 +183,7 @@ def explain_gap(
     """
     three = labelled_three(splits)
     named = resolve_groups(three, groups)
-    embedding = embed(three, model, batch_size=batch_size)
+    embedding = embed(three, model, batch_size=batch_size, cache=cache)
     with one_blas_thread():
         return gap_of(
             three,
@@ -203,7 +208,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 def with_unique_names(splits: Mapping[str, ImageData]) -> Splits:
     """Return the splits; where they share file names, with the split put before each."""
-    whole = splits if isinstance(splits, Splits) else Splits(splits)
+    whole = require_splits(splits)
     every = [name for data in whole.values() for name in data.names]
     if len(set(every)) == len(every):
         return whole

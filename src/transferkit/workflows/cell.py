@@ -10,6 +10,7 @@ from pathlib import Path
 from transferkit.data.dataset import Splits
 from transferkit.errors import TransferkitError
 from transferkit.metrics.evaluation import Evaluation
+from transferkit.models.caching import Cache
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.training.history import History
 from transferkit.workflows.runners import Setting, run
@@ -43,10 +44,9 @@ class Task:
         """What the cell is called in messages."""
         return f"{self.backbone}, {self.strategy.name}, seed {self.seed}"
 
-    @property
-    def setting(self) -> Setting:
+    def setting(self, cache: Cache | None) -> Setting:
         """What the workflow needs to know beside the strategy."""
-        return Setting(batch_size=self.batch_size, device=self.device, seed=self.seed)
+        return Setting(batch_size=self.batch_size, device=self.device, seed=self.seed, cache=cache)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -61,7 +61,8 @@ class Cell:
         val: Score on val, which chose the epoch.
         test: Score on test; None where there is no test split.
         trained: Parameters that were trained.
-        seconds: From the built model to its scores.
+        seconds: From the built model to its scores; what an earlier cell has left in the cache is
+            not paid again.
         error: What went wrong, where something did; all figures are then None.
     """
 
@@ -81,14 +82,14 @@ class Cell:
         return f"{self.backbone}, {self.strategy}, seed {self.seed}"
 
 
-def run_task(task: Task, splits: Splits) -> Cell:
+def run_task(task: Task, splits: Splits, cache: Cache | None = None) -> Cell:
     """Do what a task says; whatever goes wrong becomes the cell's error."""
     blank = Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed)
     try:
         parts = with_outputs(splits, task.strategy.outputs)
         model = build(task, parts)
         started = time.perf_counter()
-        result = run(model, parts, task.strategy, task.setting)
+        result = run(model, parts, task.strategy, task.setting(cache))
         seconds = time.perf_counter() - started
     except Exception as error:
         return replace(blank, error=_said(error))

@@ -15,6 +15,7 @@ from transferkit._text import percent
 from transferkit.backbones.catalog import resolve
 from transferkit.data.dataset import ImageData, Splits
 from transferkit.errors import ConfigError
+from transferkit.models.caching import Cache, Where, shared
 from transferkit.workflows.cell import Cell, Task, run_task
 from transferkit.workflows.cellstore import CellStore
 from transferkit.workflows.common import checked_splits
@@ -37,6 +38,7 @@ def compare(
     out: str | Path | None = None,
     executor: Executor | None = None,
     progress: bool = True,
+    cache: Cache | Where | None = "auto",
 ) -> Comparison:
     """Train every backbone by every strategy from every seed, and set the results side by side.
 
@@ -62,6 +64,8 @@ def compare(
             ``dask.distributed.Client(...).get_executor()``. By default one after the other, here.
             Threads share torch's random numbers, so their results vary; processes' do not.
         progress: Say on standard error what each cell came to.
+        cache: Where to keep what the frozen part of a backbone makes of each image, for all cells
+            that share it: see :class:`~transferkit.Cache`. Processes share what is on disk only.
 
     Returns:
         All that was done; after Ctrl-C, all that was done until then.
@@ -103,7 +107,7 @@ def compare(
         for name, strategy, seed in product(dict.fromkeys(backbones), chosen, dict.fromkeys(seeds))
     ]
     store = None if out is None else CellStore(Path(out), parts)
-    cells = _collect(tasks, parts, store, executor, progress=progress)
+    cells = _collect(tasks, parts, store, executor, shared(cache), progress=progress)
     comparison = Comparison(
         cells=tuple(cells[task.name] for task in tasks if task.name in cells),
         pending=tuple(task.name for task in tasks if task.name not in cells),
@@ -120,6 +124,7 @@ def _collect(
     splits: Splits,
     store: CellStore | None,
     executor: Executor | None,
+    cache: Cache | None,
     *,
     progress: bool,
 ) -> dict[str, Cell]:
@@ -128,7 +133,7 @@ def _collect(
     stored = {task.name: look(task) for task in tasks}
     cells = {name: cell for name, cell in stored.items() if cell is not None}
     missing = [task for task in tasks if task.name not in cells]
-    running = _run(missing, splits, executor, look=look)
+    running = _run(missing, splits, executor, cache, look=look)
     try:
         with torch.random.fork_rng(devices=[]), closing(running) as run:
             for task, cell in run:
@@ -147,15 +152,16 @@ def _run(
     tasks: Sequence[Task],
     splits: Splits,
     executor: Executor | None,
+    cache: Cache | None,
     *,
     look: Callable[[Task], Cell | None],
 ) -> Generator[tuple[Task, Cell], None, None]:
     """Each task with its cell, as it ends."""
     if executor is None:
         for task in tasks:  # another run on the same folder may have been faster
-            yield task, look(task) or run_task(task, splits)
+            yield task, look(task) or run_task(task, splits, cache)
         return
-    futures = {executor.submit(run_task, task, splits): task for task in tasks}
+    futures = {executor.submit(run_task, task, splits, cache): task for task in tasks}
     try:
         for future in as_completed(futures):
             yield futures[future], _result(future, futures[future])

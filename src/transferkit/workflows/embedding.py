@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
 from transferkit._typing import Float64Array, FloatArray, UInt8Array
 from transferkit.data.dataset import ImageData, Splits
 from transferkit.errors import ConfigError, DataError
+from transferkit.features.extract import extract_features
+from transferkit.models.caching import Cache, Where
 from transferkit.models.classifier import Classifier, create_classifier
-from transferkit.models.device import place
-from transferkit.models.encode import encode, in_eval_mode
+from transferkit.models.device import device_of
+from transferkit.models.encode import in_eval_mode
 
 DEFAULT_BACKBONE = "transferkit/formula_resnet18"
 """The backbone that comes with the package: nothing is downloaded."""
@@ -39,7 +42,13 @@ class Embedding:
     title: str
 
 
-def embed(splits: Splits, model: Embedder, *, batch_size: int = 64) -> Embedding:
+def embed(
+    splits: Splits,
+    model: Embedder,
+    *,
+    batch_size: int = 64,
+    cache: Cache | Where | None = None,
+) -> Embedding:
     """Run the images of all splits through ``model`` once.
 
     Args:
@@ -47,6 +56,7 @@ def embed(splits: Splits, model: Embedder, *, batch_size: int = 64) -> Embedding
         model: A classifier, whose logits are kept too; the name of a backbone, with its default
             weights; a function of images; None takes the embedded backbone.
         batch_size: Images a batch.
+        cache: Where to keep the features of a classifier or a backbone for later calls.
 
     Raises:
         DataError: The classifier has another number of classes than the splits, or features are
@@ -56,11 +66,11 @@ def embed(splits: Splits, model: Embedder, *, batch_size: int = 64) -> Embedding
         WeightsError: Its default weights cannot be had.
     """
     if isinstance(model, Classifier):
-        return _by_classifier(splits, model, batch_size)
+        return _by_classifier(splits, model, batch_size, cache)
     if model is None or isinstance(model, str):
         name = model or DEFAULT_BACKBONE
         backbone = create_classifier(name, max(2, splits.num_classes), seed=0)
-        features = _by_classifier(splits, backbone, batch_size, check_classes=False).features
+        features = _by_classifier(splits, backbone, batch_size, cache, check_classes=False).features
         return Embedding(features, None, f"{name} features")
     if not callable(model):
         raise ConfigError(
@@ -74,27 +84,33 @@ def embed(splits: Splits, model: Embedder, *, batch_size: int = 64) -> Embedding
 
 
 def _by_classifier(
-    splits: Splits, model: Classifier, batch_size: int, *, check_classes: bool = True
+    splits: Splits,
+    model: Classifier,
+    batch_size: int,
+    cache: Cache | Where | None,
+    *,
+    check_classes: bool = True,
 ) -> Embedding:
     if check_classes and model.num_classes != splits.num_classes:
         raise DataError(
             f"the model has {model.num_classes} classes and the splits {splits.num_classes}; "
             "audit with a model that was built for these classes"
         )
-    device = place(model, None)
     features: dict[str, FloatArray] = {}
     logits: dict[str, Float64Array] = {}
-    with in_eval_mode(model):
-        for name, data in splits.items():
-            first, second = encode(
-                lambda images: ((f := model.features(images).float()), model.head(f).float()),
-                data,
-                device=device,
-                batch_size=batch_size,
-            )
-            features[name], logits[name] = first.numpy(), second.double().numpy()
-            _check(features[name], data, name)
+    for name, data in splits.items():
+        found = extract_features(model, data, batch_size=batch_size, cache=cache)
+        _check(found.features, data, name)
+        features[name], logits[name] = found.features, _logits(model, found.features)
     return Embedding(features, logits, f"features of {model.name}")
+
+
+def _logits(model: Classifier, features: FloatArray) -> Float64Array:
+    """What the head makes of features (N, D): (N, K)."""
+    with in_eval_mode(model), torch.inference_mode():
+        logits = model.head(torch.from_numpy(features).to(device_of(model)))
+    found: Float64Array = logits.double().cpu().numpy()
+    return found
 
 
 def _check(features: FloatArray, data: ImageData, split: str) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError
+from transferkit.models.caching import Cache, Where
 from transferkit.models.classifier import Classifier
 from transferkit.models.freezing import stages, unfreeze
 from transferkit.training.history import Monitor
@@ -39,6 +40,7 @@ def gradual_unfreeze(
     device: torch.device | str | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    cache: Cache | Where | None = "auto",
 ) -> Result:
     """Train the head first and unfreeze further back as the run goes on, with layer-wise rates.
 
@@ -68,6 +70,7 @@ def gradual_unfreeze(
         device: Where to train; by default a GPU if there is one.
         seed: Of everything random.
         progress: True for a bar, False for nothing, None for what suits the terminal.
+        cache: Where to keep what the frozen part makes of each image.
 
     Raises:
         DataError: A split is absent, empty, unlabelled, or has other classes than the model.
@@ -98,6 +101,7 @@ def gradual_unfreeze(
         device=device,
         seed=seed,
         progress=progress,
+        cache=cache,
     )
     for record in trainer.epochs(parts["train"], parts["val"], epochs=epochs):
         if record.epoch in begins:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from transferkit.data.dataset import ImageData
+from transferkit.models.caching import Cache, Where
 from transferkit.models.classifier import Classifier
 from transferkit.training.history import Monitor
 from transferkit.training.options import Augmentation, ClassWeights, OptimizerName
@@ -41,6 +42,7 @@ def lp_ft(
     device: torch.device | str | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    cache: Cache | Where | None = "auto",
 ) -> Result:
     """Train the head on frozen features, then fine-tune from there, and judge on test once.
 
@@ -73,6 +75,7 @@ def lp_ft(
         device: Where to train; by default a GPU if there is one.
         seed: Of everything random.
         progress: True for a bar, False for nothing, None for what suits the terminal.
+        cache: Where to keep what the frozen part makes of each image.
 
     Returns:
         The classifier, and the history of both phases as one.
@@ -103,6 +106,7 @@ def lp_ft(
         device=device,
         seed=seed,
         progress=progress,
+        cache=cache,
     )
     first = Phase.of(classifier, probe.history)
     tuned = fine_tune(
@@ -125,6 +129,7 @@ def lp_ft(
         device=device,
         seed=seed,
         progress=progress,
+        cache=cache,
     )
     history = finish(classifier, [first, Phase.of(classifier, tuned.history)])
     return judged(classifier, history, parts)

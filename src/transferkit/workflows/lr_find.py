@@ -116,7 +116,7 @@ def lr_find(
     twin = copy.deepcopy(model)
     rates = np.geomspace(lowest, highest, steps)
     where = place(twin, training_device(device, twin))
-    with seeded(seed, 0, where):
+    with seeded((seed, 0, 1), where):
         losses = _losses(twin.train(), train, rates, options, where)
     if len(losses) < 10:
         raise TrainingError(

@@ -12,16 +12,20 @@ import numpy as np
 
 from transferkit._text import percent, table
 from transferkit._typing import JSON, FloatArray, Int64Array
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, require_splits
 from transferkit.errors import ConfigError, DataError, TransferkitError, UnknownNameError
 from transferkit.features.extract import extract_features
 from transferkit.metrics._json import plain
+from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
 from transferkit.training.device import training_device
 from transferkit.workflows.weights import Weights, check_weights, weights_of
 
 RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
+
+TIMED = 32
+"""Images that a backbone's speed is measured on."""
 
 FEWEST = 16
 """Images of each class in the first round, at the least."""
@@ -97,20 +101,28 @@ class _Entrant:
     name: str
     model: Classifier
     features: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    seconds: float = 0.0
+    speed: float = 0.0
     score: float = 0.0
 
-    def see(self, data: ImageData, rows: Int64Array, batch_size: int, device: str | None) -> None:
+    def see(
+        self,
+        data: ImageData,
+        rows: Int64Array,
+        batch_size: int,
+        device: str | None,
+        cache: Cache | None,
+    ) -> None:
         """Compute the features of further images."""
         where = training_device(device, self.model)
-        if not len(self.features):  # the first batch of a network is slow: not timed
-            warm = data.subset(rows[: min(len(rows), 8)])
-            extract_features(self.model, warm, batch_size=batch_size, device=where)
-        started = time.perf_counter()
+        if not len(self.features):
+            few = data.subset(rows[:TIMED])
+            for _ in range(2):  # the first batch of a network is slow
+                started = time.perf_counter()
+                extract_features(self.model, few, batch_size=batch_size, device=where)
+            self.speed = len(few) / (time.perf_counter() - started)
         found = extract_features(
-            self.model, data.subset(rows), batch_size=batch_size, device=where
+            self.model, data.subset(rows), batch_size=batch_size, device=where, cache=cache
         ).features
-        self.seconds += time.perf_counter() - started
         self.features = np.concatenate([self.features, found]) if len(self.features) else found
 
     def row(self, labels: Int64Array, by: RankBy) -> RankingRow:
@@ -126,7 +138,7 @@ class _Entrant:
             probe=known["probe"],
             logme=known["logme"],
             images=seen,
-            images_per_second=seen / max(self.seconds, 1e-9),
+            images_per_second=self.speed,
             feature_dim=self.features.shape[1],
             num_params=sum(p.numel() for p in self.model.backbone.parameters()),
         )
@@ -146,6 +158,7 @@ def rank_backbones(
     device: str | None = None,
     seed: int = 0,
     progress: bool = False,
+    cache: Cache | Where | None = None,
 ) -> Ranking:
     """Score backbones by their features on the train split; nothing is trained but probes.
 
@@ -170,6 +183,7 @@ def rank_backbones(
         device: Where to compute; by default a GPU if there is one.
         seed: Which images.
         progress: Say on standard error what each backbone comes to.
+        cache: Where to keep the features for later calls; by default nowhere.
 
     Raises:
         UnknownNameError: No such backbone or score.
@@ -190,17 +204,17 @@ def rank_backbones(
     if isinstance(names, str) or not names or finalists < 1:
         raise ConfigError(f"names must be a list of backbones and finalists >= 1, got {names!r}.")
     check_weights(names, weights)
-    (train,) = Splits(splits).require("train")
+    (train,) = require_splits(splits).require("train")
     labels = train.require_labels("Ranking backbones")
     order = _order(labels, max_images, seed)
     truth = labels[order]
     entrants, failed = _build(names, weights, image_size, seed)
     dropped: list[RankingRow] = []
-    rounds = []
+    rounds, kept = [], cache_named(cache)
     for size in _sizes(len(entrants), finalists, len(order), FEWEST * train.num_classes):
         for entrant in entrants:
             seen = len(entrant.features)
-            entrant.see(train, order[seen:size], batch_size, device)
+            entrant.see(train, order[seen:size], batch_size, device, kept)
             entrant.score = FEATURE_SCORES[by](entrant.features, truth[:size])
             if progress:
                 print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from transferkit.data.dataset import Splits
+from transferkit.models.caching import Cache
 from transferkit.models.classifier import Classifier
 from transferkit.models.freezing import stages
 from transferkit.workflows.gradual import boundaries, gradual_unfreeze
@@ -31,11 +32,13 @@ class Setting:
         batch_size: Images a batch.
         device: Where to train.
         seed: Of everything random.
+        cache: Where to keep what frozen parts make of each image.
     """
 
     batch_size: int
     device: str | None
     seed: int
+    cache: Cache | None
 
 
 Runner: TypeAlias = Callable[[Classifier, Splits, Strategy, Setting], Result]
@@ -59,6 +62,7 @@ def _probe(model: Classifier, splits: Splits, strategy: Strategy, setting: Setti
         device=setting.device,
         seed=setting.seed,
         progress=False,
+        cache=setting.cache,
     )
 
 
@@ -77,6 +81,7 @@ def _tune(model: Classifier, splits: Splits, strategy: Strategy, setting: Settin
         device=setting.device,
         seed=setting.seed,
         progress=False,
+        cache=setting.cache,
     )
 
 
@@ -96,6 +101,7 @@ def _lp_ft(model: Classifier, splits: Splits, strategy: Strategy, setting: Setti
         device=setting.device,
         seed=setting.seed,
         progress=False,
+        cache=setting.cache,
     )
 
 
@@ -116,6 +122,7 @@ def _gradual(model: Classifier, splits: Splits, strategy: Strategy, setting: Set
         device=setting.device,
         seed=setting.seed,
         progress=False,
+        cache=setting.cache,
     )
 
 
@@ -135,6 +142,7 @@ def _interpolated(
         device=setting.device,
         seed=setting.seed,
         progress=False,
+        cache=setting.cache,
     )
     first = copy.deepcopy(model)
     tuned = _tune(model, blind, strategy, setting)
