@@ -1,6 +1,7 @@
 """Do planted gaps come back, and do the intervals hold the truth?
 
-    python benchmarks/audit_calibration.py planted      # writes the CSV file anew
+    python benchmarks/audit_calibration.py planted                      # writes the CSV file anew
+    python benchmarks/audit_calibration.py planted --plants "prior shift"      # these rows only
 
 Phantom data with a planted difference between val and test, embedded by the backbone in the box and
 scored by a probe on train: :data:`POOL` pictures a split are the population, so that the truth is
@@ -148,14 +149,17 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=PLANTED)
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--plants", nargs="+", choices=tuple(PLANTS), default=list(PLANTS))
     options = parser.parse_args()
     start = time.process_time()
     rows = [
         row
-        for plant in PLANTS
+        for plant in options.plants
         for n in options.sizes
         for row in measure(plant, n, options.repetitions)
     ]
+    if options.csv.exists():
+        rows = [row for row in read_planted(options.csv) if row.plant not in options.plants] + rows
     with options.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, [one.name for one in fields(PlantedRow)], lineterminator="\n")
         writer.writeheader()

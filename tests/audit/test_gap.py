@@ -116,6 +116,33 @@ def test_groups_widen_the_intervals():
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
+def test_a_leak_that_moves_nothing_is_not_known_to_move_nothing():
+    """Without an error among 40 kept images the leaked ones may still have added a little."""
+    labels = np.repeat([0, 1], 40)
+    leaked = np.tile([True, False], 40)
+    side = ScoredSplit(labels, np.eye(2)[labels], None, leaked)
+    leakage = explain_scores(side, side, classes=["a", "b"]).leakage["val"]
+    assert leakage.value == 0
+    assert 0.01 < leakage.interval[1] < 0.1
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_leak_holds_the_truth():
+    hits, runs, share = 0, 400, 0.3
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        labels, leaked = rng.integers(2, size=100), rng.random(100) < share
+        right = leaked | (rng.random(100) < np.array([0.8, 0.9])[labels])
+        side = ScoredSplit(labels, np.eye(2)[np.where(right, labels, 1 - labels)], None, leaked)
+        low, high = (
+            explain_scores(side, side, classes=["a", "b"], samples=300, seed=seed)
+            .leakage["val"]
+            .interval
+        )
+        hits += low <= share * 0.15 <= high
+    assert hits >= 0.925 * runs
+
+
 def test_leaks_are_compared_class_by_class():
     labels = np.repeat([0, 1], 100)
     right = np.ones(200, bool)

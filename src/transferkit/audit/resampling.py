@@ -62,7 +62,7 @@ def bootstrap_tallies(
     num_classes: int,
     samples: int,
     rng: np.random.Generator,
-    smooth: bool = True,
+    smooth: bool | BoolArray = True,
 ) -> Tally:
     """Draw groups with replacement and count anew, ``samples`` times.
 
@@ -73,10 +73,10 @@ def bootstrap_tallies(
         num_classes: K.
         samples: Bootstrap draws B.
         rng: Source of the draws.
-        smooth: Add one right and one wrong image to every class that occurs, so that a class
-            without an error in n images is not taken for infallible: Agresti and Caffo, "Simple
-            and effective confidence intervals for proportions and differences of proportions
-            result from adding two successes and two failures" (2000).
+        smooth: Add one right and one wrong image to every class that occurs, or only to those
+            marked (K,), so that a class without an error in n images is not taken for infallible:
+            Agresti and Caffo, "Simple and effective confidence intervals for proportions and
+            differences of proportions result from adding two successes and two failures" (2000).
 
     Returns:
         Counts (B, K).
@@ -84,8 +84,8 @@ def bootstrap_tallies(
     cells = np.zeros((int(groups.max()) + 1, 2 * num_classes))
     np.add.at(cells, (groups, labels), 1)
     np.add.at(cells, (groups, labels + num_classes), right)
-    if smooth:
-        cells = np.concatenate([cells, _pseudo_images(cells[:, :num_classes].sum(axis=0) > 0)])
+    occurs = (cells[:, :num_classes].sum(axis=0) > 0) & smooth
+    cells = np.concatenate([cells, _pseudo_images(occurs)])
     drawn = np.concatenate([weights @ cells for weights in _draws(len(cells), samples, rng)])
     return Tally(drawn[:, :num_classes], drawn[:, num_classes:])
 
