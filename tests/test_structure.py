@@ -22,6 +22,7 @@ LAYERS = (
     {"backbones"},
     {"data", "selection", "audit"},
     {"metrics"},
+    {"_options"},
     {"errors", "_typing", "_text", "_version"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

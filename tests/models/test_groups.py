@@ -49,11 +49,11 @@ def test_group_names_are_distinct_and_in_order() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"lr": 0}, "learning rate above 0"),
-        ({"lr": float("nan")}, "learning rate above 0"),
-        ({"lr": 1, "decay": 0}, "decay above 0"),
+        ({"lr": 0}, "lr must be a number above 0"),
+        ({"lr": float("nan")}, "lr must be a number above 0"),
+        ({"lr": 1, "decay": 0}, "decay must be a number above 0"),
         ({"lr": 1, "decay": 1.5}, "at most 1"),
-        ({"lr": 1, "weight_decay": -1}, "weight decay of 0 or more"),
+        ({"lr": 1, "weight_decay": -1}, "weight_decay must be a number at least 0"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, float], says: str) -> None:

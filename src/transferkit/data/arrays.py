@@ -35,10 +35,12 @@ def to_numpy(value: ArrayLike | TensorLike) -> NDArray[np.generic]:
     Raises:
         DataError: The value is ragged or holds Python objects.
     """
-    if isinstance(value, TensorLike):
-        return value.detach().cpu().numpy()
     try:
+        if isinstance(value, TensorLike):
+            return value.detach().cpu().numpy()
         array = np.asanyarray(value)
+    except TypeError as error:
+        raise DataError(f"Expected an array or a dense tensor of numbers: {error}") from error
     except ValueError as error:
         raise DataError(f"Expected images or labels of equal shape: {error}") from error
     if array.dtype == object:

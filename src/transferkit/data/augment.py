@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from transferkit._options import check_among, check_number
 from transferkit.data.preprocess import LUMINANCE
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +50,11 @@ class Augment:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a strength that cannot be."""
-        if not 0 <= self.rotation <= 180:
-            raise ConfigError(f"rotation must lie in 0..180 degrees, got {self.rotation}.")
-        if not 0 < self.crop <= 1:
-            raise ConfigError(f"crop must be above 0 and at most 1, got {self.crop}.")
-        for name, value in (("brightness", self.brightness), ("contrast", self.contrast)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {value}.")
+        check_number("rotation", self.rotation, least=0, most=180)
+        check_number("crop", self.crop, above=0, most=1)
+        check_number("brightness", self.brightness, least=0, most=1)
+        check_number("contrast", self.contrast, least=0, most=1)
+        check_among("flip", self.flip, (True, False))
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augment a batch.

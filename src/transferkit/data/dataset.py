@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from transferkit._text import table
 from transferkit._typing import JSON, Int64Array, UInt8Array
 from transferkit.data.arrays import TensorLike, chunks, to_images, to_labels
+from transferkit.data.fields import (
+    Indices,
+    as_rows,
+    as_sizes,
+    check_lengths,
+    check_range,
+    class_names,
+)
+from transferkit.data.given import no_images, no_splits
 from transferkit.errors import DataError
 
 if TYPE_CHECKING:
     import torch
-
-Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
@@ -92,7 +99,7 @@ class ImageData:
             "labels": numbers,
             "classes": titles,
             "names": tuple(names),
-            "sizes": np.asarray(sizes, np.int64).reshape(count, 2),
+            "sizes": as_sizes(sizes, count),
             "groups": None if groups is None else tuple(map(str, groups)),
         }
         for key, value in fields.items():
@@ -217,9 +224,9 @@ class Splits(Mapping[str, ImageData]):
         Raises:
             DataError: No split, an empty split, or classes or channels that differ.
         """
-        check_splits(splits)
-        titles = next((data.classes for data in splits.values() if data.classes), ())
-        self._splits = {name: with_classes(data, titles) for name, data in splits.items()}
+        parts = check_splits(splits)
+        titles = next((data.classes for data in parts.values() if data.classes), ())
+        self._splits = {name: with_classes(data, titles) for name, data in parts.items()}
         self.skipped = tuple(skipped)
 
     def __getitem__(self, name: str) -> ImageData:
@@ -273,50 +280,39 @@ class Splits(Mapping[str, ImageData]):
         }
 
 
-def as_rows(indices: Indices, count: int) -> Int64Array:
-    """Turn numbers or a mask into row numbers."""
-    rows = np.asarray(indices)
-    if rows.dtype == bool:
-        if rows.shape != (count,):
-            raise DataError(f"A mask must have one entry an image, {count}, got {rows.shape}.")
-        return np.flatnonzero(rows).astype(np.int64)
-    return rows.astype(np.int64).reshape(-1)
+def require_images(what: str, value: object) -> ImageData:
+    """Return images that a caller has given.
+
+    Args:
+        what: What they are, to begin the sentence of the error with.
+        value: What came.
+
+    Raises:
+        DataError: Something else came; the message says how to make images of it.
+    """
+    if isinstance(value, ImageData):
+        return value
+    raise no_images(what, value)
 
 
-def check_lengths(count: int, fields: Mapping[str, object]) -> None:
-    """Raise unless every field has one entry an image."""
-    for key, value in fields.items():
-        length = len(value) if hasattr(value, "__len__") else -1
-        if length != count:
-            raise DataError(f"{count} images but {length} {key}; each image needs exactly one.")
+def require_splits(value: object) -> Splits:
+    """Return splits that a caller has given, as such or as any mapping.
+
+    Raises:
+        DataError: Something else came, or the parts do not fit together.
+    """
+    return value if isinstance(value, Splits) else Splits(check_splits(value))
 
 
-def class_names(labels: Int64Array | None, classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the class names, by default the numbers up to the largest label."""
-    if classes is None:
-        top = -1 if labels is None or len(labels) == 0 else int(labels.max())
-        return tuple(map(str, range(top + 1)))
-    titles = tuple(map(str, classes))
-    if len(set(titles)) < len(titles):
-        raise DataError(f"Class names must differ, got {', '.join(titles)}.")
-    return titles
+def check_splits(value: object) -> dict[str, ImageData]:
+    """Return the parts of a mapping: at least one, none empty, of the same classes and channels.
 
-
-def check_range(labels: Int64Array | None, classes: tuple[str, ...], names: Sequence[str]) -> None:
-    """Raise if a label is not in [0, K), naming the first image that has one."""
-    if labels is None:
-        return
-    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(bad):
-        first = int(bad[0])
-        raise DataError(
-            f"Label {labels[first]} of {names[first]} is outside 0..{len(classes) - 1} "
-            f"(classes: {', '.join(classes)}); {len(bad)} labels are."
-        )
-
-
-def check_splits(splits: Mapping[str, ImageData]) -> None:
-    """Raise unless there are splits, none empty, with the same classes and channels."""
+    Raises:
+        DataError: They are not.
+    """
+    if not isinstance(value, Mapping):
+        raise no_splits(value)
+    splits = {str(k): require_images(f"The {k!r} split", data) for k, data in value.items()}
     if not splits:
         raise DataError("Expected at least one split, got none.")
     empty = [name for name, data in splits.items() if len(data) == 0]
@@ -326,6 +322,7 @@ def check_splits(splits: Mapping[str, ImageData]) -> None:
     first, *others = named or splits
     for other in others:
         check_pair(first, splits[first], other, splits[other])
+    return splits
 
 
 def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:

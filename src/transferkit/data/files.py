@@ -25,6 +25,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: The file cannot be written.
     """
     final = Path(path)
+    if not final.name:
+        raise OutputError(f"Cannot write {path!r}: that is no file name.")
     draft = final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         yield draft

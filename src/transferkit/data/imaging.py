@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from transferkit._options import check_number
 from transferkit._typing import UInt8Array
 from transferkit.data.anatomy import Maps
-from transferkit.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,12 @@ class PhantomSite:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that cannot be."""
-        for name in ("noise", "blur", "marker"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        check_number("exposure", self.exposure)
+        for name in ("noise", "blur"):
+            check_number(name, getattr(self, name), least=0)
         for name in ("contrast", "field_of_view"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
-        if self.marker > 1:
-            raise ConfigError(f"marker is a share, at most 1, got {self.marker}.")
+            check_number(name, getattr(self, name), above=0)
+        check_number("marker", self.marker, least=0, most=1)
 
     def toward(self, other: PhantomSite, share: float) -> PhantomSite:
         """Return the site that lies ``share`` of the way to ``other``; beyond 1 is further."""

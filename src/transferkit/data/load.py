@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transferkit._options import check_among, check_number, check_whole, to_path
 from transferkit.data.dataset import Splits
 from transferkit.data.decode import Resize
 from transferkit.data.decoded import read_or_map
@@ -102,8 +103,19 @@ def load_splits(
         val         4  32x32x1    2    2
         test       20  32x32x1   10   10
     """
-    check_options(val_share, on_error, channels, resize, workers, image_size, cache)
-    parts, classes = read_layout(Path(path), class_files)
+    root = to_path("path", path)
+    check_number("val_share", val_share, least=0, below=1)
+    counts = {"seed": (seed, 0), "memory_limit": (memory_limit, 0), "cache_limit": (cache_limit, 0)}
+    if workers is not None:
+        counts["workers"] = (workers, 1)
+    for name, (count, least) in counts.items():
+        check_whole(name, count, least=least)
+    check_among("on_error", on_error, ("raise", "skip"))
+    check_among("channels", channels, ("auto", 1, 3))
+    check_among("resize", resize, ("squash", "crop", "pad"))
+    check_among("cache", cache, ("auto", "disk", None))
+    size = None if image_size is None else height_and_width(image_size)
+    parts, classes = read_layout(root, class_files)
     if len(classes) < 2:
         raise DataError(
             f"{path} has one class only ({', '.join(classes) or 'no labels at all'}); "
@@ -112,51 +124,32 @@ def load_splits(
     grouping = None if groups is None else group_files(parts, groups)
     parts = carve(parts, val_share, grouping, seed)
     options = Options(
-        size=None if image_size is None else height_and_width(image_size),
+        size=size,
         resize=resize,
         channels=channels,
         on_error=on_error,
         workers=workers or min(16, os.cpu_count() or 1),
         memory_limit=memory_limit,
         cache=cache,
-        cache_folder=None if cache_folder is None else Path(cache_folder),
+        cache_folder=None if cache_folder is None else to_path("cache_folder", cache_folder),
         cache_limit=cache_limit,
         progress=progress,
     )
     return assemble(read_or_map(parts, options), classes, grouping, options)
 
 
-def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return one side, or two, as height and width."""
-    height, width = np.broadcast_to(image_size, 2).tolist()
-    return height, width
+def height_and_width(image_size: object) -> tuple[int, int]:
+    """Return one side, or two, as height and width.
 
-
-def check_options(
-    val_share: float,
-    on_error: str,
-    channels: object,
-    resize: str,
-    workers: int | None,
-    image_size: int | tuple[int, int] | None,
-    cache: object,
-) -> None:
-    """Raise ConfigError for a value that cannot work."""
-    if not 0 <= val_share < 1:
-        raise ConfigError(f"val_share must be at least 0 and below 1, got {val_share}.")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}.")
-    if image_size is not None and (np.size(image_size) > 2 or np.min(image_size) < 1):
-        raise ConfigError(f"image_size must be one or two numbers from 1, got {image_size}.")
-    choices = (
-        ("on_error", on_error, ("raise", "skip")),
-        ("channels", channels, ("auto", 1, 3)),
-        ("resize", resize, ("squash", "crop", "pad")),
-        ("cache", cache, ("auto", "disk", None)),
-    )
-    for name, value, known in choices:
-        if value not in known:
-            raise ConfigError(f"{name} must be one of {known}, got {value!r}.")
+    Raises:
+        ConfigError: It is neither one nor two whole numbers from 1.
+    """
+    sides = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size,) * 2
+    for side in sides:
+        check_whole("image_size", side, least=1)
+    if len(sides) != 2:
+        raise ConfigError(f"image_size must be one side, or height and width, got {image_size!r}.")
+    return int(sides[0]), int(sides[1])
 
 
 def read_layout(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from transferkit.data.folder import ALIASES, common_classes, ignored
 from transferkit.data.source import ArraySource, Part
-from transferkit.errors import DataError
+from transferkit.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 
@@ -33,7 +33,7 @@ def read_npy_folder(
     Raises:
         DataError: A file is missing or no array of images, or classes differ between splits.
     """
-    mapping = class_files or guess_class_files(root)
+    mapping = guess_class_files(root) if class_files is None else checked_mapping(class_files)
     classes = tuple(dict.fromkeys(title for _, title in mapping.values()))
     if class_files is None:
         classes = tuple(sorted(classes))
@@ -45,6 +45,21 @@ def read_npy_folder(
     }
     common_classes(found)
     return {split: read_split(root, split, mapping, classes) for split in found}, classes
+
+
+def checked_mapping(class_files: object) -> dict[str, tuple[str, str]]:
+    """Return what the caller gave, if it maps names to pairs.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    pairs = dict(class_files) if isinstance(class_files, Mapping) else {}
+    if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs.values()):
+        raise ConfigError(
+            'class_files must map names without .npy to (split, class), such as {"test_normal": '
+            f'("test", "normal")}}, got {class_files!r}.'
+        )
+    return pairs
 
 
 def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from transferkit._options import check_number, check_whole
 from transferkit._typing import BoolArray, Int64Array, UInt8Array
 from transferkit.data.anatomy import ANATOMY, POSE, Maps, attenuation, draw, draw_lesions
 from transferkit.data.dataset import ImageData, Splits
@@ -103,8 +104,8 @@ def phantom_splits(
         val        20  32x32x1      10         10
         test       20  32x32x1      10         10
     """
-    counts = dict(sizes) if isinstance(sizes, Mapping) else named_sizes(sizes)
-    check_options(counts, image_size, opacity, opacity_size, images_per_patient, seed)
+    counts = named_sizes(sizes)
+    check_options(counts, image_size, opacity, opacity_size, images_per_patient, shift, seed)
     chosen = choose_sites(counts, shift, sites or {})
     shares = per_split(positive_share, counts, 0.5, "positive_share")
     wrong = per_split(label_noise, counts, 0.0, "label_noise")
@@ -127,10 +128,14 @@ def generator(seed: int, split: str, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, crc32(f"{split}/{purpose}".encode())])
 
 
-def named_sizes(sizes: Sequence[int]) -> dict[str, int]:
-    """Name the sizes train, val and test."""
-    if len(sizes) != 3:
-        raise ConfigError(f"sizes must be three numbers (train, val, test) or a mapping: {sizes}.")
+def named_sizes(sizes: object) -> dict[str, int]:
+    """Return the size of each split; three sizes without names are train, val and test."""
+    if isinstance(sizes, Mapping):
+        return dict(sizes)
+    if not isinstance(sizes, Sequence) or len(sizes) != 3:
+        raise ConfigError(
+            f"sizes must be three numbers (train, val, test) or a mapping, got {sizes!r}."
+        )
     return dict(zip(("train", "val", "test"), sizes, strict=True))
 
 
@@ -140,6 +145,7 @@ def check_options(
     opacity: float,
     opacity_size: float,
     images_per_patient: int,
+    shift: float,
     seed: int,
 ) -> None:
     """Raise ConfigError for a value that cannot be."""
@@ -147,14 +153,13 @@ def check_options(
         "image_size": (image_size, 16),
         "images_per_patient": (images_per_patient, 1),
         "seed": (seed, 0),
-        "opacity": (opacity, 0),
         **{f"size of {name}": (count, 1) for name, count in counts.items()},
     }
     for name, (value, low) in least.items():
-        if not value >= low:
-            raise ConfigError(f"{name} must be {low} or more, got {value}.")
-    if not opacity_size > 0:
-        raise ConfigError(f"opacity_size must be above 0, got {opacity_size}.")
+        check_whole(name, value, least=low)
+    check_number("opacity", opacity, least=0)
+    check_number("opacity_size", opacity_size, above=0)
+    check_number("shift", shift)
     if not counts:
         raise ConfigError("sizes must name at least one split.")
 
@@ -167,13 +172,14 @@ def per_split(value: Share, counts: Mapping[str, int], other: float, what: str) 
     else:
         shares = dict.fromkeys(counts, value)
     for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{what} of {name} must lie in [0, 1], got {share}.")
+        check_number(f"{what} of {name}", share, least=0, most=1)
     return shares
 
 
-def check_known(kind: str, given: Mapping[str, object], known: object, what: str) -> None:
+def check_known(kind: str, given: object, known: object, what: str) -> None:
     """Raise ConfigError for a key that names nothing."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{what} must map each {kind} to a value, got {given!r}.")
     names = list(known) if isinstance(known, (Mapping, tuple)) else []
     for name in given:
         if name not in names:
@@ -213,19 +219,34 @@ def plant(
     A picture keeps its class, so the class shares stay what they were asked to be.
     """
     what = "duplicates" if copy else "shared_patients"
-    for (source, target), count in wanted.items():
+    for pair, count in pairs(wanted, what).items():
+        source, target = pair
         if source not in plans or target not in plans or source == target:
             raise ConfigError(
                 f"{what} must name two of the splits {list(plans)}: {source, target}."
             )
-        if count < 0:
-            raise ConfigError(f"{what} of {source}, {target} must be 0 or more, got {count}.")
+        check_whole(f"{what} of {source}, {target}", count)
         a, b = plans[source], plans[target]
         rng = generator(seed, f"{source}/{target}", what)
         rows, origins = match_rows(a, b, count, rng, what)
         b.owner[rows], b.patient[rows] = a.owner[origins], a.patient[origins]
         if copy:
             b.copied[rows] = origins
+
+
+def pairs(wanted: object, what: str) -> dict[tuple[str, str], int]:
+    """Return what maps pairs of splits to counts.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    found = dict(wanted) if isinstance(wanted, Mapping) else None
+    if found is None or not all(isinstance(key, tuple) and len(key) == 2 for key in found):
+        raise ConfigError(
+            f'{what} must map two splits to a count, such as {{("train", "test"): 3}}, got '
+            f"{wanted!r}."
+        )
+    return found
 
 
 def match_rows(

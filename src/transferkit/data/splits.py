@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from transferkit._options import check_whole
 from transferkit._typing import Int64Array
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, Splits, require_splits
 from transferkit.errors import ConfigError, DataError
 
 
@@ -44,7 +45,7 @@ def split(
 
 
 def resplit(
-    splits: Splits,
+    splits: Mapping[str, ImageData],
     *,
     seed: int,
     groups: Sequence[str] | str | Literal[True] | None = None,
@@ -73,13 +74,15 @@ def resplit(
         >>> bool(set(honest["train"].groups) & set(honest["test"].groups))
         False
     """
-    pooled = pool(splits)
+    whole = require_splits(splits)
+    check_whole("seed", seed)
+    pooled = pool(whole)
     labels = pooled.require_labels("Splitting again")
     named = resolve_groups(pooled, groups)
-    sizes = [len(data) for data in splits.values()]
+    sizes = [len(data) for data in whole.values()]
     parts = divide(labels, sizes, seed=seed, groups=named)
-    fresh = {name: pooled.subset(rows) for name, rows in zip(splits, parts, strict=True)}
-    return Splits(fresh, skipped=splits.skipped)
+    fresh = {name: pooled.subset(rows) for name, rows in zip(whole, parts, strict=True)}
+    return Splits(fresh, skipped=whole.skipped)
 
 
 def pool(splits: Splits) -> ImageData:
@@ -105,10 +108,13 @@ def pool(splits: Splits) -> ImageData:
     )
 
 
-def resolve_groups(
-    pooled: ImageData, groups: Sequence[str] | str | Literal[True] | None
-) -> Sequence[str] | None:
-    """Turn what ``resplit`` was given into one group for each image, or None."""
+def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str] | None:
+    """Turn what ``resplit`` was given into one group for each image, or None.
+
+    Raises:
+        ConfigError: It is nothing that groups can be made of.
+        DataError: There are no groups, or not one for each image.
+    """
     if groups is None:
         return None
     if isinstance(groups, str):
@@ -117,9 +123,14 @@ def resolve_groups(
         if pooled.groups is None:
             raise DataError("groups=True, but not every split has groups; give them, or a pattern.")
         return pooled.groups
+    if not isinstance(groups, Sequence | np.ndarray):
+        raise ConfigError(
+            "groups must be None, True, a regular expression, or one group for each image, "
+            f"got {groups!r}."
+        )
     if len(groups) != len(pooled):
         raise DataError(f"{len(pooled)} images but {len(groups)} groups; give one for each image.")
-    return groups
+    return list(map(str, groups))
 
 
 def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:

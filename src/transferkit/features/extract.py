@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from transferkit._typing import FloatArray, Int64Array
-from transferkit.data.dataset import ImageData
+from transferkit.data.dataset import ImageData, require_images
 from transferkit.errors import DataError
 from transferkit.models.caching import Cache, Where, cache_named
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.models.encode import Job, encode, in_eval_mode, keep
 from transferkit.models.fold import fold_batch_norms
@@ -72,7 +72,8 @@ def extract_features(
         >>> train.features.shape, train.labels.shape
         ((60, 384), (60,))
     """
-    where = place(model, device)
+    where = place(require_classifier(model), device)
+    require_images("What features are made of", data)
 
     def prefix(images: Tensor) -> tuple[Tensor, ...]:
         with fold.applied():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from transferkit._options import is_number
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.errors import ConfigError, DataError
 
@@ -40,7 +41,7 @@ def check_probabilities(probabilities: ArrayLike) -> Float64Array:
     Raises:
         DataError: Another shape, NaN, infinity, a value outside [0, 1] or a row off one.
     """
-    array = np.asarray(probabilities, dtype=np.float64)
+    array = _as_floats("Probabilities", probabilities)
     if array.ndim != 2 or array.shape[0] == 0 or array.shape[1] < 2:
         raise DataError(
             "Probabilities must be a filled array (N, K) with at least two classes, "
@@ -60,7 +61,7 @@ def check_scores(scores: ArrayLike) -> Float64Array:
     Raises:
         DataError: Another shape, NaN or infinity.
     """
-    array = np.asarray(scores, dtype=np.float64)
+    array = _as_floats("Scores", scores)
     if array.ndim != 1 or len(array) == 0:
         raise DataError(f"Expected a filled array (N,) of scores; shape {array.shape} came.")
     bad = ~np.isfinite(array)
@@ -114,9 +115,16 @@ def check_share(name: str, value: float) -> float:
     Raises:
         ConfigError: It does not.
     """
-    if not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise ConfigError(f"{name} must lie between 0 and 1, such as 0.95; {value!r} came.")
     return value
+
+
+def _as_floats(what: str, values: ArrayLike) -> Float64Array:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} must be an array of numbers: {error}.") from error
 
 
 def _refuse(bad: ArrayLike, array: Float64Array, demand: str) -> None:

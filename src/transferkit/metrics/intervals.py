@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import sqrt
 from statistics import NormalDist
 
+from transferkit._options import is_number
 from transferkit.errors import DataError
 from transferkit.metrics._checks import check_share
 
@@ -41,7 +42,7 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tupl
         '90% of 50 images: between 78.6% and 95.7%'
     """
     z = normal_quantile(confidence)
-    if not 0 <= successes <= n:
+    if not (is_number(successes) and is_number(n)) or not 0 <= successes <= n:
         raise DataError(f"Successes must lie in 0..n; {successes} of {n} came.")
     if n == 0:
         return 0.0, 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from transferkit._options import check_whole
 from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
+from transferkit.data.given import described
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.errors import ConfigError
 from transferkit.models.auxiliary import renew_auxiliary
@@ -148,6 +150,25 @@ class Classifier(nn.Module):
         return self._traced
 
 
+def require_classifier(value: object) -> Classifier:
+    """Return the classifier that a caller has given.
+
+    Raises:
+        ConfigError: Something else came; the message says how to get one.
+    """
+    if isinstance(value, Classifier):
+        return value
+    if isinstance(value, str | Path) and Path(value).suffix == ".safetensors":
+        hint = f"Load it first: tk.load_classifier({str(value)!r})."
+    elif isinstance(value, str):
+        hint = f"Build it first: tk.create_classifier({value!r}, num_classes)."
+    elif isinstance(value, nn.Module):
+        hint = "Give a network of your own a name with tk.register_backbone, and build on that."
+    else:
+        hint = "Build one with tk.create_classifier(name, num_classes)."
+    raise ConfigError(f"Expected a Classifier as the model, got {described(value)}. {hint}")
+
+
 def create_classifier(
     name: str,
     num_classes: int,
@@ -192,8 +213,12 @@ def create_classifier(
         >>> model.features(images).shape
         torch.Size([5, 384])
     """
-    if num_classes < 2:
-        raise ConfigError(f"Expected 2 or more classes, got {num_classes}.")
+    check_whole("num_classes", num_classes, least=2)
+    check_whole("in_channels", in_channels, least=1)
+    if seed is not None:
+        check_whole("seed", seed)
+    if not (weights is None or isinstance(weights, str | Path)):
+        raise ConfigError(f"weights must be 'default', a tag, None or a file, got {weights!r}.")
     names = check_classes(classes or [str(k) for k in range(num_classes)], num_classes)
     found = resolve(name)
     kind = head if isinstance(head, str) else "custom"
@@ -206,14 +231,16 @@ def create_classifier(
         return Classifier(network, built, classes=names, recipe=recipe)
 
 
-def check_classes(classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
+def check_classes(classes: object, num_classes: int) -> tuple[str, ...]:
     """Return ``num_classes`` distinct names as a tuple.
 
     Raises:
         ConfigError: Another number of names, or a name twice.
     """
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise ConfigError(f"Expected a list of {num_classes} class names, got {classes!r}.")
     names = tuple(map(str, classes))
-    if len(names) != num_classes or isinstance(classes, str):
+    if len(names) != num_classes:
         raise ConfigError(f"Expected {num_classes} class names, got {len(names)}: {names}.")
     if len(set(names)) != len(names):
         raise ConfigError(f"Expected distinct class names, got {names}.")

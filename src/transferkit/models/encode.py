@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transferkit._options import check_whole
 from transferkit.data.arraystore import CacheWarning
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError
@@ -67,6 +68,7 @@ def encode(
     Raises:
         DataError: There are no images.
     """
+    check_whole("batch_size", batch_size, least=1)
     if len(data) == 0:
         raise DataError("There are no images to encode.")
     room: Encoded = ()

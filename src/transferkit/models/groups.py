@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import TypedDict
 
 from torch import nn
 
-from transferkit.errors import ConfigError
+from transferkit._options import check_number
 from transferkit.models.layout import layout
 
 
@@ -56,8 +55,8 @@ def param_groups(
         >>> optimizer = torch.optim.AdamW(groups)
     """
     _check(lr, decay, weight_decay)
-    parameters = dict(model.named_parameters())
     parts = layout(model)
+    parameters = dict(model.named_parameters())
     groups = []
     for distance, stage in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
         trainable = [p for p in map(parameters.__getitem__, stage.parameters) if p.requires_grad]
@@ -72,9 +71,6 @@ def param_groups(
 
 
 def _check(lr: float, decay: float, weight_decay: float) -> None:
-    if not (isfinite(lr) and lr > 0):
-        raise ConfigError(f"Expected a learning rate above 0, got {lr}.")
-    if not 0 < decay <= 1:
-        raise ConfigError(f"Expected a decay above 0 and at most 1, got {decay}.")
-    if not (isfinite(weight_decay) and weight_decay >= 0):
-        raise ConfigError(f"Expected a weight decay of 0 or more, got {weight_decay}.")
+    check_number("lr", lr, above=0)
+    check_number("decay", decay, above=0, most=1)
+    check_number("weight_decay", weight_decay, least=0)

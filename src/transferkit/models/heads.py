@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
+from transferkit._options import check_number
 from transferkit.errors import ConfigError
 
 HeadKind: TypeAlias = Literal["linear", "mlp"]
@@ -58,12 +59,16 @@ def build_head(
         ConfigError: An unknown name, a dropout outside [0, 1) or with a callable, or a callable
             whose module does not turn (B, D) into (B, K).
     """
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"Expected a dropout of at least 0 and below 1, got {dropout}.")
+    check_number("dropout", dropout, least=0, below=1)
     if callable(head):
         if dropout:
             raise ConfigError("A head of your own brings its own dropout; leave dropout at 0.")
-        built = head(in_features, num_classes)
+        try:
+            built = head(in_features, num_classes)
+        except TypeError as error:
+            raise ConfigError(
+                f"The head must be a callable of (in_features, num_classes): {error}."
+            ) from error
         _check(built, in_features, num_classes)
         return built
     if head == "linear":

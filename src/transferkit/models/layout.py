@@ -8,6 +8,7 @@ from torch import nn
 
 from transferkit.backbones.calls import Call, record_calls
 from transferkit.backbones.stages import LARGEST_SHARE, Stage, trace_stages
+from transferkit.data.given import described
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.classifier import Classifier
 
@@ -24,10 +25,11 @@ def layout(model: nn.Module) -> tuple[Stage, ...]:
     empty stage ``"head"``.
 
     Raises:
-        ConfigError: The model takes no image of the sizes tried.
+        ConfigError: It is no model, or takes no image of the sizes tried.
     """
     if isinstance(model, Classifier):
         return model.stages
+    _require_module(model)
     refusals = []
     for size in _sizes(model):
         try:
@@ -37,7 +39,15 @@ def layout(model: nn.Module) -> tuple[Stage, ...]:
     raise refusals[0]
 
 
-def boundary_index(stages: tuple[Stage, ...], upto: str | int) -> int:
+def _require_module(value: object) -> None:
+    if not isinstance(value, nn.Module):
+        raise ConfigError(
+            f"Expected a Classifier or another torch module, got {described(value)}. Build one "
+            "with tk.create_classifier(name, num_classes)."
+        )
+
+
+def boundary_index(stages: tuple[Stage, ...], upto: object) -> int:
     """Position of the stage that ``upto`` means.
 
     Args:
@@ -56,6 +66,8 @@ def boundary_index(stages: tuple[Stage, ...], upto: str | int) -> int:
                 f"No stage at position {upto} of {len(names)}: {', '.join(names)}."
             )
         return upto % len(names)
+    if not isinstance(upto, str):
+        raise ConfigError(f"upto must be a stage's name, a position or None, got {upto!r}.")
     if upto in names:
         return names.index(upto)
     if upto == "head":

@@ -17,13 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from transferkit._options import to_path
 from transferkit._typing import JSON
 from transferkit._version import __version__
 from transferkit.backbones.catalog import build_network
 from transferkit.data.files import replacing
 from transferkit.data.preprocess import Preprocess
 from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
-from transferkit.models.classifier import Classifier, Recipe, seeded
+from transferkit.models.classifier import Classifier, Recipe, require_classifier, seeded
+from transferkit.models.device import place
 from transferkit.models.freezing import frozen_stages, unfreeze
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 
@@ -54,6 +56,8 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
+    path = to_path("path", path)
+    model = require_classifier(model)
     tensors = _apart(_distinct(model))
     metadata = {_ENTRY: json.dumps(_describe(model))}
     with replacing(path) as draft:
@@ -91,13 +95,14 @@ def load_classifier(
         >>> again.name, again.classes
         ('torchvision/resnet18', ('cat', 'dog'))
     """
-    source = Path(path)
+    source = to_path("path", path)
     saved, tensors = _read(source)
     model = _rebuild(saved, head)
     _fill(model, tensors, source)
     if saved.frozen:
         unfreeze(model, upto=saved.frozen)
-    return model.to(device or "cpu").eval()
+    place(model, device)
+    return model.eval()
 
 
 def _describe(model: Classifier) -> dict[str, JSON]:

@@ -84,10 +84,11 @@ def summary(model: nn.Module) -> Summary:
         >>> [stage.name for stage in table.stages if stage.state == "frozen"]
         ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
     """
+    parts = layout(model)
     parameters = dict(model.named_parameters())
     name = model.name if isinstance(model, Classifier) else type(model).__name__
     rows = []
-    for stage in layout(model):
+    for stage in parts:
         own = [parameters[key] for key in stage.parameters]
         learning = sum(p.numel() for p in own if p.requires_grad)
         rows.append(StageSummary(stage.name, sum(p.numel() for p in own), learning))

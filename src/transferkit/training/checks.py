@@ -7,21 +7,21 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transferkit._typing import Int64Array
-from transferkit.data.dataset import ImageData
+from transferkit.data.dataset import require_images
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier
 
 
-def check_data(model: Classifier, train: ImageData, val: ImageData | None) -> None:
+def check_data(model: Classifier, train: object, val: object) -> None:
     """See that the splits can train and judge ``model``.
 
     Raises:
-        DataError: A split is empty or unlabelled, ``train`` shows one class only, or the classes
-            are not those of the model.
+        DataError: A split is none, empty or unlabelled, ``train`` shows one class only, or the
+            classes are not those of the model.
     """
-    for name, data in (("train", train), ("val", val)):
-        if data is None:
-            continue
+    images = require_images("The train split", train)
+    judged = images if val is None else require_images("The val split", val)
+    for name, data in (("train", images), ("val", judged)):
         if len(data) == 0:
             raise DataError(f"The {name} split is empty; training needs images in it.")
         data.require_labels(f"Training (the {name} split)")
@@ -31,10 +31,10 @@ def check_data(model: Classifier, train: ImageData, val: ImageData | None) -> No
                 f"the model {model.num_classes}; build it with create_classifier(name, "
                 f"{data.num_classes})."
             )
-    present = np.unique(train.require_labels("Training"))
+    present = np.unique(images.require_labels("Training"))
     if len(present) < 2:
         raise DataError(
-            f"All {len(train)} training images are of the class {train.classes[present[0]]!r}; "
+            f"All {len(images)} training images are of the class {images.classes[present[0]]!r}; "
             "a classifier needs two classes or more to learn from."
         )
 

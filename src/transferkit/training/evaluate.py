@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from transferkit.data.dataset import ImageData
+from transferkit.data.dataset import ImageData, require_images
+from transferkit.data.given import no_images
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.models.encode import encode, in_eval_mode
 
@@ -43,7 +48,8 @@ def evaluate(
         >>> low <= scores.accuracy <= high
         True
     """
-    data.require_labels("Evaluation")
+    require_images("What is evaluated", data).require_labels("Evaluation")
+    require_classifier(model)
     if data.num_classes != model.num_classes:
         raise DataError(
             f"The images have {data.num_classes} classes and the model {model.num_classes}; "
@@ -85,13 +91,23 @@ def predict(
         >>> [predictions.classes[k] in ("cat", "dog") for k in predictions.predicted]
         [True, True, True]
     """
-    images = data if isinstance(data, ImageData) else ImageData(data)
+    require_classifier(model)
+    images = _images_of(data)
     return Predictions.of(
         _probabilities(model, images, batch_size, device),
         labels=images.labels,
         classes=model.classes,
         names=images.names,
     )
+
+
+def _images_of(data: object) -> ImageData:
+    """The images themselves, or those of an array; what cannot be one is named."""
+    if isinstance(data, ImageData):
+        return data
+    if data is None or isinstance(data, str | Path | Mapping):
+        raise no_images("What is predicted on", data)
+    return ImageData(cast(ArrayLike, data))
 
 
 def _probabilities(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.optim import Optimizer
 
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.models.formats import fast_formats
 from transferkit.training.checks import check_batch_norm
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, model: Classifier, options: Options) -> None:
         """Place the model on the device of the run."""
-        self.model = model
+        self.model = require_classifier(model)
         self.options = options
         self.device = place(model, training_device(options.device, model))
         self.history = History(monitor=options.monitor)

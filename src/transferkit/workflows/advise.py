@@ -9,10 +9,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from transferkit._options import check_whole
 from transferkit._text import percent, percent_interval, table
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, require_images, require_splits
 from transferkit.data.splits import quotas
 from transferkit.features.extract import extract_features
 from transferkit.metrics._json import plain
@@ -156,7 +157,11 @@ def advise(
         WeightsError: The weights cannot be had.
         DataError: No labelled train split, or too few images.
     """
-    (train,) = Splits(splits).require("train")
+    (train,) = require_splits(splits).require("train")
+    check_whole("max_images", max_images, least=1)
+    check_whole("seed", seed)
+    if reference is not None:
+        require_images("The reference", reference)
     labels = train.require_labels("Advice")
     part = train.subset(_drawn(labels, max_images, seed))
     shown = part.require_labels("Advice")

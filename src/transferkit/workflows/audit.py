@@ -10,6 +10,7 @@ from itertools import combinations
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
+from transferkit._options import check_number, check_whole
 from transferkit._version import __version__
 from transferkit.audit.finding import AuditConfig, Finding
 from transferkit.audit.gap import GapReport
@@ -96,8 +97,11 @@ def audit_splits(
         >>> [f.message for f in report.findings if f.check == "exact_duplicates"]
         ['4 of 30 images of test are pixel-identical to images of train.']
     """
-    if not 0 < alpha < 1:
-        raise ConfigError(f"alpha must lie between 0 and 1, got {alpha}")
+    check_number("alpha", alpha, above=0, below=1)
+    check_whole("max_images", max_images, least=2)
+    check_seeds(seed, seeds)
+    if not isinstance(config, AuditConfig | None):
+        raise ConfigError(f"config must be an AuditConfig, got {config!r}.")
     config = config or AuditConfig()
     whole = with_unique_names(splits)
     named = resolve_groups(whole, groups)
@@ -181,6 +185,8 @@ def explain_gap(
         >>> abs(total - (report.val_score - report.test_score)) < 1e-9
         True
     """
+    check_seeds(seed, seeds)
+    check_whole("samples", samples, least=1)
     three = labelled_three(splits)
     named = resolve_groups(three, groups)
     embedding = embed(three, model, batch_size=batch_size, cache=cache)
@@ -195,6 +201,19 @@ def explain_gap(
             samples=samples,
             seed=seed,
         )
+
+
+def check_seeds(seed: object, seeds: object) -> None:
+    """See that seeds are whole numbers.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    check_whole("seed", seed)
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+        raise ConfigError(f"seeds must be a list of whole numbers, got {seeds!r}.")
+    for one in seeds:
+        check_whole("Each of seeds", one)
 
 
 def one_blas_thread() -> AbstractContextManager[object]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, Splits, require_splits
 from transferkit.errors import DataError
-from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.models.classifier import Classifier, create_classifier, require_classifier
 from transferkit.training.evaluate import evaluate
 from transferkit.training.history import History
 from transferkit.workflows.result import Result
@@ -18,7 +18,7 @@ def checked_splits(splits: Mapping[str, ImageData]) -> Splits:
     Raises:
         DataError: There is not.
     """
-    checked = splits if isinstance(splits, Splits) else Splits(splits)
+    checked = require_splits(splits)
     for name, data in zip(("train", "val"), checked.require("train", "val"), strict=True):
         data.require_labels(f"Training (the {name} split)")
     return checked
@@ -29,11 +29,13 @@ def classifier_for(model: Classifier | str, splits: Splits, *, seed: int) -> Cla
 
     Raises:
         DataError: The model has another number of classes than the splits.
+        ConfigError: It is no model.
         UnknownNameError: No backbone goes by the name.
         WeightsError: The backbone's default weights cannot be had.
     """
     if isinstance(model, str):
         return create_classifier(model, splits.num_classes, classes=splits.classes, seed=seed)
+    model = require_classifier(model)
     if model.num_classes != splits.num_classes:
         raise DataError(
             f"The model has {model.num_classes} classes and the splits {splits.num_classes} "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from transferkit._options import check_whole, to_path
 from transferkit._text import percent
 from transferkit.backbones.catalog import resolve
 from transferkit.data.dataset import ImageData, Splits
@@ -21,7 +22,7 @@ from transferkit.workflows.cellstore import CellStore
 from transferkit.workflows.common import checked_splits
 from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.strategy import Strategy, strategy_named
-from transferkit.workflows.weights import Weights, check_weights, weights_of
+from transferkit.workflows.weights import Weights, check_names, check_weights, weights_of
 
 
 def compare(
@@ -92,7 +93,11 @@ def compare(
     """
     parts = checked_splits(splits)
     chosen = _check_strategies(strategies, epochs)
-    _check_some(backbones=backbones, seeds=seeds)
+    check_names("backbones", backbones)
+    _check_some(seeds=seeds)
+    for seed in seeds:
+        check_whole("Each of seeds", seed)
+    _check_executor(executor)
     check_weights(backbones, weights)
     tasks = [
         Task(
@@ -106,7 +111,7 @@ def compare(
         )
         for name, strategy, seed in product(dict.fromkeys(backbones), chosen, dict.fromkeys(seeds))
     ]
-    store = None if out is None else CellStore(Path(out), parts)
+    store = None if out is None else CellStore(to_path("out", out), parts)
     cells = _collect(tasks, parts, store, executor, shared(cache), progress=progress)
     comparison = Comparison(
         cells=tuple(cells[task.name] for task in tasks if task.name in cells),
@@ -204,10 +209,17 @@ def _check_strategies(
     return chosen
 
 
-def _check_some(**given: Sequence[object]) -> None:
+def _check_some(**given: object) -> None:
     for what, values in given.items():
-        if isinstance(values, str | int) or len(values) == 0:
+        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
             raise ConfigError(f"{what} must be a list with something in it, got {values!r}.")
+
+
+def _check_executor(executor: object) -> None:
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ConfigError(
+            f"executor must be one of concurrent.futures or of its kind, got {executor!r}."
+        )
 
 
 def _shared_groups(splits: Splits) -> tuple[str, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +18,7 @@ from transferkit.audit.hashing import content_hashes
 from transferkit.audit.optimism import choice_optimism
 from transferkit.audit.probe import fit_probe
 from transferkit.audit.reshuffle import SEEDS, reshuffle, right_by_strength, swap
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, Splits, require_splits
 from transferkit.data.splits import groups_from_names
 from transferkit.errors import ConfigError, DataError
 from transferkit.workflows.embedding import Embedding
@@ -34,7 +35,7 @@ def labelled_three(splits: Mapping[str, ImageData]) -> Splits:
     Raises:
         DataError: One is missing or has no labels.
     """
-    whole = splits if isinstance(splits, Splits) else Splits(splits)
+    whole = require_splits(splits)
     for name, data in zip(NAMES, whole.require(*NAMES), strict=True):
         data.require_labels(f"Explaining the gap (the {name} split)")
     return Splits({name: whole[name] for name in NAMES})
@@ -60,10 +61,16 @@ def resolve_groups(splits: Splits, groups: GroupsOption) -> Groups:
             f"got {type(groups).__name__}"
         )
     for name, data in splits.items():
-        if name not in groups or len(groups[name]) != len(data):
-            came = len(groups[name]) if name in groups else "none"
+        came = _count(groups.get(name, ()))
+        if came != len(data):
             raise DataError(f"expected {len(data)} groups for the split {name}, got {came}")
     return {name: [str(group) for group in groups[name]] for name in splits}
+
+
+def _count(groups: object) -> int | str:
+    """How many groups came, or what came in their place."""
+    many = isinstance(groups, Sequence | np.ndarray) and not isinstance(groups, str)
+    return len(cast(Sequence[object], groups)) if many else repr(groups)
 
 
 def leaked_from_train(splits: Splits, groups: Groups) -> dict[str, BoolArray]:

@@ -80,6 +80,8 @@ def gradual_unfreeze(
     """
     parts = checked_splits(splits)
     classifier = classifier_for(model, parts, seed=seed)
+    if isinstance(steps, str) or not isinstance(steps, int | Sequence):
+        raise ConfigError(f"steps must be a whole number or a list of stages, got {steps!r}.")
     plan = boundaries(stages(classifier), steps) if isinstance(steps, int) else list(steps)
     begins = starts(len(plan), epochs)
     for upto in reversed(plan):  # an unknown stage shows before training starts

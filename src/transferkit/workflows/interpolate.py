@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from transferkit._options import check_number
 from transferkit._text import percent_interval, table
 from transferkit._typing import JSON
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import Evaluation
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.models.encode import in_eval_mode
 from transferkit.training.evaluate import evaluate
@@ -105,6 +106,7 @@ def interpolate(
         DataError: A split is absent, empty or unlabelled.
     """
     shares = _check_alphas(alphas)
+    first, second = require_classifier(first), require_classifier(second)
     parts = checked_splits(splits)
     merged = copy.deepcopy(second)
     where = place(merged, device)
@@ -159,11 +161,13 @@ def estimate_statistics(
             norm.load_state_dict(state)
 
 
-def _check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
-    shares = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
-    if not shares or not all(0 <= alpha <= 1 for alpha in shares):
-        raise ConfigError(f"alphas must be one or more shares in [0, 1], got {list(alphas)}.")
-    return shares
+def _check_alphas(alphas: object) -> tuple[float, ...]:
+    given = [] if isinstance(alphas, str) or not isinstance(alphas, Iterable) else list(alphas)
+    if not given:
+        raise ConfigError(f"alphas must be one or more shares in [0, 1], got {alphas!r}.")
+    for alpha in given:
+        check_number("Each of alphas", alpha, least=0, most=1)
+    return tuple(dict.fromkeys(map(float, given)))
 
 
 def _state(model: nn.Module, device: torch.device) -> dict[str, Tensor]:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from scipy.signal import savgol_filter
 
+from transferkit._options import check_number, check_whole
 from transferkit._text import table
 from transferkit._typing import JSON, Float64Array, Int64Array
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.dataset import ImageData, require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.metrics._json import plain
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.training.checks import check_batch_norm, check_data
 from transferkit.training.device import seeded, training_device
@@ -98,12 +99,16 @@ def lr_find(
         DataError: The data cannot train this model.
         TrainingError: Everything is frozen, or the loss is not finite at the lowest rates.
     """
-    if not 0 < lowest < highest or steps < 10:
+    check_number("lowest", lowest, above=0)
+    check_number("highest", highest, above=0)
+    check_whole("steps", steps)
+    if not lowest < highest or steps < 10:
         raise ConfigError(
             f"lr_find needs 0 < lowest < highest and 10 steps or more, got {lowest}, {highest} "
             f"and {steps}."
         )
-    train = data if isinstance(data, ImageData) else Splits(data).require("train")[0]
+    model = require_classifier(model)
+    train = data if isinstance(data, ImageData) else require_splits(data).require("train")[0]
     options = Options(
         optimizer=optimizer,
         lr=lowest,

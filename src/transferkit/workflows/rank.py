@@ -10,17 +10,18 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from transferkit._options import check_whole
 from transferkit._text import percent, table
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit.data.dataset import ImageData, require_splits
-from transferkit.errors import ConfigError, DataError, TransferkitError, UnknownNameError
+from transferkit.errors import DataError, TransferkitError, UnknownNameError
 from transferkit.features.extract import extract_features
 from transferkit.metrics._json import plain
 from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
 from transferkit.training.device import training_device
-from transferkit.workflows.weights import Weights, check_weights, weights_of
+from transferkit.workflows.weights import Weights, check_names, check_weights, weights_of
 
 RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
 
@@ -201,8 +202,11 @@ def rank_backbones(
         True
     """
     by = score_named(by)
-    if isinstance(names, str) or not names or finalists < 1:
-        raise ConfigError(f"names must be a list of backbones and finalists >= 1, got {names!r}.")
+    check_names("names", names)
+    for option, count in (("max_images", max_images), ("finalists", finalists)):
+        check_whole(option, count, least=1)
+    check_whole("repeats", repeats, least=2)
+    check_whole("seed", seed)
     check_weights(names, weights)
     (train,) = require_splits(splits).require("train")
     labels = train.require_labels("Ranking backbones")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
 
+from transferkit._options import check_number, check_whole
 from transferkit._typing import JSON
 from transferkit.data.augment import Augment
 from transferkit.data.dataset import ImageData, Splits
@@ -90,10 +91,13 @@ class Strategy:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise UnknownNameError.among("strategy", str(self.method), get_args(Method))
-        for option in ("epochs", "lr", "probe_epochs", "layer_decay", "outputs"):
-            value = getattr(self, option)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{option} of {self.name!r} must be above 0, got {value}.")
+        for option in ("epochs", "probe_epochs", "outputs"):
+            if getattr(self, option) is not None:
+                check_whole(f"{option} of {self.name!r}", getattr(self, option), least=1)
+        for option in ("lr", "layer_decay"):
+            if getattr(self, option) is not None:
+                check_number(f"{option} of {self.name!r}", getattr(self, option), above=0)
+        check_number(f"dropout of {self.name!r}", self.dropout, least=0, below=1)
 
     @property
     def length(self) -> int:
