@@ -11,13 +11,14 @@ ratios are the loop's seconds over a side's of the same round: median, lowest an
 from __future__ import annotations
 
 import argparse
-
 from functools import partial
+from pathlib import Path
 
 from speed import envs, job, plan
 from speed.envs import PACKAGES
 from speed.measure import measure
 from speed.process import bind
+from speed.rows import RESULTS
 from speed.task import COMPARED
 
 STEPS = ("envs", "run", "table")
@@ -38,7 +39,7 @@ def main() -> None:
     if "table" in steps:
         from speed.page import write_page
 
-        write_page()
+        write_page(options.results)
 
 
 def parse() -> argparse.Namespace:
@@ -55,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of one round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers-everywhere", action="store_true", help="peers do all works")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file of figures")
     parser.add_argument("--again", action="store_true", help="measure anew what is there")
     return parser.parse_args()
 
@@ -79,17 +81,19 @@ def run(options: argparse.Namespace) -> None:
         threads=options.threads,
         widely=options.peers_everywhere,
     )
-    measure(list(chosen), again=options.again)
-    threads, rounds, again = options.threads, options.rounds, options.again
+    path, again = options.results, options.again
+    measure(list(chosen), path, again=again)
+    threads, rounds = options.threads, options.rounds
     if "overhead" in options.works:
-        measure([plan.overhead(threads, rounds)], again=again)
+        measure([plan.overhead(threads, rounds)], path, again=again)
     if job.START in options.works:
-        job.keep(job.start_case(threads), again, partial(job.start_up, threads, rounds))
+        make = partial(job.start_up, threads, rounds)
+        job.keep(job.start_case(threads), path, again, make)
     for epochs in job.ROUNDS if job.JOB in options.works else ():
         make = partial(job.whole_job, epochs, threads, rounds)
-        job.keep(job.job_case(epochs, threads), again, make)
+        job.keep(job.job_case(epochs, threads), path, again, make)
     if "growth" in options.works:
-        measure(list(plan.growth(threads, rounds)), again=again)
+        measure(list(plan.growth(threads, rounds)), path, again=again)
 
 
 if __name__ == "__main__":

@@ -109,12 +109,12 @@ def start_up(threads: int, rounds: int | None) -> Iterator[Row]:
                 yield row(case, side, versions, number, name, f"{value:.5g}")
 
 
-def keep(case: Case, again: bool, make: Callable[[], Iterator[Row]]) -> None:
+def keep(case: Case, path: Path, again: bool, make: Callable[[], Iterator[Row]]) -> None:
     """Write what ``make`` measures, unless it is there."""
-    there = [row for row in read() if row.case == case.key]
+    there = [row for row in read(path) if row.case == case.key]
     if any(row.measure != FAILED for row in there) and not again:
         print("there already:", *case.key, flush=True)
         return
     print(*case.key, flush=True)
     made = list(make())
-    write([row for row in read() if row.case != case.key] + made)
+    write([row for row in read(path) if row.case != case.key] + made, path)

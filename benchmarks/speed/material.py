@@ -62,9 +62,7 @@ def changing(task: Task) -> v2.Compose:
 
 def network(task: Task) -> nn.Module:
     """The torchvision network with a new last layer, frozen as the course does it."""
-    made: nn.Module = torchvision.models.get_model(
-        task.backbone, weights=None, num_classes=CLASSES
-    )
+    made: nn.Module = torchvision.models.get_model(task.backbone, weights=None, num_classes=CLASSES)
     first = {"all": ("",), "head": (HEADS[task.backbone],), "last stage": LAST_STAGE[task.backbone]}
     for name, parameter in made.named_parameters():
         parameter.requires_grad = name.startswith(first[task.trained])

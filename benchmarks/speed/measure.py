@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from speed.envs import PACKAGES
 from speed.plan import Case
 from speed.process import Side, SideError
 from speed.rows import FAILED, Row, command, machine, read, today, write
 
-Figures = Iterator[tuple[str, int, str, str]]
 
-
-def measure(cases: Sequence[Case], *, again: bool = False) -> None:
+def measure(cases: Sequence[Case], path: Path, *, again: bool = False) -> None:
     """Measure what the file lacks; each case is written as soon as it is done.
 
     Args:
         cases: What to measure.
+        path: The file of rows.
         again: Measure anew what is there.
     """
     for case in cases:
-        rows = read()
+        rows = read(path)
         there = {row.side for row in rows if row.case == case.key}
         if there >= set(case.sides) and not again:
             print("there already:", *case.key, flush=True)
             continue
         print(*case.key, flush=True)
         made = list(rows_of(case))  # all sides anew: only what was interleaved is compared
-        write([row for row in read() if row.case != case.key] + made)
+        write([row for row in read(path) if row.case != case.key] + made, path)
 
 
 def rows_of(case: Case) -> Iterator[Row]:

@@ -46,7 +46,7 @@ class Side:
         reason = trouble_of(name)
         if reason is not None:
             raise SideError(reason)
-        self._log: IO[str] = tempfile.TemporaryFile("w+")
+        self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self._process = subprocess.Popen(
             [python_of(name), "-m", f"speed.sides.{name}", json.dumps(asdict(task))],
             stdin=subprocess.PIPE,

@@ -6,7 +6,7 @@ import csv
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,16 +64,23 @@ class Row:
 NUMBERS = ("pixels", "images", "epochs", "round")
 
 
-def read(path: Path = RESULTS) -> list[Row]:
+def read(path: Path) -> list[Row]:
     """The rows that are there."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    return [Row(**line | {name: int(line[name]) for name in NUMBERS}) for line in lines]
+    return [row_of(line) for line in lines]
 
 
-def write(rows: Iterable[Row], path: Path = RESULTS) -> None:
+def row_of(line: Mapping[str, str]) -> Row:
+    """A row from its cells."""
+    texts = {name: cell for name, cell in line.items() if name not in NUMBERS}
+    pixels, images, epochs, number = (int(line[name]) for name in NUMBERS)
+    return Row(**texts, pixels=pixels, images=images, epochs=epochs, round=number)
+
+
+def write(rows: Iterable[Row], path: Path) -> None:
     """Replace the file, in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")

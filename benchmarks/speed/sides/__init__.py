@@ -1,1 +1,1 @@
-"""One script for each library, run as ``python -m speed.sides.NAME`` by its environment's Python."""
+"""One script a library: ``python -m speed.sides.NAME``, by its environment's Python."""

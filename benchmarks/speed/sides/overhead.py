@@ -37,9 +37,12 @@ def bare(model: tk.Classifier, train: tk.ImageData) -> None:
     images, labels = train.batch(range(len(train))), torch.from_numpy(train.labels)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     model.train()
-    for rows in torch.randperm(len(train)).split(BATCH_SIZE):
+    order = torch.randperm(len(train))
+    for first in range(0, len(train), BATCH_SIZE):
+        rows = order[first : first + BATCH_SIZE]
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        torch.autograd.backward(loss)
         optimizer.step()
 
 
@@ -56,10 +59,9 @@ def fitted(model: tk.Classifier, train: tk.ImageData) -> None:
     ).fit(train, epochs=1)
 
 
-def seconds(how: Callable[[tk.Classifier, tk.ImageData], None], *given: object) -> float:
-    model, train = given
-    assert isinstance(model, tk.Classifier)
-    assert isinstance(train, tk.ImageData)
+def seconds(
+    how: Callable[[tk.Classifier, tk.ImageData], None], model: tk.Classifier, train: tk.ImageData
+) -> float:
     started = time.perf_counter()
     how(model, train)
     return time.perf_counter() - started
@@ -72,7 +74,9 @@ def prepare(task: Task) -> Round:
     def extra(train: tk.ImageData) -> float:
         """The median of ours less the loop's, turn by turn."""
         model = classifier(task)
-        pairs = [(seconds(fitted, model, train), seconds(bare, model, train)) for _ in "x" * REPEATS]
+        pairs = [
+            (seconds(fitted, model, train), seconds(bare, model, train)) for _ in range(REPEATS)
+        ]
         return statistics.median(ours - theirs for ours, theirs in pairs)
 
     def run() -> dict[str, float]:

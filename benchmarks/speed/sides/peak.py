@@ -43,7 +43,7 @@ def gigaflops(task: Task) -> float:
     with FlopCounterMode(display=False) as passed, torch.no_grad():
         model(images)
     step, once = stepped.get_total_flops() / 2, passed.get_total_flops() / 2
-    return task.epochs * (task.images * step + task.held_out * once) / 1e9
+    return float(task.epochs * (task.images * step + task.held_out * once) / 1e9)
 
 
 def prepare(task: Task) -> Round:
