@@ -330,6 +330,15 @@ def test_networks_that_mix_images_train_uncut(kind: type[nn.Module], says: str) 
     assert says in cut.reason
 
 
+def test_too_little_memory_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(UsesInputAgain())
+    tk.unfreeze(model, upto="blocks.3")
+    monkeypatch.setattr(StageCut, "tail", lambda *_: torch.empty(2**50))
+    cut = cut_at_boundary(model, torch.rand(3, 3, 8, 8))
+    assert isinstance(cut, NoCut)
+    assert "too little memory" in cut.reason
+
+
 class Skips(Blocks):
     """Each block takes the sum of some of all that came before it."""
 

@@ -33,6 +33,9 @@ def predicts_alike(model: Classifier, halves: Halves, images: Tensor) -> bool:
         model: The uncut model.
         halves: The two parts.
         images: Three images (3, C, H, W).
+
+    Raises:
+        MemoryError: There is too little memory to tell.
     """
     rows = torch.tensor(_ROWS, device=images.device)
     with _mode(model, training=False), torch.no_grad():
@@ -41,7 +44,8 @@ def predicts_alike(model: Classifier, halves: Halves, images: Tensor) -> bool:
             crossing = [tensor[rows] for tensor in halves.prefix(images)]
             versions = _versions(crossing)
             got = halves.tail(*crossing)
-        except _FAILURES:
+        except _FAILURES as error:
+            _raise_if_memory_ran_out(error)
             return False
     return _versions(crossing) == versions and _close(got, want)
 
@@ -53,6 +57,9 @@ def learns_alike(model: Classifier, halves: Halves, images: Tensor) -> bool:
         model: The uncut model; its buffers are put back.
         halves: The two parts.
         images: Two images (B, C, H, W) or more.
+
+    Raises:
+        MemoryError: There is too little memory to tell.
     """
     with _mode(model, training=True):
         want = _step(model, lambda: model.outputs(images))
@@ -60,11 +67,18 @@ def learns_alike(model: Classifier, halves: Halves, images: Tensor) -> bool:
             crossing = halves.prefix(images)
             versions = _versions(crossing)
             got = _step(model, lambda: (halves.tail(*crossing),))
-        except _FAILURES:
+        except _FAILURES as error:
+            _raise_if_memory_ran_out(error)
             return False
     if _versions(crossing) != versions or want.keys() != got.keys():
         return False
     return all(_close(got[name], tensor) for name, tensor in want.items())
+
+
+def _raise_if_memory_ran_out(error: Exception) -> None:
+    """Let through what says nothing of the two parts; the CPU's has no type of its own."""
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        raise MemoryError(str(error)) from error
 
 
 def _step(model: Classifier, forward: Callable[[], Sequence[Tensor]]) -> dict[str, Tensor]:

@@ -95,6 +95,8 @@ def cut_at_boundary(model: Classifier, example: Tensor) -> Cut | NoCut:
         return next(filter(None, (_settle(cut, images) for cut in plain.variants())))
     except ShortcutError as error:
         return NoCut(f"a frozen part of {model.name} cannot be kept: {error}")
+    except MemoryError:
+        return NoCut(f"there is too little memory to check the cut of {model.name}")
     except StopIteration:
         return NoCut(f"{model.name} cut at {stages[frozen].name} differs from the uncut model")
 
