@@ -45,6 +45,15 @@ NAMED = {
         "head.fc",
         "stem stages.0 stages.1 stages.2 stages.3 head.last_conv head.fc",
     ),
+    "timm/cpubone_nano": (  # and here the head holds two large pieces
+        "head.classifier",
+        "stem stages.0 stages.1 stages.2 stages.3 head.in_conv head.pre_classifier head.classifier",
+    ),
+    "timm/lowformer_b0": (
+        "classifier",
+        "stem stages.0 stages.1 stages.2 stages.3 in_conv pre_classifier classifier",
+    ),
+    "timm/pit_ti_224": ("head", "patch_embed transformers.0 transformers.1 transformers.2 head"),
     "timm/efficientnet_b0": (
         "classifier",
         f"conv_stem {' '.join(f'blocks.{i}' for i in range(7))} classifier",

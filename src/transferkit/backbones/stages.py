@@ -14,6 +14,7 @@ LARGEST_SHARE = 0.85
 """A piece with more of the parameters than this is taken apart."""
 
 _FEWEST = 3
+_FEW = 4
 _LARGE = 0.1
 
 
@@ -44,12 +45,12 @@ def trace_stages(
     One forward pass is recorded and its tree of calls expanded until no piece but the head
     holds more than ``limit`` of the parameters. A stage starts at each piece that has parts;
     bare layers join the stage before, and those that open the network form a stage of their
-    own. Where only three stages come of that, the large ones are taken apart once more (the
-    ``stages`` between a stem and a wide last convolution). Networks with fewer than three such
-    pieces (VGG, AlexNet) start one at each layer with a weight matrix. Every parameter is in
-    exactly one stage: shared ones in the first that holds them, loose ones (position
-    embeddings) in the first of all, those that only a training pass uses (auxiliary heads) in
-    the last.
+    own. Where three or four stages come of that and only one is large and made of pieces, it is
+    taken apart once more (the ``stages`` between a stem and a wide last convolution). Networks with
+    fewer than three such pieces (VGG, AlexNet) start one at each layer with a weight matrix. Every
+    parameter is in exactly one stage: shared ones in the first that holds them, loose ones
+    (position embeddings) in the first of all, those that only a training pass uses (auxiliary
+    heads) in the last.
 
     Args:
         module: The network, on any device; nothing in it changes.
@@ -110,8 +111,14 @@ class _Tree:
             if finer == calls:
                 break
             calls = finer
-        few = self._count_composites(calls) >= _FEWEST == self._count_stages(calls)
-        return [piece for call in calls for piece in self._part(call)] if few else calls
+        return self._without_lump(calls) if self._count_composites(calls) >= _FEWEST else calls
+
+    def _without_lump(self, calls: list[Call]) -> list[Call]:
+        """The pieces, the only large one that is made of pieces taken apart if there are few."""
+        lumps = [call for call in calls if self._part(call) != [call]]
+        if len(lumps) != 1 or self._count_stages(calls) > _FEW:
+            return calls
+        return [piece for call in calls for piece in self._part(call)]
 
     def _count_stages(self, calls: Sequence[Call]) -> int:
         return sum(name not in self.heads for name, _ in self.group(calls))
