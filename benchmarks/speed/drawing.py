@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from speed.figures import Group, Spread, groups_of
+from speed.plan import PEER_CASE
 from speed.rows import Row
 from speed.task import COMPARED
 
@@ -28,13 +29,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         return
     mpl.use("agg")
     figure = Figure(figsize=(9, 0.32 * len(groups) + 1.6), layout="constrained")
-    peers = [group for group in groups if len(group.sides) > 3]
+    peers = [g for g in groups if (g.first.backbone, g.first.pixels) == PEER_CASE and peers_of(g)]
     axes = figure.subplots(1, 2 if peers else 1, squeeze=False)[0]
     bars(axes[0], [(label(g), g.ratio(LOOP, OURS), g.first.work) for g in groups])
     axes[0].set_title("transferkit", loc="left", fontsize=10, color=INK)
     if peers:
         bars(axes[1], [line for group in peers for line in peers_of(group)])
-        axes[1].set_title("peers, ResNet-18, 128 px", loc="left", fontsize=10, color=INK)
+        axes[1].set_title("peers, {}, {} px".format(*PEER_CASE), loc="left", fontsize=10, color=INK)
     figure.supxlabel("times as fast as the loop written by hand", fontsize=9, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "speed", "svg.fonttype": "none"}):

@@ -75,18 +75,29 @@ def whole_job(epochs: int, threads: int, rounds: int | None) -> Iterator[Row]:
     if not (FOLDER.is_dir() and WEIGHTS.is_file()):
         yield row(case, "ours, cold", {}, 0, FAILED, "the images or the weights are not here")
         return
-    sides = list(SIDES)
-    if (trouble := trouble_of("fastai")) is not None:
-        sides.remove("fastai")
+    trouble = trouble_of("fastai")
+    sides = [side for side in SIDES if side != "fastai" or trouble is None]
+    if trouble is not None:
         yield row(case, "fastai", {}, 0, FAILED, trouble)
     known = {side: versions_of(side) for side in sides}
     for number in range(1, (rounds or ROUNDS.get(epochs, 1)) + 1):
         with tempfile.TemporaryDirectory() as cache:
             for side in sides:
-                figures = job(side, case.task, Path(cache))
-                print(f"  {number} {side:12} {figures['seconds']:8.2f} s", flush=True)
-                for name, value in figures.items():
-                    yield row(case, side, known[side], number, name, f"{value:.5g}")
+                yield from job_rows(case, side, known[side], number, Path(cache))
+
+
+def job_rows(case: Case, side: str, versions: Versions, number: int, cache: Path) -> Iterator[Row]:
+    """The figures of one run, or why a peer broke off."""
+    try:
+        figures = job(side, case.task, cache)
+    except SideError as error:
+        if side != "fastai":
+            raise
+        yield row(case, side, versions, 0, FAILED, str(error))
+        return
+    print(f"  {number} {side:12} {figures['seconds']:8.2f} s", flush=True)
+    for name, value in figures.items():
+        yield row(case, side, versions, number, name, f"{value:.5g}")
 
 
 def job_case(epochs: int, threads: int) -> Case:

@@ -1,4 +1,4 @@
-"""transferkit, with its defaults for everything that the loop does not fix."""
+"""transferkit with its defaults, but for what the loop fixes; no round finds an earlier cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trainer(task: Task, cache: tk.Cache | None = None) -> tk.Trainer:
         augment=changing(task) if task.augmented else None,
         device="cpu",
         progress=False,
-        cache=cache or "auto",
+        cache=cache or "memory",
     )
 
 
