@@ -1,8 +1,8 @@
 """Measure every backbone without memory and write the table that listing reads.
 
-    python tools/build_catalog.py            # all of torchvision and timm, some ten minutes
+    python tools/build_catalog.py            # every backbone without a row, some ten minutes
 
-Multiply-adds of torchvision's networks are those that torchvision publishes; timm's are
+Multiply-adds of torchvision's networks are those that torchvision publishes; the others' are
 counted on the meta device, as one operation each, which gives the same figures.
 """
 
@@ -19,7 +19,7 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from transferkit.backbones.catalog import get_backbone_spec, list_backbones
+from transferkit.backbones.catalog import build_network, get_backbone_spec, list_backbones
 from transferkit.backbones.skeleton import forward_skeleton, skeleton
 from transferkit.backbones.spec import BackboneSpec
 
@@ -32,7 +32,10 @@ def count_gflops(spec: BackboneSpec) -> float:
     source, _, name = spec.name.partition("/")
     if source == "torchvision":
         return float(models.get_model_weights(name).DEFAULT.meta["_ops"])
-    module = skeleton(lambda: timm.create_model(name, pretrained_cfg=spec.default_weights))
+    if source == "timm":
+        module = skeleton(lambda: timm.create_model(name, pretrained_cfg=spec.default_weights))
+    else:
+        module = skeleton(lambda: build_network(spec.name, weights=None).module)
     module.requires_grad_(False)  # the counter's hooks look for gradients
     with FlopCounterMode(display=False) as counter:
         forward_skeleton(module, spec.input_size)  # two images, and two operations a multiply-add
@@ -59,7 +62,7 @@ def main(workers: int) -> None:
         f"# torch {torch.__version__}, torchvision {torchvision.__version__}, "
         f"timm {timm.__version__}\n"
     )
-    names = [name for source in ("torchvision", "timm") for name in list_backbones(source=source)]
+    names = list_backbones()
     lines = OUT.read_text("utf-8").splitlines(keepends=True) if OUT.exists() else []
     if not lines or lines[0] != versions:
         lines = [versions, ",".join(FIELDS) + "\n"]

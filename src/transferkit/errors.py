@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 LISTED = 100
-"""Up to so many known names are all listed in an error."""
+"""Up to so many known names are all listed in an error, where none is near."""
+
+_LISTED_TOO = 30  # where some are near
+_NEAREST = 5
 
 
 class TransferkitError(Exception):
@@ -30,6 +33,8 @@ class UnknownNameError(TransferkitError, LookupError):
     ) -> UnknownNameError:
         """Build the error for ``name``, with the nearest of the ``known`` names.
 
+        Names that begin with ``name`` come first; upper and lower case are the same.
+
         Args:
             kind: What was looked for, as a noun: ``"backbone"``.
             name: The name that came.
@@ -37,9 +42,10 @@ class UnknownNameError(TransferkitError, LookupError):
             hint: One more sentence, such as how to list them all.
         """
         names = list(known)
-        nearest = get_close_matches(name, names, n=5, cutoff=0.5)
+        nearest = _nearest(name, names)
         guess = f"Did you mean {', '.join(map(repr, nearest))}?" if nearest else ""
-        listed = f"Known: {', '.join(names)}." if len(names) <= LISTED else ""
+        limit = _LISTED_TOO if nearest else LISTED
+        listed = f"Known: {', '.join(names)}." if len(names) <= limit else ""
         parts = (f"Unknown {kind} {name!r}.", guess, listed, hint)
         return cls(" ".join(filter(None, parts)))
 
@@ -58,3 +64,13 @@ class OutputError(TransferkitError, OSError):
 
 class MissingDependencyError(TransferkitError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names that begin with ``name``, then those that resemble it."""
+    wanted = name.casefold()
+    folded = {one.casefold(): one for one in known}
+    longer = [one for one in folded if wanted and one.startswith(wanted)]
+    found = get_close_matches(wanted, longer, n=_NEAREST, cutoff=0.0)
+    found += get_close_matches(wanted, folded, n=_NEAREST, cutoff=0.5)
+    return [folded[one] for one in dict.fromkeys(found)][:_NEAREST]

@@ -90,6 +90,8 @@ def test_tags_lead_to_the_library_that_has_them() -> None:
     [
         ("resnt50", "'resnet50'"),
         ("ResNet50", "'resnet50'"),
+        ("resnext50", "mean 'resnext50_32x4d'"),
+        ("vit_tiny", "mean 'vit_tiny_patch16_384'"),
         ("torchvision/resnet5", "'resnet50'"),
         ("timm/vit_tiny_patch16", "'vit_tiny_patch16_224'"),
         ("timm/resnet50.a1_ink", "'a1_in1k'"),
@@ -98,6 +100,15 @@ def test_tags_lead_to_the_library_that_has_them() -> None:
 def test_unknown_names_give_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(UnknownNameError, match=nearest):
         resolve(wrong)
+
+
+def test_a_long_list_of_names_is_given_only_where_none_is_near() -> None:
+    with pytest.raises(UnknownNameError) as near:
+        resolve("torchvision/resnet5O")
+    assert "Known" not in str(near.value)
+    with pytest.raises(UnknownNameError, match="Known: alexnet, convnext_base") as far:
+        resolve("torchvision/qqqq")
+    assert "Did you mean" not in str(far.value)
 
 
 def test_a_name_that_timm_retired_says_what_it_became() -> None:
@@ -163,7 +174,7 @@ def test_a_tag_in_the_name_becomes_the_default() -> None:
 
 def test_a_spec_prints_and_exports() -> None:
     spec = get_backbone_spec("regnet_y_16gf")
-    assert "cc-by-nc-4.0 (non-commercial)" in str(spec)
+    assert "cc-by-nc-4.0 (no commercial use)" in str(spec)
     exported = spec.to_dict()
     assert exported["input_size"] == [3, 224, 224]
     assert exported["weights"][0]["tag"] == "IMAGENET1K_V2"  # type: ignore[index,call-overload]
@@ -187,6 +198,25 @@ def test_the_packaged_measures_are_what_is_measured() -> None:
         assert measures[name].feature_dim == spec.feature_dim
         assert measures[name].image_size == spec.input_size[1:]
         assert measures[name].stages == len(spec.stages)
+        assert measures[name].gflops == spec.gflops
+
+
+def test_every_backbone_is_measured() -> None:
+    measures = published_measures()
+    for source in ("torchvision", "timm", "transferkit"):
+        names = list_backbones(source=source)
+        assert measures.keys() >= set(names)
+        assert all(measures[name].gflops for name in names)
+    own = get_backbone_spec("transferkit/formula_resnet18")
+    assert measures[own.name].num_params == own.num_params
+    assert measures[own.name].stages == len(own.stages)
+
+
+def test_the_cost_is_that_of_the_input() -> None:
+    assert get_backbone_spec("resnet50").gflops == pytest.approx(4.089)
+    smaller = get_backbone_spec("timm/resnet50.a1h_in1k")  # 176 pixels: not measured
+    assert smaller.gflops is None
+    assert "not known" in str(smaller)
 
 
 def test_a_file_is_normalised_as_the_tag_in_the_name_says(tmp_path: Path) -> None:

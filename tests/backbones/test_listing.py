@@ -39,5 +39,5 @@ def test_orders() -> None:
 def test_licences_that_forbid_commercial_use_show() -> None:
     (swag,) = backbone_table("regnet_y_128gf")
     assert swag.non_commercial is True
-    assert "cc-by-nc-4.0 (non-commercial)" in str(backbone_table("regnet_y_128gf"))
+    assert "cc-by-nc-4.0 (no commercial use)" in str(backbone_table("regnet_y_128gf"))
     assert "non-commercial" not in str(backbone_table("torchvision/resnet*"))

@@ -63,13 +63,22 @@ def test_list_suggests_names_and_says_when_nothing_matches(run: Run) -> None:
     assert "'resnet50'" in misspelt.output
     nothing = run("list", "resnt*")
     assert nothing.exit_code == 0
-    assert "no backbone matches" in nothing.output
+    assert "no backbone matches 'resnt*'" in nothing.output
+
+
+def test_list_says_what_a_wider_search_would_find(run: Run) -> None:
+    whole = run("list", "squeezenet")
+    assert "no backbone matches 'squeezenet'; 'squeezenet*' matches 2" in whole.output
+    assert "'*queezenet*' matches 2" in run("list", "queezenet").output
+    small = run("list", "squeezenet*", "--max-params", 0.1)
+    assert "all the options; 'squeezenet*' alone matches 2" in small.output
 
 
 def test_info_shows_every_weights_tag_with_its_accuracy(run: Run) -> None:
     result = run("info", "resnet50")
     assert result.exit_code == 0
     assert "25,557,032" in result.output
+    assert "4.09" in result.output
     assert "80.86 %" in result.output
     assert "IMAGENET1K_V1" in result.output
 

@@ -125,7 +125,10 @@ def get_backbone_spec(name: str) -> BackboneSpec:
         ('IMAGENET1K_V1', 69.758)
     """
     found = resolve(name)
-    spec = found.source.spec(found.name)
+    measured = published_measures().get(found.full_name)
+    spec = replace(
+        found.source.spec(found.name), gflops=None if measured is None else measured.gflops
+    )
     first = found.weights()
     if first is None or first.tag == spec.default_weights:
         return spec
@@ -137,6 +140,7 @@ def get_backbone_spec(name: str) -> BackboneSpec:
         std=first.std,
         weights=(first, *others),
         default_weights=first.tag,
+        gflops=spec.gflops if first.input_size == spec.input_size else None,
     )
 
 
@@ -258,7 +262,7 @@ def resolve(name: str) -> Resolved:
         if found is not None:
             return found
     known = [known for source in _sources() for known in source.names()]
-    raise UnknownNameError.among("backbone", name.lower(), dict.fromkeys(known), hint=_HINT)
+    raise UnknownNameError.among("backbone", name, dict.fromkeys(known), hint=_HINT)
 
 
 def count_params(name: str) -> int:

@@ -150,7 +150,7 @@ def _measure(name: str) -> Measures:
 
 
 def _cells(row: BackboneRow) -> tuple[str, ...]:
-    licence = (row.license or "-") + (" (non-commercial)" if row.non_commercial else "")
+    licence = (row.license or "-") + (" (no commercial use)" if row.non_commercial else "")
     more = f" (+{row.tags - 1})" if row.tags > 1 else ""
     return (
         row.name,

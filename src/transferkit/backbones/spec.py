@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,8 @@ InputSize = tuple[int, int, int]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_INDENT = 15
 
 
 class LicenseWarning(UserWarning):
@@ -69,6 +72,8 @@ class BackboneSpec:
         weights: The pretrained weights there are, the default first.
         license: Licence of the code that builds it, where known.
         default_weights: Tag of the default weights, or None where there are none.
+        gflops: Thousand million multiply-adds for one image of the default input; None where
+            not known.
     """
 
     name: str
@@ -82,6 +87,7 @@ class BackboneSpec:
     weights: tuple[WeightsSpec, ...] = ()
     license: str | None = None
     default_weights: str | None = None
+    gflops: float | None = None
 
     def to_dict(self) -> dict[str, JSON]:
         """The spec as plain lists, numbers and strings, ready for JSON."""
@@ -91,13 +97,16 @@ class BackboneSpec:
         channels, height, width = self.input_size
         facts = (
             ("parameters", f"{self.num_params:,}"),
-            ("features", f"{self.feature_dim}"),
+            ("GFLOPs", "not known" if self.gflops is None else f"{self.gflops:.2f}"),
+            ("feature width", f"{self.feature_dim}"),
             ("input", f"{channels} x {height} x {width}"),
-            ("stages", ", ".join(self.stages)),
+            ("mean, std", f"{_numbers(self.mean)}; {_numbers(self.std)}"),
+            ("stages", _wrapped(self.stages)),
             ("code licence", self.license or "not stated"),
         )
-        lines = [self.name, *(f"  {key:<14}{value}" for key, value in facts), ""]
-        return "\n".join(lines) + (_weights_table(self.weights) or "no pretrained weights")
+        lines = [self.name, *(f"  {key:<{_INDENT}}{value}" for key, value in facts), "", ""]
+        weights = _weights_table(self.weights, self.default_weights)
+        return "\n".join(lines) + (weights or "no pretrained weights")
 
 
 @dataclass(slots=True)
@@ -161,16 +170,17 @@ class Source(Protocol):
         """
 
 
-def _weights_table(weights: tuple[WeightsSpec, ...]) -> str:
+def _weights_table(weights: tuple[WeightsSpec, ...], default: str | None) -> str:
     """The tags with what is published of them, the default first; empty where there are none."""
     rows = [
         (
-            spec.tag,
-            "x".join(map(str, spec.input_size)),
-            str(spec.num_classes),
+            f"{spec.tag} (default)" if spec.tag == default else spec.tag,
+            f"{spec.input_size[1]} x {spec.input_size[2]}",
+            str(spec.num_classes or "-"),
             _percent(spec.top1),
             _percent(spec.top5),
-            (spec.license or "not stated") + (" (non-commercial)" if spec.non_commercial else ""),
+            (spec.license or "not stated")
+            + (" (no commercial use)" if spec.non_commercial else ""),
         )
         for spec in weights
     ]
@@ -179,7 +189,19 @@ def _weights_table(weights: tuple[WeightsSpec, ...]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f} %"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def _wrapped(names: tuple[str, ...]) -> str:
+    """Names in lines of a terminal's usual width, indented like the facts."""
+    indent = " " * (_INDENT + 2)
+    return textwrap.fill(", ".join(names), 80, initial_indent=indent, subsequent_indent=indent)[
+        len(indent) :
+    ]
 
 
 def _plain(value: object) -> JSON:
