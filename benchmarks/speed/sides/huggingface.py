@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,17 @@ from speed.task import BATCH_SIZE, LEARNING_RATE, Task
 
 
 class WithLoss(nn.Module):
-    """The network in the form that the Trainer takes."""
+    """The network in the form that the Trainer takes; it changes training images itself."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
         self.model = model
+        self.change = change
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return loss and logits."""
+        if self.change is not None and self.training:
+            pixel_values = self.change(pixel_values)
         logits = self.model(pixel_values)
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
@@ -34,15 +38,14 @@ def accuracy(outcome: EvalPrediction) -> dict[str, float]:
 
 def prepare(task: Task) -> Round:
     train, val = datasets(task)
-    changed, folder = changing(task), tempfile.mkdtemp()
+    change = changing(task) if task.augmented else None
 
     def collate(samples: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         images, labels = default_collate(samples)
-        changes = task.augmented and torch.is_grad_enabled()  # training batches only
-        return {"pixel_values": changed(images) if changes else images, "labels": labels}
+        return {"pixel_values": images, "labels": labels}
 
     arguments = TrainingArguments(
-        output_dir=folder,
+        output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=BATCH_SIZE,
         num_train_epochs=task.epochs,
@@ -57,7 +60,7 @@ def prepare(task: Task) -> Round:
     )
 
     def run() -> None:
-        model = WithLoss(network(task))
+        model = WithLoss(network(task), change)
         optimizer = torch.optim.Adam(learning(model), lr=LEARNING_RATE)
         constant = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         Trainer(
