@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -93,7 +94,7 @@ def write(rows: Iterable[Row], path: Path) -> None:
 
 def command() -> str:
     """The command line of this process, as one would type it."""
-    return " ".join(["python", "benchmarks/run.py", *sys.argv[1:]])
+    return shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
 
 
 def today() -> str:
