@@ -66,6 +66,30 @@ def check_number(
         raise ConfigError(f"{option} must be {kind}, got {value!r}.")
 
 
+def to_sides(option: str, value: object) -> tuple[int, int]:
+    """Return the height and width that an option gives: two whole numbers from 1, or one for both.
+
+    Raises:
+        ConfigError: It gives something else.
+    """
+    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2:
+        raise ConfigError(f"{option} must be one side, or height and width, got {value!r}.")
+    for side in sides:
+        check_whole(option, side, least=1)
+    return int(sides[0]), int(sides[1])
+
+
+def check_text(option: str, value: object) -> None:
+    """See that an option is a text with something in it.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{option} must be a text, got {value!r}.")
+
+
 def check_among(option: str, value: object, known: Collection[object]) -> None:
     """See that an option is one of a few values.
 

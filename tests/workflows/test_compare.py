@@ -345,7 +345,7 @@ def test_an_unknown_method_in_a_strategy():
 
 @pytest.mark.parametrize("bad", [{"lr": 0.0}, {"epochs": 0}, {"outputs": -1}])
 def test_a_strategy_with_options_that_cannot_be(bad):
-    with pytest.raises(tk.ConfigError, match="above 0"):
+    with pytest.raises(tk.ConfigError, match=r"(lr|epochs|outputs) of .mine. must be"):
         tk.Strategy(name="mine", method="fine_tune", **bad)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferkit._options import check_among, check_number, check_whole, to_path
+from transferkit._options import check_among, check_number, check_whole, to_path, to_sides
 from transferkit.data.dataset import Splits
 from transferkit.data.decode import Resize
 from transferkit.data.decoded import read_or_map
@@ -114,7 +114,7 @@ def load_splits(
     check_among("channels", channels, ("auto", 1, 3))
     check_among("resize", resize, ("squash", "crop", "pad"))
     check_among("cache", cache, ("auto", "disk", None))
-    size = None if image_size is None else height_and_width(image_size)
+    size = None if image_size is None else to_sides("image_size", image_size)
     parts, classes = read_layout(root, class_files)
     if len(classes) < 2:
         raise DataError(
@@ -136,20 +136,6 @@ def load_splits(
         progress=progress,
     )
     return assemble(read_or_map(parts, options), classes, grouping, options)
-
-
-def height_and_width(image_size: object) -> tuple[int, int]:
-    """Return one side, or two, as height and width.
-
-    Raises:
-        ConfigError: It is neither one nor two whole numbers from 1.
-    """
-    sides = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size,) * 2
-    for side in sides:
-        check_whole("image_size", side, least=1)
-    if len(sides) != 2:
-        raise ConfigError(f"image_size must be one side, or height and width, got {image_size!r}.")
-    return int(sides[0]), int(sides[1])
 
 
 def read_layout(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transferkit._typing import JSON
+from transferkit.data.given import described
 from transferkit.errors import ConfigError, DataError
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
@@ -101,6 +102,7 @@ class Preprocess(nn.Module):
 
     def check(self, images: Tensor) -> None:
         """Raise unless ``images`` is a batch that can be prepared."""
+        require_tensor(images)
         channels = sorted({1, 3, self.in_channels})
         if images.ndim != 4 or images.shape[1] not in channels:
             raise DataError(
@@ -137,6 +139,15 @@ def channel_values(values: Sequence[float], in_channels: int) -> Tensor:
     """Return (1, in_channels, 1, 1) float32, one value standing for all channels if alone."""
     tensor = torch.tensor([float(value) for value in values], dtype=torch.float32)
     return tensor.expand(in_channels).clone().view(1, in_channels, 1, 1)
+
+
+def require_tensor(value: object) -> None:
+    """Raise unless a tensor was given."""
+    if not isinstance(value, Tensor):
+        raise DataError(
+            f"Expected images as a tensor (B, C, H, W), got {described(value)}. "
+            "For arrays there is tk.predict(model, images)."
+        )
 
 
 def check_unit_range(images: Tensor) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from transferkit._options import check_whole
+from transferkit._options import check_text, check_whole, to_sides
 from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
@@ -213,10 +213,13 @@ def create_classifier(
         >>> model.features(images).shape
         torch.Size([5, 384])
     """
+    check_text("name", name)
     check_whole("num_classes", num_classes, least=2)
     check_whole("in_channels", in_channels, least=1)
     if seed is not None:
         check_whole("seed", seed)
+    if image_size is not None:
+        image_size = to_sides("image_size", image_size)
     if not (weights is None or isinstance(weights, str | Path)):
         raise ConfigError(f"weights must be 'default', a tag, None or a file, got {weights!r}.")
     names = check_classes(classes or [str(k) for k in range(num_classes)], num_classes)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from transferkit.data.augment import Augment
+from transferkit.data.given import described
+from transferkit.errors import TrainingError
 from transferkit.models.encode import Prefix
 from transferkit.training.device import seeded
 from transferkit.training.loader import Forward
@@ -53,7 +55,19 @@ class View:
 
 
 def apply(augment: Augmentation, images: Tensor) -> Tensor:
-    """Change a uint8 batch (B, C, H, W) at random."""
+    """Change a uint8 batch (B, C, H, W) at random.
+
+    Raises:
+        TrainingError: A function of the user's does not return a batch of as many images.
+    """
     if isinstance(augment, Augment):
         return augment(images, torch.default_generator)
-    return augment(images)
+    return _as_many(augment(images), len(images))
+
+
+def _as_many(changed: object, count: int) -> Tensor:
+    if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == count:
+        return changed
+    raise TrainingError(
+        f"augment must return a tensor of {count} images (B, C, H, W), got {described(changed)}."
+    )

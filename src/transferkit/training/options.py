@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -10,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from transferkit._options import check_number, check_whole, is_number
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.caching import Cache, Where, cache_named
@@ -55,19 +55,20 @@ class Options:
         _among("monitor", self.monitor, get_args(Monitor))
         schedule_named(self.scheduler)
         cache_named(self.cache)
-        _positive("lr", self.lr)
-        _at_least("weight_decay", self.weight_decay, 0)
-        _share("momentum", self.momentum)
-        _positive("layer_decay", self.layer_decay)
+        check_number("lr", self.lr, above=0)
+        if self.weight_decay is not None:
+            check_number("weight_decay", self.weight_decay, least=0)
+        check_number("momentum", self.momentum, least=0, below=1)
+        check_number("layer_decay", self.layer_decay, above=0)
         _check_warmup(self.warmup)
-        _count("batch_size", self.batch_size)
-        _share("label_smoothing", self.label_smoothing)
-        _count("accumulate", self.accumulate)
+        check_whole("batch_size", self.batch_size, least=1)
+        check_number("label_smoothing", self.label_smoothing, least=0, below=1)
+        check_whole("accumulate", self.accumulate, least=1)
         if self.clip_norm is not None:
-            _positive("clip_norm", self.clip_norm)
+            check_number("clip_norm", self.clip_norm, above=0)
         if self.patience is not None:
-            _count("patience", self.patience)
-        _count("seed", self.seed, least=0)
+            check_whole("patience", self.patience, least=1)
+        check_whole("seed", self.seed)
         _check_class_weights(self.class_weights)
         if self.augment is not None and not callable(self.augment):
             raise ConfigError(
@@ -80,38 +81,19 @@ def _among(option: str, value: str, known: Sequence[str]) -> None:
         raise UnknownNameError.among(option, str(value), known)
 
 
-def _positive(option: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{option} must be a positive number, got {value}.")
-
-
-def _at_least(option: str, value: float | None, least: float) -> None:
-    if value is not None and not (math.isfinite(value) and value >= least):
-        raise ConfigError(f"{option} must be {least} or more, got {value}.")
-
-
-def _share(option: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ConfigError(f"{option} must lie in [0, 1), got {value}.")
-
-
-def _count(option: str, value: object, *, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{option} must be a whole number, {least} or more, got {value!r}.")
-
-
 def _check_warmup(warmup: float | int) -> None:
     if isinstance(warmup, int):
-        _count("warmup", warmup, least=0)
+        check_whole("warmup", warmup)
     else:
-        _share("warmup (a float is a share of the run, an int a number of steps)", warmup)
+        option = "warmup (a float is a share of the run, an int a number of steps)"
+        check_number(option, warmup, least=0, below=1)
 
 
 def _check_class_weights(weights: object) -> None:
     if weights is None or (isinstance(weights, str) and weights == "balanced"):
         return
     values = weights if isinstance(weights, Iterable) and not isinstance(weights, str) else [-1]
-    if not all(math.isfinite(value) and value >= 0 for value in values):
+    if not all(is_number(value) and value >= 0 for value in values):
         raise ConfigError(
             f"class_weights is 'balanced' or a number, 0 or more, for each class, got {weights!r}."
         )

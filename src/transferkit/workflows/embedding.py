@@ -8,9 +8,11 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import nn
 
 from transferkit._typing import Float64Array, FloatArray, UInt8Array
 from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.given import described
 from transferkit.errors import ConfigError, DataError
 from transferkit.features.extract import extract_features
 from transferkit.models.caching import Cache, Where
@@ -72,15 +74,19 @@ def embed(
         backbone = create_classifier(name, max(2, splits.num_classes), seed=0)
         features = _by_classifier(splits, backbone, batch_size, cache, check_classes=False).features
         return Embedding(features, None, f"{name} features")
-    if not callable(model):
+    if not _is_function(model):
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
-            f"got {type(model).__name__}"
+            f"got {described(model)}"
         )
     features = {name: np.asarray(model(data.images)) for name, data in splits.items()}
     for name, data in splits.items():
         _check(features[name], data, name)
     return Embedding(features, None, "the given features")
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, type | nn.Module)
 
 
 def _by_classifier(
