@@ -10,6 +10,7 @@ import pytest
 from transferkit._options import (
     check_among,
     check_number,
+    check_sequence,
     check_text,
     check_whole,
     is_number,
@@ -62,11 +63,21 @@ def test_one_of_a_few() -> None:
 def test_paths_and_texts() -> None:
     assert to_path("option", "a/b") == to_path("option", Path("a/b")) == Path("a/b")
     check_text("option", "x")
-    for value in (None, 3, "", ["a"]):
+    for value in (None, 3, ["a"]):
         with pytest.raises(ConfigError, match="option must be the path"):
             to_path("option", value)
         with pytest.raises(ConfigError, match="option must be a text"):
             check_text("option", value)
+    with pytest.raises(ConfigError, match="option must be the path"):
+        to_path("option", "")
+
+
+def test_lists() -> None:
+    check_sequence("option", [])
+    check_sequence("option", ("a",))
+    for value in ("ab", 3, None, {"a": 1}):
+        with pytest.raises(ConfigError, match="option must be a list"):
+            check_sequence("option", value)
 
 
 def test_sides() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import transferkit as tk
+from transferkit.backbones import catalog
 
 NAME = "transferkit/formula_resnet18"
 SPLITS = tk.phantom_splits(sizes=(24, 12, 12), image_size=32, seed=0)
@@ -194,6 +195,14 @@ def test_nothing_that_makes_features(job: Callable[..., object], value: object) 
         job(SPLITS, model=value)
 
 
+def registered(build: Callable[[], object]) -> tk.Classifier:
+    tk.register_backbone("wrong", build)
+    try:
+        return tk.create_classifier("user/wrong", 2)
+    finally:
+        catalog._registered.clear()
+
+
 WRONG_OPTIONS: dict[str, Callable[[], object]] = {
     "batch_size of evaluate": lambda: tk.evaluate(model(), TEST, batch_size=0),
     "batch_size of predict": lambda: tk.predict(model(), TEST, batch_size="32"),
@@ -223,6 +232,16 @@ WRONG_OPTIONS: dict[str, Callable[[], object]] = {
     "config": lambda: tk.audit_splits(SPLITS, config=3),
     "seeds of the audit": lambda: tk.audit_splits(SPLITS, seeds=3),
     "samples": lambda: tk.explain_gap(SPLITS, samples=0),
+    "pattern": lambda: tk.list_backbones(3),
+    "source": lambda: tk.list_backbones(source=3),
+    "max_params": lambda: tk.backbone_table(max_params="a"),
+    "name of get_backbone_spec": lambda: tk.get_backbone_spec(3),
+    "name of register_backbone": lambda: tk.register_backbone(None, torch.nn.Identity),
+    "build": lambda: tk.register_backbone("wrong", None),
+    "input_size": lambda: tk.register_backbone("wrong", torch.nn.Identity, input_size=224),
+    "mean": lambda: tk.register_backbone("wrong", torch.nn.Identity, mean=(0.5,)),
+    "what build returns": lambda: registered(lambda: None),
+    "what build takes": lambda: registered(lambda: torch.nn.Linear(3, 3)),
     "name": lambda: tk.create_classifier(None, 2),
     "num_classes": lambda: tk.create_classifier(NAME, "2"),
     "weights": lambda: tk.create_classifier(NAME, 2, weights=3),

@@ -6,7 +6,7 @@ Values come in as ``object``, because who passes a text for a number does not ru
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
@@ -81,12 +81,12 @@ def to_sides(option: str, value: object) -> tuple[int, int]:
 
 
 def check_text(option: str, value: object) -> None:
-    """See that an option is a text with something in it.
+    """See that an option is a text.
 
     Raises:
         ConfigError: It is not.
     """
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         raise ConfigError(f"{option} must be a text, got {value!r}.")
 
 
@@ -98,6 +98,16 @@ def check_among(option: str, value: object, known: Collection[object]) -> None:
     """
     if not any(type(value) is type(one) and value == one for one in known):
         raise ConfigError(f"{option} must be one of {tuple(known)}, got {value!r}.")
+
+
+def check_sequence(option: str, value: object) -> None:
+    """See that an option is a list or tuple, which a text is not.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{option} must be a list, got {value!r}.")
 
 
 def to_path(option: str, value: object) -> Path:

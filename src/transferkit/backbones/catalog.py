@@ -17,9 +17,14 @@ from typing import NoReturn, cast
 
 from torch import nn
 
+from transferkit._options import check_number, check_text, to_path
 from transferkit.backbones.channels import adapt_statistics
 from transferkit.backbones.measures import published_measures
-from transferkit.backbones.registered import RegisteredSource, Registration
+from transferkit.backbones.registered import (
+    RegisteredSource,
+    Registration,
+    check_registration,
+)
 from transferkit.backbones.spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -91,6 +96,11 @@ def list_backbones(
         >>> tk.list_backbones("squeezenet*", max_params=1_240_000, source="torchvision")
         ['torchvision/squeezenet1_1']
     """
+    check_text("pattern", pattern)
+    if source is not None:
+        check_text("source", source)
+    if max_params is not None:
+        check_number("max_params", max_params, least=0)
     chosen = _sources() if source is None else iter([_source(source)])
     prefix, slash, _ = pattern.partition("/")
     found = []
@@ -227,16 +237,13 @@ def register_backbone(
         >>> tk.create_classifier("user/small", 2, in_channels=1).feature_dim
         8
     """
+    check_text("name", name)
     prefix, bare = _own_name(name)
+    check_registration(build, input_size, mean, std)
     source = _registered.get(prefix, RegisteredSource(prefix))
     if bare in source.entries and not replace:
         raise ConfigError(f"{prefix}/{bare} is registered already; pass replace=True to replace it")
-    if not len(mean) == len(std) == input_size[0]:
-        raise ConfigError(
-            f"expected a mean and a std for each of {input_size[0]} channels, "
-            f"got {len(mean)} and {len(std)}"
-        )
-    path = None if weights is None else Path(weights)
+    path = None if weights is None else to_path("weights", weights)
     source.entries[bare] = Registration(
         build, feature_dim, input_size, mean, std, interpolation, path
     )
@@ -252,6 +259,7 @@ def resolve(name: str) -> Resolved:
     Raises:
         UnknownNameError: Nothing goes by that name; the nearest names are given.
     """
+    check_text("The name of a backbone", name)
     prefix, slash, bare = name.partition("/")
     if slash:
         source = _source(prefix)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
+from transferkit._options import check_number, check_whole
 from transferkit.backbones.channels import adapt_first_layers, adapt_statistics
-from transferkit.backbones.sizes import check_size
+from transferkit.backbones.sizes import REFUSALS, check_size
 from transferkit.backbones.skeleton import (
     count_parameters,
     leaf_calls,
@@ -37,6 +38,40 @@ class Registration:
     std: tuple[float, ...]
     interpolation: str
     weights: Path | None
+
+    def made(self) -> nn.Module:
+        """Build the network.
+
+        Raises:
+            ConfigError: What ``build`` returns is none.
+        """
+        module: object = self.build()
+        if isinstance(module, nn.Module):
+            return module
+        raise ConfigError(f"build must return a torch module, got a {type(module).__name__}.")
+
+
+def check_registration(build: object, input_size: object, mean: object, std: object) -> None:
+    """See that a network can be registered so.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not callable(build):
+        raise ConfigError(f"build must be a function that makes the network, got {build!r}.")
+    sides = input_size if isinstance(input_size, list | tuple) else ()
+    if len(sides) != 3:
+        raise ConfigError(f"input_size must be (channels, height, width), got {input_size!r}.")
+    for side in sides:
+        check_whole("Each of input_size", side, least=1)
+    for option, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, list | tuple) or len(values) != sides[0]:
+            raise ConfigError(
+                f"expected a mean and a std for each of {sides[0]} channels, got {option}="
+                f"{values!r}."
+            )
+        for value in values:
+            check_number(f"Each of {option}", value)
 
 
 @dataclass(slots=True)
@@ -69,7 +104,7 @@ class RegisteredSource:
     def spec(self, name: str) -> BackboneSpec:
         """Measure a registered network, built without memory."""
         entry = self._entry(name)
-        module = entry.build()
+        module = entry.made()
         shape = self._shape(name, module, None)
         module = pool_to_vectors(module, shape, name=f"{self.name}/{name}")
         return BackboneSpec(
@@ -103,7 +138,7 @@ class RegisteredSource:
             WeightsError: The weights cannot be read or fitted.
         """
         entry, full = self._entry(name), f"{self.name}/{name}"
-        module = entry.build()
+        module = entry.made()
         shape = self._shape(name, module, image_size)
         self._load(module, name, weights)
         if in_channels != entry.input_size[0]:
@@ -133,13 +168,23 @@ class RegisteredSource:
         bones = _without_memory(module)
         if image_size is not None:
             check_size(full, image_size, lambda size: output_shape(bones, (channels, *size)))
-        shape = output_shape(bones, (channels, *(image_size or own)))
+        shape = self._output_shape(full, bones, (channels, *(image_size or own)))
         if entry.feature_dim is not None and _width(shape) != entry.feature_dim:
             raise ConfigError(
                 f"{full} was registered with feature_dim={entry.feature_dim}, "
                 f"but its output has shape {shape}"
             )
         return shape
+
+    def _output_shape(self, full: str, bones: nn.Module, size: InputSize) -> tuple[int, ...]:
+        try:
+            return output_shape(bones, size)
+        except REFUSALS as error:
+            raise ConfigError(
+                f"{full} cannot take images of {' x '.join(map(str, size))} (channels x height x "
+                f"width): {str(error).partition(chr(10))[0]}. Register it with the input_size that "
+                "it is made for."
+            ) from error
 
     def _load(self, module: nn.Module, name: str, weights: str | Path | None) -> None:
         full, entry = f"{self.name}/{name}", self._entry(name)

@@ -10,7 +10,7 @@ from itertools import combinations
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from transferkit._options import check_number, check_whole
+from transferkit._options import check_number, check_sequence, check_whole
 from transferkit._version import __version__
 from transferkit.audit.finding import AuditConfig, Finding
 from transferkit.audit.gap import GapReport
@@ -203,15 +203,14 @@ def explain_gap(
         )
 
 
-def check_seeds(seed: object, seeds: object) -> None:
+def check_seeds(seed: object, seeds: Sequence[object]) -> None:
     """See that seeds are whole numbers.
 
     Raises:
         ConfigError: They are not.
     """
     check_whole("seed", seed)
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        raise ConfigError(f"seeds must be a list of whole numbers, got {seeds!r}.")
+    check_sequence("seeds", seeds)
     for one in seeds:
         check_whole("Each of seeds", one)
 
