@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypedDict
 
 import torch
 
@@ -17,6 +18,24 @@ from transferkit.workflows.phases import Phase, finish, without_test
 from transferkit.workflows.probe import linear_probe
 from transferkit.workflows.result import Result
 from transferkit.workflows.tune import fine_tune
+
+
+class _Shared(TypedDict):
+    """The options that both phases take as they are."""
+
+    optimizer: OptimizerName
+    weight_decay: float | None
+    scheduler: ScheduleName | Schedule | Plateau
+    batch_size: int
+    label_smoothing: float
+    class_weights: ClassWeights | None
+    augment: Augmentation | None
+    monitor: Monitor
+    patience: int | None
+    device: torch.device | str | None
+    seed: int
+    progress: bool | None
+    cache: Cache | Where | None
 
 
 def lp_ft(
@@ -89,11 +108,7 @@ def lp_ft(
     parts = checked_splits(splits)
     classifier = classifier_for(model, parts, seed=seed)
     blind = without_test(parts)
-    probe = linear_probe(
-        classifier,
-        blind,
-        epochs=probe_epochs,
-        lr=probe_lr,
+    shared = _Shared(
         optimizer=optimizer,
         weight_decay=weight_decay,
         scheduler=scheduler,
@@ -108,6 +123,13 @@ def lp_ft(
         progress=progress,
         cache=cache,
     )
+    probe = linear_probe(
+        classifier,
+        blind,
+        epochs=probe_epochs,
+        lr=probe_lr,
+        **shared,
+    )
     first = Phase.of(classifier, probe.history)
     tuned = fine_tune(
         classifier,
@@ -115,21 +137,9 @@ def lp_ft(
         upto=upto,
         epochs=epochs,
         lr=lr,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
         layer_decay=layer_decay,
-        scheduler=scheduler,
         warmup=warmup,
-        batch_size=batch_size,
-        label_smoothing=label_smoothing,
-        class_weights=class_weights,
-        augment=augment,
-        monitor=monitor,
-        patience=patience,
-        device=device,
-        seed=seed,
-        progress=progress,
-        cache=cache,
+        **shared,
     )
     history = finish(classifier, [first, Phase.of(classifier, tuned.history)])
     return judged(classifier, history, parts)

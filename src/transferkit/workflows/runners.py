@@ -6,12 +6,15 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
+from transferkit.data.augment import Augment
 from transferkit.data.dataset import Splits
 from transferkit.models.caching import Cache
 from transferkit.models.classifier import Classifier
 from transferkit.models.freezing import stages
+from transferkit.training.options import OptimizerName
+from transferkit.training.schedules import ScheduleName
 from transferkit.workflows.gradual import boundaries, gradual_unfreeze
 from transferkit.workflows.interpolate import interpolate
 from transferkit.workflows.lp_ft import lp_ft
@@ -49,12 +52,21 @@ def run(model: Classifier, splits: Splits, strategy: Strategy, setting: Setting)
     return RUNNERS[strategy.method](model, splits, strategy, setting)
 
 
-def _probe(model: Classifier, splits: Splits, strategy: Strategy, setting: Setting) -> Result:
-    return linear_probe(
-        model,
-        splits,
-        epochs=strategy.length,
-        lr=strategy.rate,
+class _Shared(TypedDict):
+    """The options that every workflow takes from the strategy and the setting."""
+
+    optimizer: OptimizerName
+    scheduler: ScheduleName
+    augment: Augment | None
+    batch_size: int
+    device: str | None
+    seed: int
+    progress: bool
+    cache: Cache | None
+
+
+def _shared(strategy: Strategy, setting: Setting) -> _Shared:
+    return _Shared(
         optimizer=strategy.optimizer,
         scheduler=strategy.scheduler,
         augment=strategy.augment,
@@ -66,6 +78,16 @@ def _probe(model: Classifier, splits: Splits, strategy: Strategy, setting: Setti
     )
 
 
+def _probe(model: Classifier, splits: Splits, strategy: Strategy, setting: Setting) -> Result:
+    return linear_probe(
+        model,
+        splits,
+        epochs=strategy.length,
+        lr=strategy.rate,
+        **_shared(strategy, setting),
+    )
+
+
 def _tune(model: Classifier, splits: Splits, strategy: Strategy, setting: Setting) -> Result:
     return fine_tune(
         model,
@@ -73,15 +95,8 @@ def _tune(model: Classifier, splits: Splits, strategy: Strategy, setting: Settin
         upto=strategy.upto,
         epochs=strategy.length,
         lr=strategy.rate,
-        optimizer=strategy.optimizer,
         layer_decay=strategy.decay,
-        scheduler=strategy.scheduler,
-        augment=strategy.augment,
-        batch_size=setting.batch_size,
-        device=setting.device,
-        seed=setting.seed,
-        progress=False,
-        cache=setting.cache,
+        **_shared(strategy, setting),
     )
 
 
@@ -93,15 +108,8 @@ def _lp_ft(model: Classifier, splits: Splits, strategy: Strategy, setting: Setti
         probe_epochs=strategy.probe_length,
         epochs=strategy.length,
         lr=strategy.rate,
-        optimizer=strategy.optimizer,
         layer_decay=strategy.decay,
-        scheduler=strategy.scheduler,
-        augment=strategy.augment,
-        batch_size=setting.batch_size,
-        device=setting.device,
-        seed=setting.seed,
-        progress=False,
-        cache=setting.cache,
+        **_shared(strategy, setting),
     )
 
 
@@ -115,14 +123,7 @@ def _gradual(model: Classifier, splits: Splits, strategy: Strategy, setting: Set
         epochs=strategy.length,
         lr=strategy.rate,
         layer_decay=strategy.decay,
-        optimizer=strategy.optimizer,
-        scheduler=strategy.scheduler,
-        augment=strategy.augment,
-        batch_size=setting.batch_size,
-        device=setting.device,
-        seed=setting.seed,
-        progress=False,
-        cache=setting.cache,
+        **_shared(strategy, setting),
     )
 
 
@@ -135,14 +136,7 @@ def _interpolated(
         model,
         blind,
         epochs=strategy.probe_length,
-        optimizer=strategy.optimizer,
-        scheduler=strategy.scheduler,
-        augment=strategy.augment,
-        batch_size=setting.batch_size,
-        device=setting.device,
-        seed=setting.seed,
-        progress=False,
-        cache=setting.cache,
+        **_shared(strategy, setting),
     )
     first = copy.deepcopy(model)
     tuned = _tune(model, blind, strategy, setting)
