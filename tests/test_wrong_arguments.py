@@ -329,3 +329,33 @@ def test_paths_that_do_not_exist(tmp_path: Path) -> None:
         tk.save_classifier(model(), ".")
     with pytest.raises(tk.ConfigError, match="device"):
         tk.evaluate(model(), TEST, device="nowhere")
+
+
+EVALUATION = tk.Predictions.of([[0.9, 0.1], [0.2, 0.8]], labels=[0, 1]).evaluation()
+FIGURES: dict[str, Job] = {
+    "accuracy_intervals": tk.plots.accuracy_intervals,
+    "accuracy_vs_time": lambda value: tk.plots.accuracy_vs_time(value, {"a": 1.0}),
+    "accuracy_vs_time, seconds": lambda value: tk.plots.accuracy_vs_time({"a": EVALUATION}, value),
+    "confusion_matrix": tk.plots.confusion_matrix,
+    "learning_curves": tk.plots.learning_curves,
+    "probe_curve": tk.plots.probe_curve,
+    "ranking": tk.plots.ranking,
+    "reliability": tk.plots.reliability,
+    "roc": tk.plots.roc,
+    "save": lambda value: tk.plots.save(value, "x.png"),
+}
+
+
+@pytest.mark.parametrize("value", [None, 3, "result", np.zeros(3), []])
+@pytest.mark.parametrize("figure", FIGURES)
+def test_nothing_to_draw(figure: str, value: object) -> None:
+    with pytest.raises(tk.DataError, match=r"draws|writes"):
+        FIGURES[figure](value)
+
+
+def test_a_result_in_the_place_of_its_parts() -> None:
+    result = tk.linear_probe(model(), SPLITS, epochs=1, progress=False)
+    with pytest.raises(tk.DataError, match=r"such as result.test.*got a value of type Result"):
+        tk.plots.roc(result)
+    with pytest.raises(tk.DataError, match=r"such as result.history"):
+        tk.plots.learning_curves({"probe": result})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from transferkit.errors import MissingDependencyError, OutputError
+from transferkit._options import to_path
+from transferkit.data.given import described
+from transferkit.errors import DataError, MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 INK, QUIET, FAINT, PALE = "#2b2b2b", "#666666", "#8a8a8a", "#e6e6e6"
 """Text, secondary text, secondary lines, and grids or background bars."""
+
+EVALUATION = "an Evaluation, such as result.test or what tk.evaluate returns"
+"""What most figures draw, in words."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#000000")
 """Colours told apart by the colour-blind (after Okabe and Ito, 2008), readable on white."""
@@ -39,6 +44,28 @@ def module(name: str) -> ModuleType:
             "Figures need matplotlib, which is not installed. "
             "Install it with: pip install 'transferkit[plots]'"
         ) from error
+
+
+def require(value: object, kind: type, wanted: str) -> None:
+    """See that a figure was given what it draws.
+
+    Raises:
+        DataError: It was not; the message says where such a thing comes from.
+    """
+    if not isinstance(value, kind):
+        raise DataError(f"This figure draws {wanted}, got {described(value)}.")
+
+
+def require_each(values: object, kind: type, wanted: str) -> None:
+    """See that a figure of several was given a mapping from names to what it draws.
+
+    Raises:
+        DataError: It was not.
+    """
+    if not isinstance(values, Mapping):
+        raise DataError(f"This figure draws {wanted}, or several by name, got {described(values)}.")
+    for value in values.values():
+        require(value, kind, wanted)
 
 
 def axes_or_new(ax: Axes | None, *, size: tuple[float, float]) -> Axes:
@@ -148,7 +175,9 @@ def save(drawn: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
     Raises:
         OutputError: The file cannot be written, or no format goes by the suffix.
     """
-    target = Path(path)
+    target = to_path("path", path)
+    if not hasattr(drawn, "figure"):
+        raise DataError(f"save writes axes or a figure, got {described(drawn)}.")
     owner = drawn.figure
     if owner is None:
         raise OutputError("These axes have left their figure, so there is nothing to write.")

@@ -18,11 +18,14 @@ from transferkit.plots.canvas import (
     legend_above,
     module,
     percent_axis,
+    require,
     shorten,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SEVERAL = "a mapping from names of models to evaluations"
 
 
 class Scored(Protocol):
@@ -51,9 +54,10 @@ def accuracy_intervals(
         ax: Axes to draw on; new ones by default.
 
     Raises:
-        DataError: No evaluation.
+        DataError: No evaluation, or something else.
         MissingDependencyError: matplotlib is not installed.
     """
+    require(evaluations, Mapping, SEVERAL)
     rows = {m: dict(e) if isinstance(e, Mapping) else {"": e} for m, e in evaluations.items()}
     splits = list(dict.fromkeys(split for row in rows.values() for split in row))
     if not splits:
@@ -89,6 +93,8 @@ def accuracy_vs_time(
         DataError: No model, or different models in the two mappings.
         MissingDependencyError: matplotlib is not installed.
     """
+    require(evaluations, Mapping, SEVERAL)
+    require(seconds, Mapping, "a mapping from names of models to seconds beside the evaluations")
     if not evaluations or evaluations.keys() != seconds.keys():
         raise DataError("accuracy_vs_time needs an evaluation and a time for each model.")
     drawn = axes_or_new(ax, size=(6.4, 4.4))

@@ -9,7 +9,15 @@ import numpy as np
 from transferkit._text import percent
 from transferkit._typing import Float64Array
 from transferkit.metrics.evaluation import Evaluation
-from transferkit.plots.canvas import INK, axes_or_new, dress, percent_axis, shorten
+from transferkit.plots.canvas import (
+    EVALUATION,
+    INK,
+    axes_or_new,
+    dress,
+    percent_axis,
+    require,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +36,10 @@ def confusion_matrix(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
         ax: Axes to draw on; new ones by default.
 
     Raises:
+        DataError: Something else came.
         MissingDependencyError: matplotlib is not installed.
     """
+    require(evaluation, Evaluation, EVALUATION)
     num_classes = len(evaluation.classes)
     side = float(np.clip(3.2 + 0.45 * num_classes, 4.2, 11))
     margin = 0.07 * max(map(len, shorten(evaluation.classes)))

@@ -15,6 +15,7 @@ from transferkit.plots.canvas import (
     line_look,
     module,
     percent_axis,
+    require_each,
     shorten,
 )
 from transferkit.training.history import History
@@ -39,9 +40,11 @@ def learning_curves(history: History | Mapping[str, History], *, ax: Axes | None
         The axes; the panels are its ``child_axes``.
 
     Raises:
-        DataError: A history without epochs.
+        DataError: A history without epochs, or something else.
         MissingDependencyError: matplotlib is not installed.
     """
+    if not isinstance(history, History):
+        require_each(history, History, "a History, such as result.history")
     runs = {"": history} if isinstance(history, History) else dict(history)
     if not runs or not all(len(run) for run in runs.values()):
         raise DataError("Learning curves need at least one finished epoch in every history.")

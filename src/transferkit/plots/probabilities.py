@@ -14,6 +14,7 @@ from transferkit.metrics.evaluation import Evaluation
 from transferkit.metrics.intervals import wilson_interval
 from transferkit.metrics.probabilistic import auroc, roc_curve
 from transferkit.plots.canvas import (
+    EVALUATION,
     FAINT,
     INK,
     PALE,
@@ -25,6 +26,8 @@ from transferkit.plots.canvas import (
     line_look,
     note,
     percent_axis,
+    require,
+    require_each,
     shorten,
 )
 
@@ -46,8 +49,11 @@ def roc(evaluation: Evaluation | Mapping[str, Evaluation], *, ax: Axes | None = 
         ax: Axes to draw on; new ones by default.
 
     Raises:
+        DataError: Something else came.
         MissingDependencyError: matplotlib is not installed.
     """
+    if not isinstance(evaluation, Evaluation):
+        require_each(evaluation, Evaluation, EVALUATION)
     drawn = axes_or_new(ax, size=(5.0, 5.0))
     if isinstance(evaluation, Evaluation):
         curves = _class_curves(evaluation)
@@ -84,8 +90,10 @@ def reliability(evaluation: Evaluation, *, bins: int = 15, ax: Axes | None = Non
 
     Raises:
         ConfigError: Fewer than one bin.
+        DataError: Something else came.
         MissingDependencyError: matplotlib is not installed.
     """
+    require(evaluation, Evaluation, EVALUATION)
     curve = reliability_curve(evaluation.labels, evaluation.probabilities, bins=bins)
     drawn = axes_or_new(ax, size=(5.4, 4.9))
     dress(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from transferkit.data.given import described
 from transferkit.errors import DataError
 from transferkit.plots.canvas import (
     FAINT,
@@ -15,6 +16,7 @@ from transferkit.plots.canvas import (
     legend,
     module,
     percent_axis,
+    require,
     shorten,
 )
 from transferkit.selection.probe import ProbeCurve
@@ -66,6 +68,10 @@ def ranking(ranked: Ranked, *, ax: Axes | None = None) -> Axes:
         DataError: No backbone has a score.
         MissingDependencyError: matplotlib is not installed.
     """
+    if not hasattr(ranked, "rows"):
+        raise DataError(
+            f"This figure draws a Ranking of tk.rank_backbones, got {described(ranked)}."
+        )
     rows = [(row, row.score) for row in ranked.rows if row.score is not None]
     if not rows:
         raise DataError("There is nothing to draw: no backbone has a score.")
@@ -105,8 +111,10 @@ def probe_curve(curve: ProbeCurve, *, ax: Axes | None = None) -> Axes:
         ax: Axes to draw on; new ones by default.
 
     Raises:
+        DataError: Something else came.
         MissingDependencyError: matplotlib is not installed.
     """
+    require(curve, ProbeCurve, "the learning curve of a probe, such as Advice.curve")
     drawn = axes_or_new(ax, size=(6.4, 4.0))
     lows, highs = curve.accuracies.min(axis=1), curve.accuracies.max(axis=1)
     drawn.fill_between(curve.sizes, lows, highs, color=PALETTE[0], alpha=0.15, label="all repeats")
