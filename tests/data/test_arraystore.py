@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +177,13 @@ def test_the_default_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("TRANSFERKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert default_folder() == tmp_path / "x" / "transferkit"
+
+
+def test_a_user_without_a_home(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TRANSFERKIT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert default_folder() == Path(tempfile.gettempdir()) / "transferkit"

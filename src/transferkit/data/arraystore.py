@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -27,11 +28,17 @@ _ABANDONED = 24 * 3600
 
 
 def default_folder() -> Path:
-    """The cache folder: ``$TRANSFERKIT_CACHE``, else ``transferkit`` in the user's cache folder."""
+    """The cache folder: ``$TRANSFERKIT_CACHE``, else ``transferkit`` in the user's cache folder.
+
+    A user without a home, as some containers have, gets one in the system's temporary folder.
+    """
     chosen = os.environ.get(_FOLDER_VARIABLE)
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transferkit"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transferkit"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "transferkit"
 
 
 class CacheWarning(UserWarning):
