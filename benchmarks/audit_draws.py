@@ -23,6 +23,17 @@ from numpy.typing import NDArray
 ALPHA = 0.05
 RESULTS = Path(__file__).parent / "results"
 POWER = RESULTS / "audit_power.csv"
+PEERS = RESULTS / "audit_peers.csv"
+BESIDE = 100
+"""Rows a sample at which the peers stand beside ours."""
+SHIFTS_BESIDE = (
+    "none",
+    "noise medium",
+    "image small",
+    "image medium",
+    "flips",
+    "knock-out large",
+)
 KNOCKED_CLASS = 0
 KNOCK_OUTS = {"knock-out small": 0.1, "knock-out medium": 0.5, "knock-out large": 1.0}
 """Share of one class that the target lacks."""
@@ -216,7 +227,7 @@ def run(suite: Suite, options: argparse.Namespace) -> None:
 
 
 def parse(description: str | None) -> argparse.Namespace:
-    """Read the command line that all scripts share."""
+    """Read the command line that all scripts share; ``--beside`` takes what the peers are given."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("images", nargs="+", type=Path, help="files that audit_images.py wrote")
     parser.add_argument("--csv", type=Path, default=POWER)
@@ -224,4 +235,10 @@ def parse(description: str | None) -> argparse.Namespace:
     parser.add_argument("--shifts", nargs="+", help="only these shifts")
     parser.add_argument("--draws", type=int, default=10**9, help="at most so many a shifted cell")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no cell after that")
-    return parser.parse_args()
+    parser.add_argument("--beside", action="store_true", help="what stands in audit_peers.csv")
+    options = parser.parse_args()
+    if options.beside:
+        options.csv, options.draws = PEERS, 20
+        options.sizes = options.sizes or [BESIDE]
+        options.shifts = options.shifts or list(SHIFTS_BESIDE)
+    return options

@@ -2,7 +2,8 @@
 
     python benchmarks/audit_calibration.py images digits digits.npz   # once per set of images
     python benchmarks/audit_calibration.py power digits.npz           # adds what is missing
-    python benchmarks/audit_calibration.py power scipy digits.npz
+    python benchmarks/audit_calibration.py power --beside digits.npz  # on the peers' draws only
+    python benchmarks/audit_calibration.py power scipy --beside digits.npz
 
 Each cell of the table draws a source and a target without a common image, shifts a share of the
 target (Rabanser et al. 2019) and counts how often a test rejects at alpha = 0.05. The rows of

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from pathlib import Path
 
-from audit_draws import POWER, RESULTS, Row, read_rows
+from audit_draws import BESIDE, PEERS, POWER, RESULTS, Row, read_rows
 from audit_growth import GROWTH, WHOLE, GrowthRow, read_growth, slope
 from audit_null import NULL, SAMPLERS, NullRow, bounds, read_null
 from audit_planted import PLANTED, PlantedRow, read_planted
@@ -22,9 +23,7 @@ BEGIN = "<!-- made by benchmarks/audit_calibration.py tables -->"
 END = "<!-- end of what is made -->"
 OURS = "transferkit"
 COMMAND = "python benchmarks/audit_calibration.py"
-PEERS = ("scipy", "alibi-detect", "frouros", "TorchDrift")
-BESIDE = 100
-"""Rows a sample at which the peers stand beside ours."""
+ORDER = (OURS, "scipy", "alibi-detect", "frouros", "TorchDrift")
 NAMES = {
     "digits": "scikit-learn's digits, 1797 images",
     "pneumonia": "PneumoniaMNIST, 5856 images",
@@ -90,9 +89,8 @@ def null_summary(rows: Sequence[NullRow]) -> str:
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
     """Libraries and tests, ours first."""
-    order = (OURS, *PEERS)
     found = dict.fromkeys((row.library, row.test) for row in rows)
-    return sorted(found, key=lambda column: order.index(column[0]))
+    return sorted(found, key=lambda column: ORDER.index(column[0]))
 
 
 def titled(column: Column) -> str:
@@ -133,7 +131,7 @@ def needed(rows: Sequence[Row], column: Column, shift: str, part: float) -> str:
 
 def needed_table(rows: Sequence[Row], dataset: str) -> str:
     """How many rows each of our tests needs, by shift."""
-    some = [row for row in rows if row.dataset == dataset and row.library in (OURS, "scipy")]
+    some = [row for row in rows if row.dataset == dataset and row.library == OURS]
     columns = columns_of(some)
     shifts = dict.fromkeys((row.shift, row.share) for row in some if row.shift != "none")
     lines = [[s, said(s, p), *(needed(some, c, s, p) for c in columns)] for s, p in shifts]
@@ -182,7 +180,8 @@ def growth_table(rows: Sequence[GrowthRow]) -> str:
         some = sorted((row for row in rows if row.job == job), key=lambda row: row.n)
         last = some[-1]
         cells = [f"{last.n:,}", f"{last.cpu:.1f}", f"{last.memory:.0f}"]
-        lines.append([job, *cells, f"{slope(some, 'cpu'):.2f}", f"{slope(some, 'memory'):.2f}"])
+        slopes = [slope(some, value) for value in ("cpu", "memory")]
+        lines.append([job, *cells, *("" if isnan(x) else f"{x:.2f}" for x in slopes)])
     header = ("", "largest n", "CPU seconds", "extra MB", "exponent, time", "exponent, memory")
     return markdown(header, lines)
 
@@ -194,6 +193,7 @@ def versions(rows: Sequence[Row]) -> str:
 def summary(
     null: Sequence[NullRow],
     power: Sequence[Row],
+    peers: Sequence[Row],
     planted: Sequence[PlantedRow],
     growth: Sequence[GrowthRow],
 ) -> str:
@@ -202,7 +202,7 @@ def summary(
     off = max(abs(row.mean - row.truth) for row in planted)
     largest = next(r for r in sorted(growth, key=lambda r: -r.n) if r.job == WHOLE)
     peers_at = [
-        at(power, name, lambda row: row.n == BESIDE and shown_beside(row))
+        at(peers, name, lambda row: row.n == BESIDE and shown_beside(row))
         for name in ("digits", "pneumonia")
     ]
     return f"""### False alarms
@@ -210,13 +210,15 @@ def summary(
 Both samples from one distribution, alpha 5 %: Gaussian, ReLU, discrete, heavily tied, heavy-tailed
 and group-correlated features, equal and unequal sizes. A cell is *too high* or *too low* beyond the
 central 99.9 % of the binomial distribution; coarse statistics (small samples, many ties) must be
-low. `{COMMAND} null`; every cell is in `benchmarks/results/audit_null.md`.
+low. `{COMMAND} null`;
+every cell is in `benchmarks/results/audit_null.md`.
 
 {null_summary(null)}
 
-The same on features cut at zero, where a third differ and the rest tie, for every library:
+On Gaussian features cut at zero, where two rows in three tie, without shift, for every library,
+percent [95 % interval]:
 
-{at(power, "relu", lambda row: row.shift == "none")}
+{at(peers, "relu", lambda row: row.shift == "none")}
 
 ### What is seen
 
@@ -225,8 +227,8 @@ principal components. *Noise* has a deviation of 1, 10 or 100 grey levels; *imag
 shift, shear, zoom and flips together; *knock-out* takes 10, 50 or 100 % of one class away. Below
 stands the smallest n (rows of each sample, of those tried) from which on nine draws in ten are
 detected. *together* is what an audit says: ks, mmd and classifier, corrected for being three.
-`{COMMAND} images ...` and `power ...`; all cells with draws and intervals are in
-`benchmarks/results/audit_power.md`.
+`{COMMAND} images ...`, then `power ...`;
+all cells with draws and intervals are in `benchmarks/results/audit_power.md`.
 
 {NAMES["digits"]}:
 
@@ -238,9 +240,11 @@ detected. *together* is what an audit says: ks, mmd and classifier, corrected fo
 
 ### Beside others
 
-Percent of draws detected [95 % interval] at n = {BESIDE}, on the same draws; the peers with their
-default settings, each in an environment of its own (how to install it: `peers_audit_*.py` in
-`benchmarks/`). {versions(power)}.
+Percent of draws detected [95 % interval] at n = {BESIDE}, on the same draws (20 of each shift, 100
+without), all with their default settings, the peers each in an environment of its own (how to
+install it stands in `benchmarks/peers_audit_*.py`); all cells are in
+`benchmarks/results/audit_peers.md`.
+{versions(peers)}.
 
 {NAMES["digits"]}:
 
@@ -292,21 +296,31 @@ def write_page(page: Path, text: str) -> None:
 
 def write_tables(page: Path, results: Path) -> None:
     """Write the whole tables to ``results`` and the summary to ``page``."""
-    null, power, planted = read_null(NULL), read_rows(POWER), read_planted(PLANTED)
+    null, planted = read_null(NULL), read_planted(PLANTED)
+    power, peers = read_rows(POWER), read_rows(PEERS)
     sets = [name for name in NAMES if any(row.dataset == name for row in power)]
     parts = [f"## {NAMES[name]}\n\n{power_table(power, name)}\n" for name in sets]
+    beside = [
+        f"## {title}\n\n{power_table(peers, name)}\n"
+        for name, title in {**NAMES, "relu": "Gaussian rows cut at zero"}.items()
+        if any(row.dataset == name for row in peers)
+    ]
     files = {
         "audit_null.md": f"Percent of false alarms; `{COMMAND} null`\n\n{null_table(null)}\n",
         "audit_power.md": (
-            f"Percent of draws in which a shift is detected [95 % interval]; `{COMMAND} power` and "
-            "`peers_audit_*.py`. Where libraries were drawn differently often, *draws* says so, "
-            f"ours first. {versions(power)}.\n\n" + "\n".join(parts)
+            f"Percent of draws in which a shift is detected [95 % interval]; `{COMMAND} power`. "
+            f"{versions(power)}.\n\n" + "\n".join(parts)
+        ),
+        "audit_peers.md": (
+            "The same draws for every library, percent of detections [95 % interval]; "
+            f"`{COMMAND} power --beside` and `peers_audit_*.py`. {versions(peers)}.\n\n"
+            + "\n".join(beside)
         ),
         "audit_planted.md": f"In points; `{COMMAND} planted`\n\n{planted_table(planted)}\n",
     }
     for name, text in files.items():
         results.joinpath(name).write_text(text, "utf-8")
-    write_page(page, summary(null, power, planted, read_growth(GROWTH)))
+    write_page(page, summary(null, power, peers, planted, read_growth(GROWTH)))
 
 
 def main() -> None:

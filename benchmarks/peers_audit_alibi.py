@@ -1,7 +1,7 @@
 """The power table's draws, judged by alibi-detect with its default settings.
 
     python -m venv alibi && alibi/bin/pip install alibi-detect==0.13.0 torch
-    alibi/bin/python benchmarks/peers_audit_alibi.py digits.npz pneumonia.npz
+    alibi/bin/python benchmarks/peers_audit_alibi.py --beside digits.npz pneumonia.npz
 
 It needs NumPy below 2, hence an environment of its own. MMD (100 permutations, one Gaussian kernel,
 median bandwidth) and Kolmogorov-Smirnov by feature with Bonferroni; its verdict at 0.05 counts. Its

@@ -1,7 +1,7 @@
 """The power table's draws, judged by frouros with its default settings.
 
     python -m venv frouros && frouros/bin/pip install frouros==0.9.0
-    frouros/bin/python benchmarks/peers_audit_frouros.py digits.npz pneumonia.npz
+    frouros/bin/python benchmarks/peers_audit_frouros.py --beside digits.npz pneumonia.npz
 
 MMD with its default kernel (Gaussian, of deviation 1 whatever the data) and its permutation test,
 whose number of permutations has no default: 100 here; and its Kolmogorov-Smirnov test, which knows

@@ -1,7 +1,7 @@
 """The power table's draws, judged by TorchDrift with its default settings.
 
     python -m venv drift && drift/bin/pip install torchdrift==0.1.0.post1 torch numpy
-    drift/bin/python benchmarks/peers_audit_torchdrift.py digits.npz pneumonia.npz
+    drift/bin/python benchmarks/peers_audit_torchdrift.py --beside digits.npz pneumonia.npz
 
 Kernel MMD (1000 permutations, one Gaussian kernel, median bandwidth) and Kolmogorov-Smirnov by
 feature with Bonferroni.

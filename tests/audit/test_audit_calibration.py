@@ -12,9 +12,11 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 if not (FOLDER / "audit_calibration.py").is_file():
     pytest.skip("the benchmarks are not here", allow_module_level=True)
+pytest.importorskip("matplotlib")
 sys.path.append(str(FOLDER))
-audit_draws, audit_images, audit_null, audit_power = map(
-    import_module, ("audit_draws", "audit_images", "audit_null", "audit_power")
+audit_draws, audit_images, audit_null, audit_planted, audit_power, audit_tables = map(
+    import_module,
+    ("audit_draws", "audit_images", "audit_null", "audit_planted", "audit_power", "audit_tables"),
 )
 sys.path.remove(str(FOLDER))
 
@@ -103,3 +105,26 @@ def test_the_images_move_as_they_should() -> None:
     assert {int(np.argmax(one[4])) for one in turned} == {2, 6}
     wide = np.concatenate([audit_images.Moves(shift=0.2)(image, rng) for _ in range(20)])
     assert len({int(one.argmax()) for one in wide}) > 5
+
+
+def test_the_page_says_what_the_tables_say(tmp_path: Path) -> None:
+    page = tmp_path / "audit.md"
+    page.write_text(audit_tables.PAGE.read_text("utf-8"), "utf-8")
+    audit_tables.write_tables(page, tmp_path)
+    assert page.read_text("utf-8") == audit_tables.PAGE.read_text("utf-8")
+    for name in ("audit_null.md", "audit_power.md", "audit_peers.md", "audit_planted.md"):
+        made = (tmp_path / name).read_text("utf-8")
+        assert made == (audit_tables.RESULTS / name).read_text("utf-8"), name
+
+
+def test_the_figures_are_as_good_as_is_claimed() -> None:
+    rows = audit_null.read_null(audit_null.NULL)
+    assert {row.test for row in rows} == set(audit_null.TESTS)
+    assert {row.features for row in rows} == set(audit_null.SAMPLERS)
+    assert not [row for row in rows if row.alarms > audit_null.bounds(row.draws)[1]]
+    ours = [row for row in audit_draws.read_rows(audit_draws.POWER) if row.library == "transferkit"]
+    calm = [row for row in ours if row.shift == "none"]
+    assert not [row for row in calm if row.detections > audit_null.bounds(row.draws)[1]]
+    planted = audit_planted.read_planted(audit_planted.PLANTED)
+    assert all(abs(row.mean - row.truth) < 0.02 for row in planted)
+    assert all(row.covered >= 0.93 * row.repetitions for row in planted)
