@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,20 @@ def test_a_full_disk_is_said_and_leaves_nothing(data, load, folder, monkeypatch,
     with pytest.warns(CacheWarning, match="No space left.*not kept"):
         splits = load()
     assert_same(splits, fresh)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_sends_large_data_to_the_temporary_folder(load, folder, monkeypatch):
+    def full(handle, *_):
+        if str(folder) in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(28, "No space left on device")
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not tell which file a handle is")
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.warns(CacheWarning, match=r"Cannot keep [\d.]+ MB"):
+        splits = load(memory_limit=0)
+    assert isinstance(splits["train"].images, np.memmap)
     assert list(folder.iterdir()) == []
 
 

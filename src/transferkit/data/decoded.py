@@ -20,6 +20,7 @@ from transferkit.data.draft import Draft
 from transferkit.data.entry import Entry, describe
 from transferkit.data.read import Options, Read, read_parts, working_size
 from transferkit.data.source import FileSource, Part
+from transferkit.data.store import Temporary
 from transferkit.errors import OutputError
 
 WORTH_KEEPING = 32 << 20
@@ -49,14 +50,15 @@ def read_or_map(parts: Mapping[str, Part], options: Options) -> Read:
     found = look_up(store, key, parts, options)
     if found is not None:
         return found
-    size = working_size(parts, options)
+    size, room = working_size(parts, options), options.temporary
     if options.cache == "disk" or pays(total, len(paths), size, options):
         try:
             return keep(store, key, parts, size, options)
         except OutputError as error:
             said = f"{error} The images are decoded, but not kept for the next run."
             warnings.warn(said, CacheWarning, stacklevel=3)
-    return read_parts(parts, size, options, options.temporary)
+            room = Temporary(options.memory_limit)  # not where there was no room just now
+    return read_parts(parts, size, options, room)
 
 
 def image_paths(parts: Mapping[str, Part]) -> dict[str, Path]:

@@ -39,10 +39,10 @@ class Draft:
         """
         needed = count_bytes(shape, dtype)
         self.make_room(self.size + needed)
+        self.size += needed
         path = self.folder / f"{self._next}.npy"
         self._arrays[path] = claimed(path, shape, np.dtype(dtype))
         self._next += 1
-        self.size += needed
         return self._arrays[path]
 
     def drop(self, array: Stored) -> None:
