@@ -39,9 +39,14 @@ def write_summary(path: Path, page: Path) -> None:
         _sizes(rows),
         _exceptions(rows),
     ]
-    before, _, rest = page.read_text("utf-8").partition(START)
+    put(page, START, parts)
+
+
+def put(page: Path, start: str, parts: Sequence[str]) -> None:
+    """Replace what stands between the mark ``start`` of a page and the end after it."""
+    before, _, rest = page.read_text("utf-8").partition(start)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}", "utf-8")
+    page.write_text(f"{before}{start}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}", "utf-8")
 
 
 def _outcomes(rows: Sequence[Row]) -> str:

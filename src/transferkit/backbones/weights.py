@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import textwrap
 import urllib.error
 import urllib.request
 import warnings
@@ -164,7 +165,7 @@ def fetch(download: Callable[[], T], *, name: str, tag: str, url: str | None = N
             _reach(url)
         return download()
     except Exception as error:  # the clients' errors share no base narrower than this
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = _first_sentence(error)
         raise WeightsError(
             f"cannot fetch or load the weights {tag!r} of {name}: {reason}. Without a network, "
             "pass weights='path/to/file.safetensors' (or .pth) with a copy fetched elsewhere, "
@@ -182,6 +183,14 @@ def warn_of_licence(spec: WeightsSpec, *, name: str) -> None:
             LicenseWarning,
             stacklevel=2,
         )
+
+
+def _first_sentence(error: Exception) -> str:
+    """The first line of a message, with the next where it announces that."""
+    first, *more = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    if first.endswith(":") and more:
+        return f"{first} {textwrap.shorten(more[0], 160)}"
+    return first or type(error).__name__
 
 
 def _existing(path: Path, name: str) -> Path:
