@@ -26,7 +26,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from timm.models import get_pretrained_cfg
+from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from coverage_summary import markdown, put
 from transferkit.backbones.catalog import list_backbones, resolve
@@ -62,10 +62,9 @@ def tags(name: str) -> tuple[WeightsSpec, ...]:
 
 def path_of(name: str, spec: WeightsSpec) -> tuple[object, ...]:
     """All that the loading of a tag reads of its metadata."""
-    source, _, bare = name.partition("/")
-    if source == "torchvision":
+    if name.startswith("torchvision/"):
         return (spec.tag,)  # there are few: each is run
-    facts = get_pretrained_cfg(bare if spec.tag == "default" else f"{bare}.{spec.tag}", False)
+    facts = metadata(name, spec)
     return (
         *(facts.num_classes, str(facts.input_size), facts.fixed_input_size, str(facts.pool_size)),
         *(str(facts.first_conv), str(facts.classifier), facts.label_offset),
@@ -75,13 +74,21 @@ def path_of(name: str, spec: WeightsSpec) -> tuple[object, ...]:
 
 def published(name: str, spec: WeightsSpec) -> str:
     """Who keeps the published file, and so in whose layout it may be."""
-    source, _, bare = name.partition("/")
-    if source == "torchvision":
+    if name.startswith("torchvision/"):
         return "torchvision"
-    facts = get_pretrained_cfg(bare if spec.tag == "default" else f"{bare}.{spec.tag}", False)
-    if not facts.hf_hub_id:
+    hub = metadata(name, spec).hf_hub_id
+    if not hub:
         return "address"
-    return "timm" if facts.hf_hub_id.startswith("timm/") else "others"
+    return "timm" if hub.startswith("timm/") else "others"
+
+
+def metadata(name: str, spec: WeightsSpec) -> PretrainedCfg:
+    """What timm says of a tag."""
+    bare = name.partition("/")[2]
+    facts = get_pretrained_cfg(bare if spec.tag == "default" else f"{bare}.{spec.tag}", False)
+    if facts is None:
+        raise LookupError(f"timm says nothing of {name}.{spec.tag}")
+    return facts
 
 
 def rows(name: str, *, numbers: bool, done: set[tuple[str, str]]) -> Iterator[Row]:
