@@ -11,7 +11,7 @@ from speed.task import BATCH_SIZE, WORKS, Task
 IMAGES = {128: 320, 256: 96}
 """Training images of the works of one epoch."""
 
-LONG_IMAGES = {128: 192, 256: 64}
+LONG_IMAGES = {128: 320, 256: 96}
 """Training images of the works of thirty epochs."""
 
 ROUNDS = {1: 5, 30: 3}
