@@ -5,7 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from scipy import ndimage
 
+from transferkit.audit import near_duplicates
 from transferkit.audit.duplicates import (
     check_exact_duplicates,
     check_near_duplicates,
@@ -146,6 +148,26 @@ def test_edited_copies_of_x_rays_are_found(shared_path):
 def test_at_most_one_false_pair_in_a_thousand_x_rays(shared_path):
     pairs = near_duplicate_pairs(stacked(xrays(shared_path, 1000, seed=1)))
     assert len(pairs) <= 1
+
+
+def test_images_that_look_alike_take_a_linear_number_of_comparisons(monkeypatch):
+    rng = np.random.default_rng(0)
+    base = ndimage.gaussian_filter(rng.normal(size=(64, 64)), 6)
+    fine = ndimage.gaussian_filter(rng.normal(size=(300, 64, 64)), (0, 2, 2))
+    mixed = base / base.std() + 0.2 * fine / fine.std()
+    images = np.clip(128 + 40 * mixed, 0, 255).astype(np.uint8)[..., None]
+    images[299] = images[7][:, ::-1]
+    laid = []
+    register = near_duplicates.register
+
+    def counting(templates, moving, warps, *, iterations):
+        laid.append(len(templates))
+        return register(templates, moving, warps, iterations=iterations)
+
+    monkeypatch.setattr(near_duplicates, "register", counting)
+    pairs = near_duplicate_pairs(images)
+    assert (7, 299) in set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    assert 300 < sum(laid) < 300 * (24 + 8 + 8)
 
 
 def test_near_duplicates_become_findings_by_split(shared_path):

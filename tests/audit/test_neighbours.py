@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transferkit.audit import neighbours
-from transferkit.audit.neighbours import similar_pairs, unit_rows
+from transferkit.audit.neighbours import places, similar_pairs, unit_rows
 from transferkit.errors import ConfigError, DataError
 
 
@@ -40,7 +40,11 @@ def test_changed_queries_are_looked_up_but_never_find_themselves(units, blocks, 
     }
 
 
-def test_each_row_keeps_its_most_similar_partners(units):
+@pytest.mark.parametrize(("blocks", "groups"), [((90, 90), 128), ((90, 90), 7), ((7, 13), 4)])
+def test_each_row_keeps_its_most_similar_partners(units, blocks, groups, monkeypatch):
+    monkeypatch.setattr(neighbours, "ROWS", blocks[0])
+    monkeypatch.setattr(neighbours, "COLUMNS", blocks[1])
+    monkeypatch.setattr(neighbours, "_GROUPS", groups)
     first, _, cosine = similar_pairs(units, queries=units, floor=0.1, most=2)
     whole = units @ units.T - 2 * np.eye(len(units))
     for row in range(len(units)):
@@ -51,6 +55,13 @@ def test_each_row_keeps_its_most_similar_partners(units):
             np.sort(whole[row])[-2:][np.sort(whole[row])[-2:] >= 0.1],
             atol=1e-6,
         )
+
+
+def test_places_count_from_the_highest_of_each_row():
+    rows = np.array([3, 1, 3, 1, 3, 0])
+    scores = np.array([0.5, 0.2, 0.9, 0.1, 0.7, -1.0])
+    assert places(rows, scores).tolist() == [2, 0, 0, 1, 1, 0]
+    assert len(places(rows[:0], scores[:0])) == 0
 
 
 def test_constant_features_are_similar_to_nothing_and_nan_is_named():

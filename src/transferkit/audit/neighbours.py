@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +14,8 @@ from transferkit.errors import ConfigError, DataError
 Float32Array: TypeAlias = NDArray[np.float32]
 Found: TypeAlias = tuple[Int64Array, Int64Array, Float32Array]
 
-ROWS, COLUMNS = 2048, 8192
+ROWS, COLUMNS = 256, 8192
+_GROUPS = 128  # of columns, of which the best few are looked at
 
 
 def unit_rows(features: FloatArray, *, centre: FloatArray | None = None) -> Float32Array:
@@ -53,7 +54,7 @@ def similar_pairs(
     Args:
         units: (N, D) rows of length 1, see :func:`unit_rows`.
         floor: Smallest cosine of a pair.
-        most: How many partners a row may get in each block of 8192 rows, the most similar ones.
+        most: How many partners a row may get, the most similar ones.
         queries: (N, D) changed versions of the same rows (flipped, say) to look up in ``units``;
             None looks up the rows themselves, each pair once.
 
@@ -62,26 +63,52 @@ def similar_pairs(
     """
     if not 0 < floor <= 1 or most < 1:
         raise ConfigError(f"need 0 < floor <= 1 and most >= 1, got {floor} and {most}")
-    parts = list(_scan(units, queries, floor, most))
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return none, none.copy(), np.zeros(0, np.float32)
-    first, second, cosine = (np.concatenate(part) for part in zip(*parts, strict=True))
+    rows = units if queries is None else queries
+    buffer = np.empty(min(ROWS, len(rows)) * min(COLUMNS, len(units)), np.float32)
+    return _joined(
+        _strongest(_joined(_scan(units, queries, top, floor, most, buffer)), most)
+        for top in range(0, len(rows), ROWS)
+    )
+
+
+def places(rows: Int64Array, scores: FloatArray) -> Int64Array:
+    """Return the place of each score (P,) among those of the same row (P,): 0 is the highest."""
+    order = np.lexsort((-scores, rows))
+    lined = rows[order]
+    starts = np.flatnonzero(np.diff(lined, prepend=-1))
+    counts = np.diff(starts, append=len(lined))
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - np.repeat(starts, counts)
+    return place
+
+
+def _joined(parts: Iterable[Found]) -> Found:
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    first, second, cosine = (np.concatenate(p) for p in zip(none, *parts, strict=True))
     return first, second, cosine
 
 
+def _strongest(found: Found, most: int) -> Found:
+    first, second, cosine = found
+    kept = places(first, cosine) < most
+    return first[kept], second[kept], cosine[kept]
+
+
 def _scan(
-    units: Float32Array, queries: Float32Array | None, floor: float, most: int
+    units: Float32Array,
+    queries: Float32Array | None,
+    top: int,
+    floor: float,
+    most: int,
+    buffer: Float32Array,
 ) -> Iterator[Found]:
-    rows = units if queries is None else queries
-    buffer = np.empty((min(ROWS, len(rows)), min(COLUMNS, len(units))), np.float32)
-    for top in range(0, len(rows), ROWS):
-        block = rows[top : top + ROWS]
-        for left in range(top if queries is None else 0, len(units), COLUMNS):
-            other = units[left : left + COLUMNS]
-            view = buffer.reshape(-1)[: len(block) * len(other)].reshape(len(block), len(other))
-            np.matmul(block, other.T, out=view)
-            yield from _hits(view, top, left, floor, most, ordered=queries is None)
+    """Look the rows from ``top`` on up, one block of partners after the other."""
+    block = (units if queries is None else queries)[top : top + ROWS]
+    for left in range(top if queries is None else 0, len(units), COLUMNS):
+        other = units[left : left + COLUMNS]
+        view = buffer[: len(block) * len(other)].reshape(len(block), len(other))
+        np.matmul(block, other.T, out=view)
+        yield from _hits(view, top, left, floor, most, ordered=queries is None)
 
 
 def _hits(
@@ -89,16 +116,44 @@ def _hits(
 ) -> Iterator[Found]:
     """Yield the pairs of one block, of which those on or (if ordered) below the diagonal drop."""
     _blank(cosines, left - top, ordered=ordered)
-    rows = np.flatnonzero(cosines.max(axis=1) >= floor)
+    maxima = _group_maxima(cosines)
+    rows = np.flatnonzero(maxima.max(axis=1) >= floor)
     if not len(rows):
         return
-    some = cosines[rows]
-    most = min(most, some.shape[1])
-    columns = np.argpartition(-some, most - 1, axis=1)[:, :most]
-    values = np.take_along_axis(some, columns, axis=1)
+    columns, values = _largest(cosines, maxima[rows], rows, most)
     keep = values >= floor
-    partners = columns[keep].astype(np.int64) + left
-    yield np.repeat(rows + top, keep.sum(axis=1)), partners, values[keep]
+    yield np.repeat(rows + top, keep.sum(axis=1)), columns[keep] + left, values[keep]
+
+
+def _group_maxima(values: Float32Array) -> Float32Array:
+    """Return the maximum of every group of columns (N, G): column c belongs to group c modulo G."""
+    width = values.shape[1]
+    groups = min(_GROUPS, width)
+    whole = width - width % groups
+    maxima: Float32Array = values[:, :whole].reshape(len(values), -1, groups).max(axis=1)
+    np.maximum(maxima[:, : width - whole], values[:, whole:], out=maxima[:, : width - whole])
+    return maxima
+
+
+def _largest(
+    values: Float32Array, maxima: Float32Array, rows: Int64Array, most: int
+) -> tuple[Int64Array, Float32Array]:
+    """Return the columns and the values of the ``most`` largest of some rows, in any order.
+
+    They lie in the groups with the ``most`` largest maxima: no selection from all values.
+    """
+    width, groups = values.shape[1], maxima.shape[1]
+    best = _partition(maxima, most)
+    columns = (best[:, :, None] + np.arange(0, width, groups)).reshape(len(rows), -1)
+    found = values[rows[:, None], np.minimum(columns, width - 1)]
+    found[columns >= width] = -1
+    chosen = _partition(found, most)
+    return np.take_along_axis(columns, chosen, axis=1), np.take_along_axis(found, chosen, axis=1)
+
+
+def _partition(values: Float32Array, most: int) -> Int64Array:
+    most = min(most, values.shape[1])
+    return np.argpartition(-values, most - 1, axis=1)[:, :most].astype(np.int64)
 
 
 def _blank(cosines: Float32Array, offset: int, *, ordered: bool) -> None:
