@@ -4,8 +4,8 @@ Run ``python benchmarks/audit_speed.py`` with ``OMP_NUM_THREADS=2 OPENBLAS_NUM_T
 row is measured in a process of its own: CPU seconds, wall seconds, and the peak of memory beyond
 what the two samples (or the images) and the libraries take. ``alibi-detect`` stands beside where it
 is installed (it keeps the whole kernel matrix). ``whole audit`` takes phantom images of 32 pixels,
-as many as ``--sizes`` says in all splits together, embedding included. ``audit_growth.py`` makes
-the figure.
+as many as ``--sizes`` says in all splits together, embedding included; ``near-duplicates``, one of
+its steps, takes the same. ``audit_growth.py`` makes the figure.
 """
 
 from __future__ import annotations
@@ -88,19 +88,23 @@ JOBS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
 }
 
 
-WHOLE = "whole audit"
+WHOLE, COPIES = "whole audit", "near-duplicates"
 
 
 def prepared(job: str, n: int, width: int) -> Callable[[], object]:
     """Make the input of a job, and return the job itself."""
-    if job != WHOLE:
+    if job not in (WHOLE, COPIES):
         a, b = samples(n, width)
         return lambda: JOBS[job](a, b)
     import transferkit as tk
 
     part = n // 6
     splits = tk.phantom_splits(sizes=(n - 2 * part, part, part), image_size=32, seed=0)
-    return lambda: tk.audit_splits(splits)
+    if job == WHOLE:
+        return lambda: tk.audit_splits(splits)
+    from transferkit.audit.near_duplicates import near_duplicate_pairs
+
+    return lambda: near_duplicate_pairs([data.images for data in splits.values()])
 
 
 def peak() -> float:

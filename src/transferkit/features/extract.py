@@ -14,7 +14,7 @@ from transferkit.errors import DataError
 from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.encode import Job, encode, in_eval_mode, keep
+from transferkit.models.encode import Job, encode, images_at_once, in_eval_mode, keep
 from transferkit.models.fold import fold_batch_norms
 from transferkit.models.marks import backbone, prefix_key
 
@@ -55,7 +55,7 @@ def extract_features(
     Args:
         model: Its head is not used; the mode of its modules is left as it was.
         data: Images, with labels or without.
-        batch_size: Images a batch.
+        batch_size: Images a batch, at the most; on a CPU fewer at once are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
         cache: Where to keep the features for later calls: ``"disk"`` or a
@@ -82,12 +82,12 @@ def extract_features(
     def key() -> str:
         return prefix_key(model, backbone(model), data, "head", "float32", where.type)
 
-    kept, found = cache_named(cache), None
+    kept, found, few = cache_named(cache), None, images_at_once(model, batch_size, where)
     if len(data) == 0:
         raise DataError("There are no images to extract features from.")
     with in_eval_mode(model):
         fold = fold_batch_norms(model, data.batch(np.arange(min(2, len(data)))).to(where))
         if kept is not None:
-            found = keep([Job(prefix, data, key)], kept, device=where, batch_size=batch_size)
-        whole = found[0] if found else encode(prefix, data, device=where, batch_size=batch_size)
+            found = keep([Job(prefix, data, key)], kept, device=where, batch_size=few)
+        whole = found[0] if found else encode(prefix, data, device=where, batch_size=few)
     return Features(whole[0].float().cpu().numpy(), data.labels, data.classes, data.names)

@@ -19,6 +19,7 @@ from transferkit.data.arraystore import CacheWarning
 from transferkit.data.dataset import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError
 from transferkit.models.caching import Cache
+from transferkit.models.classifier import Classifier
 from transferkit.models.device import has_room
 
 Prefix: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
@@ -37,6 +38,26 @@ OnBatch: TypeAlias = Callable[[int], object]
 def in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Room in main memory."""
     return torch.empty(shape, dtype=dtype)
+
+
+PIXELS_AT_ONCE = 2**18
+"""Pixels of input that a CPU runs a frozen part on at once: 4 images of 256 x 256, 16 of 128 x 128.
+
+The maps of more do not stay in its cache, and go through main memory from layer to layer.
+"""
+
+
+def images_at_once(model: Classifier, most: int, device: torch.device) -> int:
+    """How many images to run through ``model`` at once where nothing is learnt from them.
+
+    Args:
+        model: The classifier.
+        most: As many at the most.
+        device: Where it computes; only on a CPU are fewer better.
+    """
+    height, width = model.preprocess.image_size
+    few = max(1, PIXELS_AT_ONCE // (height * width))
+    return min(most, few) if device.type == "cpu" else most
 
 
 def ignore(count: int) -> None:

@@ -16,7 +16,7 @@ from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.encode import encode, in_eval_mode
+from transferkit.models.encode import encode, images_at_once, in_eval_mode
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
     Args:
         model: The classifier; its mode is left as it was.
         data: Labelled images; their class names are those of the result.
-        batch_size: Images a batch.
+        batch_size: Images a batch, at the most; on a CPU fewer at once are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
@@ -72,7 +72,7 @@ def predict(
         model: The classifier; its mode is left as it was.
         data: Images, with labels or without, or an array of them that
             :class:`~transferkit.ImageData` can read.
-        batch_size: Images a batch.
+        batch_size: Images a batch, at the most; on a CPU fewer at once are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
@@ -114,8 +114,7 @@ def _probabilities(
     model: Classifier, data: ImageData, batch_size: int, device: torch.device | str | None
 ) -> ArrayLike:
     where = place(model, device)
+    few = images_at_once(model, batch_size, where)
     with in_eval_mode(model):
-        (logits,) = encode(
-            lambda images: (model(images),), data, device=where, batch_size=batch_size
-        )
+        (logits,) = encode(lambda images: (model(images),), data, device=where, batch_size=few)
     return logits.double().softmax(dim=1).numpy()

@@ -15,10 +15,10 @@ from transferkit._typing import Int64Array
 from transferkit.data.arraystore import CacheWarning
 from transferkit.data.augment import Augment
 from transferkit.data.dataset import ImageData
-from transferkit.models.boundary import Cut, NoCut, cut_at_boundary
+from transferkit.models.boundary import Cut, cut_at_boundary
 from transferkit.models.caching import Cache, cache_named
 from transferkit.models.classifier import Classifier
-from transferkit.models.encode import Job, Prefix, keep
+from transferkit.models.encode import Job, Prefix, images_at_once, keep
 from transferkit.models.fold import Fold, fold_batch_norms
 from transferkit.models.freezing import frozen_stages
 from transferkit.models.marks import frozen, prefix_key, quick_mark
@@ -27,6 +27,9 @@ from transferkit.training.device import autocast, effective
 from transferkit.training.loader import Encoded, Feed, Forward, images_of
 from transferkit.training.options import Options
 from transferkit.training.progress import Progress
+
+_HEADS_AT_ONCE = 1024
+"""Features that a head judges at once."""
 
 
 class Feeds:
@@ -54,8 +57,7 @@ class Feeds:
         splits = [train] if val is None else [train, val]
         if self._mark != self._mark_of(splits):
             self._train, self._val = [], []
-            fold = self._fold(train)
-            made = self._cached(splits, fold, progress) or self._plain(splits, fold)
+            made = self._made(splits, progress)
             views = len(made) - len(splits) + 1
             self._train, self._val = made[:views], made[views:]
             self._mark, self._splits = self._mark_of(splits), splits
@@ -65,37 +67,49 @@ class Feeds:
     def _mark_of(self, splits: Sequence[ImageData]) -> object:
         return quick_mark(frozen(self._model)), tuple(map(id, splits))
 
-    def _example(self, data: ImageData) -> Tensor:
-        return data.batch(np.arange(min(3, len(data)))).to(self._device)
+    def _made(self, splits: Sequence[ImageData], progress: Progress) -> list[Feed]:
+        """The feeds of train, or of each of its views, and of val."""
+        if not frozen_stages(self._model):
+            return self._of_images(splits, self._compiled or self._model.outputs)
+        example = splits[0].batch(np.arange(min(3, len(splits[0])))).to(self._device)
+        fold = fold_batch_norms(self._model, example)
+        with autocast(self._options.precision, self._device):
+            cut = cut_at_boundary(self._model, example)
+        if isinstance(cut, Cut):
+            kept = self._of_crossing(splits, cut, fold, progress)
+            return kept or self._of_images(splits, self._compiled or self._in_parts(cut, fold))
+        if self._cache is not None:
+            warnings.warn(
+                f"The frozen part runs in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
+            )
+        return self._of_images(splits, self._compiled or folded(self._model.outputs, fold))
 
-    def _fold(self, data: ImageData) -> Fold:
-        """What can be done at once in the frozen part."""
-        if self._compiled is not None or not frozen_stages(self._model):
-            return Fold()
-        return fold_batch_norms(self._model, self._example(data))
-
-    def _plain(self, splits: Sequence[ImageData], fold: Fold) -> list[Feed]:
+    def _of_images(self, splits: Sequence[ImageData], forward: Forward) -> list[Feed]:
         """Images, through the whole model; only the first split is augmented."""
         augment = self._options.augment
-        outputs = self._compiled or self._model.outputs
-        forward = folded(outputs, fold) if fold.pairs else outputs
-        feeds = [Feed(images_of(d, self._device), labels_of(d), forward) for d in splits]
+        few = images_at_once(self._model, 2 * self._options.batch_size, self._device)
+        feeds = [Feed(images_of(d, self._device), labels_of(d), forward, few) for d in splits]
         if augment is not None:
             feeds[0] = replace(feeds[0], forward=augmented(forward, augment))
         return feeds
 
-    def _cached(
-        self, splits: Sequence[ImageData], fold: Fold, progress: Progress
+    def _in_parts(self, cut: Cut, fold: Fold) -> Forward:
+        """The frozen part on a few images at a time, the rest on the whole batch."""
+        prefix = self._prefix(cut, fold)
+
+        def outputs(images: Tensor) -> tuple[Tensor, ...]:
+            few = images_at_once(self._model, len(images), self._device)
+            parts = [prefix(images[i : i + few]) for i in range(0, len(images), few)]
+            crossing = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+            return (cut.tail(*crossing),)
+
+        return outputs
+
+    def _of_crossing(
+        self, splits: Sequence[ImageData], cut: Cut, fold: Fold, progress: Progress
     ) -> list[Feed] | None:
-        """What crosses the boundary, through the tail; None where there is no cut or no room."""
-        if self._cache is None or not frozen_stages(self._model):
-            return None
-        with autocast(self._options.precision, self._device):
-            cut = cut_at_boundary(self._model, self._example(splits[0]))
-        if isinstance(cut, NoCut):
-            warnings.warn(
-                f"The frozen part runs in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
-            )
+        """What crosses the boundary, through the tail; None without a cache or room in it."""
+        if self._cache is None:
             return None
         jobs = self._jobs(cut, fold, splits)
         with progress.encoding(sum(len(job.data) for job in jobs)) as on_batch:
@@ -103,13 +117,14 @@ class Feeds:
                 jobs,
                 self._cache,
                 device=self._device,
-                batch_size=max(64, self._options.batch_size),
+                batch_size=images_at_once(self._model, 64, self._device),
                 on_batch=on_batch,
             )
         if held is None:
             return None
+        many = _HEADS_AT_ONCE if cut.stage == "head" else 2 * self._options.batch_size
         return [
-            Feed(Encoded(tensors), labels_of(job.data), lambda *crossing: (cut.tail(*crossing),))
+            Feed(Encoded(tensors), labels_of(job.data), tail_of(cut), many)
             for tensors, job in zip(held, jobs, strict=True)
         ]
 
@@ -142,6 +157,15 @@ def compiled(forward: Forward) -> Forward:
     """``forward`` through ``torch.compile``; dropout draws the numbers that it would without."""
     result: Forward = torch.compile(forward, options={"fallback_random": True})
     return result
+
+
+def tail_of(cut: Cut) -> Forward:
+    """What learns, from what crosses to logits."""
+
+    def outputs(*crossing: Tensor) -> tuple[Tensor, ...]:
+        return (cut.tail(*crossing),)
+
+    return outputs
 
 
 def folded(forward: Forward, fold: Fold) -> Forward:

@@ -98,11 +98,13 @@ class Feed:
         inputs: What goes in.
         labels: Class numbers (N,).
         forward: From the inputs of a batch to logits.
+        at_once: Samples of a batch that nothing is learnt from.
     """
 
     inputs: Inputs
     labels: Int64Array
     forward: Forward
+    at_once: int = 64
 
     def batches(
         self, plan: Sequence[Int64Array], device: torch.device

@@ -146,10 +146,10 @@ class Loop:
             value, step = meter.losses[batch].item(), batch // self.accumulate + 1
             raise diverged(f"The training loss became {value} at epoch {epoch}, step {step} of it.")
 
-    def judge(self, feed: Feed, *, batch_size: int) -> tuple[float, float]:
+    def judge(self, feed: Feed) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of the main logits; the model must be in eval mode."""
         plain, meter = Loss(), Meter(self.device)
-        plan = plain_plan(len(feed.inputs), batch_size)
+        plan = plain_plan(len(feed.inputs), feed.at_once)
         with torch.inference_mode(), autocast(self.precision, self.device):
             for inputs, labels in feed.batches(plan, self.device):
                 logits = feed.forward(*inputs)[0]

@@ -96,7 +96,7 @@ class Run:
                 )
             self.model.eval()
             self._check_weights(number)
-            judged = None if val is None else loop.judge(val, batch_size=2 * options.batch_size)
+            judged = None if val is None else loop.judge(val)
         if judged is not None and not math.isfinite(judged[0]):
             raise diverged(f"The val loss became {judged[0]} after epoch {number}.")
         val_loss, val_accuracy = judged or (None, None)
