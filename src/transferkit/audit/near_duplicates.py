@@ -173,16 +173,17 @@ def _candidates(coarse: Float32Array, features: FloatArray | None, partners: int
 def _look_ups(coarse: Float32Array, partners: int) -> Iterator[_Hits]:
     plain = _descriptors(coarse)
     centre, axes = _principal(plain)
-    units = unit_rows((plain - centre) @ axes, centre=np.zeros(axes.shape[1]))
+    origin = np.zeros(axes.shape[1])
+    units = unit_rows((plain - centre) @ axes, centre=origin)
     units[coarse.std(axis=(1, 2)) < 1] = 0  # blank
+    queries = np.empty_like(units)
     for number, warp in enumerate(_variants()[0]):
-        changed = sample(coarse, np.broadcast_to(warp, (len(coarse), 2, 3)))[0]
-        parts = (_descriptors(changed) - centre) @ axes
+        for part in _chunks(len(coarse)):
+            some = coarse[part]
+            changed = sample(some, np.broadcast_to(warp, (len(some), 2, 3)))[0]
+            queries[part] = unit_rows((_descriptors(changed) - centre) @ axes, centre=origin)
         moving, template, cosine = similar_pairs(
-            units,
-            queries=unit_rows(parts, centre=np.zeros(axes.shape[1])),
-            floor=_CANDIDATE_COSINE,
-            most=partners,
+            units, queries=queries, floor=_CANDIDATE_COSINE, most=partners
         )
         yield template, moving, cosine, np.full(len(cosine), number)
 
