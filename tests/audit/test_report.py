@@ -110,7 +110,7 @@ def test_a_report_that_cannot_be_written_says_where(tmp_path):
 
 def test_the_terminal_shows_what_matters():
     text = str(report())
-    assert text.startswith("Audit failed: 1 errors, 1 warnings")
+    assert text.startswith("Audit failed: 1 error, 1 warning, ")
     assert "-> remove" in text
     assert "The gap from val to test" in text
     assert max(map(len, text.splitlines())) <= 120

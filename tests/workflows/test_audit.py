@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -174,6 +175,22 @@ def test_planted_leaks_are_what_they_add():
     assert unseen == pytest.approx(0.5, abs=0.12)
     assert gap.leakage["val"].interval[0] > 0.1
     assert "test" not in gap.leakage
+
+
+def test_one_resplit_has_no_interval_and_says_so(tmp_path):
+    splits = phantom((120, 60, 60), images_per_patient=2)
+    report = tk.audit_splits(splits, model=pixels, seeds=[0], near_duplicates=False)
+    assert report.gap.group_gain is not None
+    page = report.to_html(tmp_path / "audit.html").read_text("utf-8")
+    for text in (str(report), report.to_json(), page):
+        assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+    assert "(one re-split has no interval)" in str(report)
+    assert "one re-split</text>" in page
+    gap = json.loads(report.to_json())["gap"]
+    for name in ("reshuffled", "reshuffled_by_group", "group_gain"):
+        assert gap[name]["interval"] is None
+    found = {f.check: f for f in report.findings}
+    assert found["reshuffle"].interval is found["reshuffle_by_group"].interval is None
 
 
 def test_epoch_predictions_measure_optimism():

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
+from transferkit.audit.finding import known
 from transferkit.audit.gap import GapReport
 
 _ROW, _BAR, _LABEL, _VALUE, _WIDTH = 30, 16, 210, 160, 860
@@ -26,10 +27,11 @@ def interval_bar(
     """
     if effect is None or not math.isfinite(effect):
         return Markup("")
-    ends = interval if interval and all(map(math.isfinite, interval)) else (effect, effect)
+    ends = interval if interval is not None and known(interval) else (effect, effect)
     low, high = sorted(_unit(end if effect >= 0 else -end) for end in ends)
     x0, x1, at = (6 + value * (width - 12) for value in (low, high, _unit(abs(effect))))
-    title = f"effect {effect:.3f}, interval {ends[0]:.3f} to {ends[1]:.3f}"
+    spread = f"interval {ends[0]:.3f} to {ends[1]:.3f}" if known(interval) else "no interval"
+    title = f"effect {effect:.3f}, {spread}"
     return Markup(
         '<svg class="interval" viewBox="0 0 {w} 16" width="{w}" height="16" role="img">'
         "<title>{title}</title>"
@@ -122,7 +124,8 @@ def _steps(gap: GapReport) -> list[_Step]:
         ("re-split by group", gap.reshuffled_by_group),
     ):
         if score is not None:
-            steps.append(_Step(title, 0.0, score.score, "", "other", score.interval))
+            alone = "" if known(score.interval) else f"{100 * score.score:.1f} %, one re-split"
+            steps.append(_Step(title, 0.0, score.score, alone, "other", score.interval))
     return steps
 
 
@@ -143,7 +146,7 @@ def _row(step: _Step, number: int, place: Place, low: float) -> Markup:
     left, right = sorted((start, end))
     text = step.text or f"{100 * step.end:.1f} %"
     whisker = Markup("")
-    if step.interval is not None and all(map(math.isfinite, step.interval)):
+    if step.interval is not None and known(step.interval):
         text += f" [{100 * step.interval[0]:.1f}, {100 * step.interval[1]:.1f}]"
         whisker = Markup(
             '<line class="whisker" x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}"/>'

@@ -19,6 +19,18 @@ def json_number(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def known(interval: tuple[float, float] | None) -> bool:
+    """Whether there is an interval: a single re-split has none, and gives NaN."""
+    return interval is not None and all(map(math.isfinite, interval))
+
+
+def json_interval(interval: tuple[float, float] | None) -> list[JSON] | None:
+    """Return an interval for JSON: None where it is not known at all, or a bound is infinite."""
+    if interval is None or not any(map(math.isfinite, interval)):
+        return None
+    return [json_number(bound) for bound in interval]
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a finding rests on: an image, or images that belong together, and a remark.
@@ -55,7 +67,7 @@ class Finding:
         p_value: Its p-value, corrected for the number of tests, or None without a test.
         effect: Its size between 0 (nothing) and 1, so that findings compare: a share of images,
             a KS distance, 2 AUC - 1, accuracy lost.
-        interval: Confidence interval of ``effect``.
+        interval: Confidence interval of ``effect``, or None where there is none.
         message: What was found, in one sentence.
         evidence: The images or statistics that it rests on, the strongest first.
         advice: What to do about it, in one sentence.
@@ -76,6 +88,8 @@ class Finding:
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
             raise ConfigError(f"severity must be one of {SEVERITIES}, got {self.severity!r}")
+        if json_interval(self.interval) is None:
+            object.__setattr__(self, "interval", None)
 
     def __str__(self) -> str:
         where = f" in {self.class_name}" if self.class_name is not None else ""
@@ -83,7 +97,6 @@ class Finding:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the finding as JSON-ready values."""
-        bounds = None if self.interval is None else [json_number(b) for b in self.interval]
         return {
             "check": self.check,
             "severity": self.severity,
@@ -92,7 +105,7 @@ class Finding:
             "statistic": json_number(self.statistic),
             "p_value": json_number(self.p_value),
             "effect": json_number(self.effect),
-            "interval": None if bounds is None else list(bounds),
+            "interval": json_interval(self.interval),
             "message": self.message,
             "evidence": [item.to_dict() for item in self.evidence],
             "advice": self.advice,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from transferkit._text import percent, percent_interval, table
 from transferkit._typing import JSON
-from transferkit.audit.finding import json_number
+from transferkit.audit.finding import json_interval, json_number, known
 from transferkit.audit.reshuffle import Reshuffle, Score, Swap
 
 PRIOR_SHIFT = "prior shift"
@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
 
     def to_dict(self) -> dict[str, JSON]:
         """Return value and interval as JSON-ready values."""
-        return {"value": json_number(self.value), "interval": list(map(json_number, self.interval))}
+        return {"value": json_number(self.value), "interval": json_interval(self.interval)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +163,22 @@ class GapReport:
 
 
 def points(estimate: Estimate | Score) -> str:
-    """Format a difference of shares in percentage points, with its interval."""
-    value, (low, high) = estimate
-    return f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    """Format a difference of shares in percentage points, with its interval if it is known."""
+    value, interval = estimate
+    if not known(interval):
+        return f"{_signed(value)} points (no interval)"
+    return f"{_signed(value)} points [{', '.join(map(_signed, interval))}]"
+
+
+def resplit_score(score: Score) -> str:
+    """Format the score of re-splits with its interval, which a single one does not have."""
+    if not known(score.interval):
+        return f"{percent(score.score)} (one re-split has no interval)"
+    return percent_interval(*score)
+
+
+def _signed(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # nothing lost is +0.0, never -0.0
 
 
 def _share(value: float) -> str:
@@ -175,8 +188,7 @@ def _share(value: float) -> str:
 def _score_dict(score: Score | None) -> JSON:
     if score is None:
         return None
-    bounds: list[JSON] = [json_number(bound) for bound in score.interval]
-    return {"score": json_number(score.score), "interval": bounds}
+    return {"score": json_number(score.score), "interval": json_interval(score.interval)}
 
 
 def _experiment_rows(report: GapReport) -> list[tuple[str, str]]:
@@ -186,9 +198,7 @@ def _experiment_rows(report: GapReport) -> list[tuple[str, str]]:
         ("by group", report.reshuffled_by_group),
     ):
         if score is not None:
-            known = math.isfinite(score.interval[0])
-            said = percent_interval(*score) if known else percent(score.score)
-            rows.append((f"re-split {how}, test score", said))
+            rows.append((f"re-split {how}, test score", resplit_score(score)))
     if report.group_gain is not None:
         rows.append(("leaking groups gains", points(report.group_gain)))
     if report.swap is not None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-from transferkit._text import percent, percent_interval
-from transferkit.audit.finding import AuditConfig, Evidence, Finding
-from transferkit.audit.gap import PRIOR_SHIFT, Estimate, GapReport, points
+from transferkit._text import percent
+from transferkit.audit.finding import AuditConfig, Evidence, Finding, known
+from transferkit.audit.gap import PRIOR_SHIFT, Estimate, GapReport, points, resplit_score
 from transferkit.audit.reshuffle import Reshuffle, Score
 
 
@@ -67,7 +65,7 @@ def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding
     reshuffled, official = experiment.reshuffled, experiment.official.test[0]
     lost = reshuffled.score - official
     low, high = (bound - official for bound in reshuffled.interval)
-    interval = (low, high) if math.isfinite(low) else None
+    interval = (low, high) if known((low, high)) else None
     severity = config.gap.severity(lost, interval=interval)
     said = (
         "no more than chance would do"
@@ -82,7 +80,7 @@ def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding
         effect=lost,
         interval=interval,
         message=f"A probe scores {percent(official)} on {test} as it is, and "
-        f"{percent_interval(*reshuffled)} after pooling and re-splitting at random: {said}.",
+        f"{resplit_score(reshuffled)} after pooling and re-splitting at random: {said}.",
         advice=f"Report the score on {test} as one on new data, not as one on more of the same."
         if severity != "info"
         else "",

@@ -136,10 +136,13 @@ def write_text(path: Path, text: str) -> Path:
 def _headline(findings: tuple[Finding, ...]) -> str:
     counts = Counter(finding.severity for finding in findings)
     verdict = "failed" if counts["error"] else "passed"
-    return (
-        f"Audit {verdict}: {counts['error']} errors, {counts['warning']} warnings, "
-        f"{counts['info']} checks without complaint"
-    )
+    errors = _counted(counts["error"], "error")
+    warnings, passed = _counted(counts["warning"], "warning"), _counted(counts["info"], "check")
+    return f"Audit {verdict}: {errors}, {warnings}, {passed} without complaint"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _split_table(splits: tuple[SplitSummary, ...]) -> str:
@@ -163,13 +166,25 @@ def _block(finding: Finding) -> str:
     if finding.class_name is not None:
         where = f"{where}; class {finding.class_name}" if where else f"class {finding.class_name}"
     title = f"{finding.severity.upper():7}  {finding.check}" + (f"  ({where})" if where else "")
-    shown = [f"e.g. {item}" for item in finding.evidence[:3]]
+    shown = [f"{'e.g.' if item.names else '-'} {item}" for item in finding.evidence[:3]]
     advice = [f"-> {finding.advice}"] if finding.advice else []
     wrapped = [
         textwrap.fill(line, 96, initial_indent="  ", subsequent_indent="     ")
-        for line in (finding.message, *shown, *advice)
+        for line in (finding.message, *_numbers(finding), *shown, *advice)
     ]
     return "\n".join([title, *wrapped])
+
+
+def _numbers(finding: Finding) -> list[str]:
+    """Say how large the effect of a finding is and how sure, where that was measured."""
+    said = []
+    if finding.effect is not None and finding.interval is not None:
+        low, high = finding.interval
+        said.append(f"effect {finding.effect:.2f} [{low:.2f}, {high:.2f}]")
+    if finding.p_value is not None:
+        small = finding.p_value < 0.001
+        said.append("adjusted p < 0.001" if small else f"adjusted p {finding.p_value:.3f}")
+    return [", ".join(said)] if said else []
 
 
 def _passed(findings: tuple[Finding, ...]) -> str:
