@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "mobilenet_v2"])
     parser.add_argument("--pixels", nargs="+", type=int, default=[128, 256])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--rounds", type=int, help="by default 5 of one epoch, 3 of thirty")
+    parser.add_argument("--rounds", type=int, help="by default 5 of one epoch, 2 of thirty")
     parser.add_argument("--images", type=int, help="training images; a quarter as many are val")
     parser.add_argument("--epochs", type=int, help="of one round")
     parser.add_argument("--threads", type=int, default=2)

@@ -11,10 +11,10 @@ from speed.task import BATCH_SIZE, WORKS, Task
 IMAGES = {128: 320, 256: 96}
 """Training images of the works of one epoch."""
 
-LONG_IMAGES = {128: 320, 256: 96}
+LONG_IMAGES = {128: 256, 256: 64}
 """Training images of the works of thirty epochs."""
 
-ROUNDS = {1: 5, 30: 3}
+ROUNDS = {1: 5, 30: 2}
 GROWING_IMAGES = (250, 1000, 5000, 20000)
 GROWING_PIXELS = (64, 96, 128, 192, 256)
 GROWTH_ROUNDS = 2

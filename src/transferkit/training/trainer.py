@@ -16,6 +16,7 @@ from transferkit.training.checks import check_data, check_epochs
 from transferkit.training.feeds import Feeds
 from transferkit.training.history import EpochRecord, History, Monitor
 from transferkit.training.loader import batches_of
+from transferkit.training.memory import kept_memory
 from transferkit.training.options import (
     Augmentation,
     ClassWeights,
@@ -219,9 +220,12 @@ class Trainer:
         run, within, failed = self._run, False, False
         steps = -(-batches_of(len(train), self.options.batch_size) // self.options.accumulate)
         try:
-            with Progress(
-                self.options.progress, epochs=epochs, steps=epochs * steps, done=run.step
-            ) as progress:
+            with (
+                kept_memory(run.device),
+                Progress(
+                    self.options.progress, epochs=epochs, steps=epochs * steps, done=run.step
+                ) as progress,
+            ):
                 while len(run.history) < epochs and not self._out_of_patience():
                     within, started = True, time.perf_counter()
                     run.begin_epoch()
