@@ -303,7 +303,7 @@ def _groups_in_words(option: GroupsOption, groups: Groups) -> str:
     if groups is None:
         return "none"
     count = len({group for values in groups.values() for group in values})
-    return f"{count} by {option!r}" if isinstance(option, str) else f"{count} given"
+    return f"{count} by '{option}'" if isinstance(option, str) else f"{count} given"
 
 
 def _thumbnails(splits: Splits, findings: Sequence[Finding]) -> dict[str, bytes]:
