@@ -24,8 +24,7 @@ from torchvision.models import squeezenet1_1
 def main(folder: str, weights: str, epochs: int, pixels: int, threads: int) -> None:
     torch.set_num_threads(threads)
     data = ImageDataLoaders.from_folder(
-        folder,
-        train="train",
+        Path(folder) / "train",  # with valid_pct, a folder above it would bring the test images in
         valid_pct=0.2,
         seed=0,
         item_tfms=Resize(pixels, method=ResizeMethod.Squish),
