@@ -54,7 +54,11 @@ def images_at_once(model: Classifier, most: int, device: torch.device) -> int:
         model: The classifier.
         most: As many at the most.
         device: Where it computes; only on a CPU are fewer better.
+
+    Raises:
+        ConfigError: ``most`` is not a whole number from 1.
     """
+    check_whole("batch_size", most, least=1)
     height, width = model.preprocess.image_size
     few = max(1, PIXELS_AT_ONCE // (height * width))
     return min(most, few) if device.type == "cpu" else most
