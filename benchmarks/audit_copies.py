@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 import transferkit as tk
-from transferkit._text import percent_interval, table
+from transferkit._format import percent_interval, table
 from transferkit.audit.near_duplicates import near_duplicate_pairs
-from transferkit.audit.neighbours import similar_pairs, unit_rows
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.audit.nearest import similar_pairs, unit_rows
+from transferkit.data.image_data import ImageData, Splits
 from transferkit.metrics.intervals import wilson_interval
 
 RESULTS = Path(__file__).parent / "results"

@@ -29,9 +29,8 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 import transferkit as tk
-from transferkit.data.dataset import ImageData, Splits
-from transferkit.workflows.audit_shift import COMPONENTS
-from transferkit.workflows.embedding import embed
+from transferkit.data.image_data import ImageData, Splits
+from transferkit.workflows.audit import COMPONENTS, embed
 
 PHANTOMS = 24_000
 Pixels = NDArray[np.uint8]

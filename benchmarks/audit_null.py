@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from audit_draws import ALPHA, RESULTS
-from transferkit.audit.categorical import category_test
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.audit.energy import energy_test
-from transferkit.audit.mmd import mmd_test
-from transferkit.audit.univariate import ks_tests
+from transferkit.audit.kolmogorov_smirnov import ks_tests
+from transferkit.audit.label_shift import category_test
+from transferkit.audit.mmd import energy_test, mmd_test
 
 NULL = RESULTS / "audit_null.csv"
 WIDTH = 8

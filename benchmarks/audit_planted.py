@@ -25,11 +25,9 @@ from numpy.typing import NDArray
 
 import transferkit as tk
 from audit_draws import RESULTS
-from transferkit.audit.decomposition import ScoredSplit, explain_scores
-from transferkit.audit.gap import Estimate
-from transferkit.audit.probe import fit_probe
-from transferkit.workflows.embedding import embed
-from transferkit.workflows.gap import leaked_from_train
+from transferkit.audit.gap import Estimate, ScoredSplit, explain_scores
+from transferkit.metrics.logistic_probe import fit_probe
+from transferkit.workflows.audit import embed, leaked_from_train
 
 PLANTED = RESULTS / "audit_planted.csv"
 POOL = 4000

@@ -22,9 +22,8 @@ from scipy.stats import ks_2samp
 import audit_draws
 from audit_draws import Array, Suite
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.audit.energy import energy_test
-from transferkit.audit.mmd import mmd_test
-from transferkit.audit.univariate import ks_tests
+from transferkit.audit.kolmogorov_smirnov import ks_tests
+from transferkit.audit.mmd import energy_test, mmd_test
 
 OURS = Suite(
     "transferkit",

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from transferkit._text import table
+from transferkit._format import table
 
 Samples = tuple["np.ndarray[tuple[int, int], np.dtype[np.float32]]", ...]
 
@@ -38,7 +38,7 @@ def run_mmd(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def run_energy(a: np.ndarray, b: np.ndarray) -> None:
-    from transferkit.audit.energy import energy_test
+    from transferkit.audit.mmd import energy_test
 
     energy_test(a, b, permutations=100)
 
@@ -50,7 +50,7 @@ def run_classifier(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def run_ks(a: np.ndarray, b: np.ndarray) -> None:
-    from transferkit.audit.univariate import ks_tests
+    from transferkit.audit.kolmogorov_smirnov import ks_tests
 
     ks_tests(a, b)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from coverage_shapes import CLASSES, CheckError, random_images, require
-from transferkit.models.boundary import NoCut, cut_at_boundary
 from transferkit.models.classifier import Classifier
 from transferkit.models.freezing import freeze, unfreeze
-from transferkit.models.groups import param_groups
+from transferkit.models.frozen_prefix import NoCut, cut_at_boundary
+from transferkit.models.param_groups import param_groups
 
 _TOLERANCE = 1e-3
 

@@ -10,11 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.skeleton import skeleton
+from transferkit.backbones.meta_forward import skeleton
 from transferkit.errors import ConfigError
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.freezing import freeze, unfreeze
-from transferkit.models.groups import param_groups
+from transferkit.models.param_groups import param_groups
 
 CLASSES = 7
 BATCH = 3

@@ -1,8 +1,8 @@
 """Time a training step in three memory formats: channels first, channels last, and by our rule.
 
-What :mod:`transferkit.models.formats` rests on: channels last wins on large maps and on depthwise
-convolutions, channels first on small maps of dense ones. The three take turns; the figures are the
-median of channels first over each, above 1 where it is faster than channels first.
+What :mod:`transferkit.models.memory_format` rests on: channels last wins on large maps and on
+depthwise convolutions, channels first on small maps of dense ones. The three take turns; the
+figures are the median of channels first over each, above 1 where it is faster than channels first.
 
     OMP_NUM_THREADS=2 python benchmarks/formats.py
 """
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy
 
 from transferkit import __version__
-from transferkit._text import table
+from transferkit._format import table
 from transferkit.models.classifier import Classifier, create_classifier
-from transferkit.models.formats import fast_formats
+from transferkit.models.memory_format import fast_formats
 
 NETWORKS = (
     "resnet18",

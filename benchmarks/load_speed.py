@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferkit._text import table
+from transferkit._format import table
 
 
 def load(folder: str, side: int, seed: int, kept: str | None) -> Callable[[], object]:

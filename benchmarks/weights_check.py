@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from transferkit.backbones.catalog import build_network
-from transferkit.backbones.skeleton import skeleton
+from transferkit.backbones.channels import PooledEncoder
+from transferkit.backbones.meta_forward import skeleton
 from transferkit.backbones.spec import LicenseWarning, Network, WeightsSpec
-from transferkit.backbones.surgery import PooledEncoder
 
 State = dict[str, Tensor]
 

@@ -30,8 +30,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from coverage_summary import markdown, put
 from transferkit.backbones.catalog import list_backbones, resolve
-from transferkit.backbones.measures import published_measures
-from transferkit.backbones.spec import WeightsSpec
+from transferkit.backbones.spec import WeightsSpec, published_measures
 from weights_check import check, check_file, published_state
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from torch import nn
 
 import transferkit as tk
 from _common import EMBEDDED, parse, write_table
-from transferkit.backbones.listing import backbone_table
+from transferkit.backbones.table import backbone_table
 
 EIGHT = ("googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d",
          "mobilenet_v2", "vgg16")  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferkit._options import (
+from transferkit._validation import (
     check_among,
     check_number,
     check_sequence,

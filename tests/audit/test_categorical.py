@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from transferkit.audit.categorical import category_test
+from transferkit.audit.label_shift import category_test
 from transferkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

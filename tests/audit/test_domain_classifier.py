@@ -18,7 +18,7 @@ from transferkit.audit.domain_classifier import (
     domain_classifier_test,
     draw_folds,
 )
-from transferkit.audit.samples import check_pair
+from transferkit.audit.two_sample import check_pair
 from transferkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.audit.drivers import find_drivers
+from transferkit.audit.shift_drivers import find_drivers
 from transferkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

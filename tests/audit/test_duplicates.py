@@ -8,12 +8,12 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from transferkit.audit import near_duplicates
-from transferkit.audit.duplicates import (
+from transferkit.audit.checks_copies import (
     check_exact_duplicates,
     check_near_duplicates,
+    content_hashes,
     leaked_rows,
 )
-from transferkit.audit.hashing import content_hashes
 from transferkit.audit.near_duplicates import near_duplicate_pairs
 from transferkit.errors import DataError
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import energy_distance
 
-from transferkit.audit.energy import energy_test
+from transferkit.audit.mmd import energy_test
 from transferkit.errors import ConfigError
 
 RNG = np.random.default_rng(0)

@@ -10,14 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from transferkit.audit.expected_accuracy import (
+from transferkit.audit.forecast import (
     average_thresholded_confidence,
     difference_of_confidences,
+    forecast_accuracy,
     residual_shift,
     reweighted_accuracy,
 )
-from transferkit.audit.forecast import forecast_accuracy
-from transferkit.audit.priors import check_scored
+from transferkit.audit.label_shift_estimation import check_scored
 from transferkit.errors import ConfigError, DataError
 
 EQUAL = (1 / 3, 1 / 3, 1 / 3)

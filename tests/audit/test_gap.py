@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferkit.audit.decomposition import ScoredSplit, decompose, explain_scores
+from transferkit.audit.checks_gap import gap_findings
 from transferkit.audit.finding import AuditConfig
-from transferkit.audit.gap_findings import gap_findings
-from transferkit.audit.optimism import choice_optimism
-from transferkit.audit.resampling import Tally
-from transferkit.audit.threshold import best_offsets
+from transferkit.audit.gap import (
+    ScoredSplit,
+    best_offsets,
+    choice_optimism,
+    decompose,
+    explain_scores,
+)
 from transferkit.errors import DataError
+from transferkit.metrics.bootstrap import Tally
 
 
 def drawn(n, shares, recalls, seed, groups=1):

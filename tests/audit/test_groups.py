@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferkit.audit.groups import check_groups, straddling_rows
+from transferkit.audit.checks_copies import check_groups, straddling_rows
 from transferkit.errors import DataError
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit.image_checks import (
+from transferkit.audit.checks_images import (
     check_blank,
     check_low_information,
     check_odd_sizes,
@@ -13,7 +13,7 @@ from transferkit.audit.image_checks import (
     check_unreadable,
     robust_scores,
 )
-from transferkit.audit.image_stats import corner_statistics, image_statistics
+from transferkit.audit.image_statistics import corner_statistics, image_statistics
 from transferkit.errors import DataError
 
 
@@ -65,7 +65,7 @@ def test_sharpness_falls_with_blur_and_saturation_with_grey():
 def test_blocks_change_nothing(monkeypatch):
     images = pictures(7, channels=3)
     whole = image_statistics(images).values
-    monkeypatch.setattr("transferkit.audit.image_stats._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("transferkit.audit.image_statistics._PIXELS_AT_ONCE", 1)
     np.testing.assert_array_equal(image_statistics(images).values, whole)
 
 

@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from transferkit.audit.hashing import content_hashes
-from transferkit.audit.image_stats import ImageStatistics, corner_statistics
-from transferkit.audit.label_checks import (
-    check_label_conflicts,
-    check_shortcuts,
-    statistic_auc,
-)
+from transferkit.audit.checks_copies import content_hashes
+from transferkit.audit.checks_labels import check_label_conflicts, check_shortcuts, statistic_auc
+from transferkit.audit.image_statistics import ImageStatistics, corner_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs
 from transferkit.errors import DataError
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from transferkit.audit.multiple import adjust, benjamini_hochberg, holm
 from transferkit.errors import ConfigError, DataError
+from transferkit.metrics.multiple_testing import adjust, benjamini_hochberg, holm
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit import neighbours
-from transferkit.audit.neighbours import places, similar_pairs, unit_rows
+from transferkit.audit import nearest as neighbours
+from transferkit.audit.nearest import places, similar_pairs, unit_rows
 from transferkit.errors import ConfigError, DataError
 
 

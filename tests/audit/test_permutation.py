@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferkit.audit.permutation import (
+from transferkit.audit.two_sample import (
     max_adjusted_p_values,
     permutation_p_value,
     permuted_members,

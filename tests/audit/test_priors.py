@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from transferkit.audit.priors import (
+from transferkit.audit.label_shift_estimation import (
     bbse,
     bbse_shares,
     calibrated,

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.audit.decomposition import ScoredSplit, explain_scores
-from transferkit.audit.figures import gap_waterfall, interval_bar, share_bar
-from transferkit.audit.finding import Evidence, Finding
-from transferkit.audit.html import data_uri, p_in_words, title_of
+from transferkit.audit.finding import Evidence, Finding, SplitSummary
+from transferkit.audit.gap import ScoredSplit, explain_scores
+from transferkit.audit.html import (
+    data_uri,
+    gap_waterfall,
+    interval_bar,
+    p_in_words,
+    share_bar,
+    thumbnail,
+    title_of,
+)
 from transferkit.audit.report import AuditError, AuditReport
-from transferkit.audit.summary import SplitSummary
-from transferkit.audit.thumbnails import thumbnail
 from transferkit.errors import ConfigError, OutputError, TransferkitError
 
 EVIL = '<script>alert("x")</script>&\'.png'

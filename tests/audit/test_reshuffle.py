@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit.probe import fit_probe
 from transferkit.audit.reshuffle import draw_split, reshuffle, swap
 from transferkit.errors import ConfigError, DataError
+from transferkit.metrics.logistic_probe import fit_probe
 
 
 def blobs(n, seed, shift=0.0, width=4):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit.samples import check_pair, group_codes
+from transferkit.audit.two_sample import check_pair, group_codes
 from transferkit.errors import DataError
 
 GOOD = np.zeros((4, 2))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferkit.audit.shift import bbsd_test, shift_test
+from transferkit.audit.checks_shift import bbsd_test, shift_test
 from transferkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from transferkit.audit.ks_null import exact_p_values, limit_p_value
-from transferkit.audit.univariate import ks_test, ks_tests
+from transferkit.audit.kolmogorov_smirnov import ks_test, ks_tests
+from transferkit.audit.ks_distribution import exact_p_values, limit_p_value
 from transferkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

@@ -13,13 +13,8 @@ import torchvision.models as tv
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from transferkit.backbones.catalog import (
-    build_network,
-    get_backbone_spec,
-    list_backbones,
-    resolve,
-)
-from transferkit.backbones.measures import published_measures
+from transferkit.backbones.catalog import build_network, get_backbone_spec, list_backbones, resolve
+from transferkit.backbones.spec import published_measures
 from transferkit.backbones.torchvision import SOURCE as TORCHVISION
 from transferkit.errors import ConfigError, UnknownNameError
 

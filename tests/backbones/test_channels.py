@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, adapt_weight, widen
-from transferkit.backbones.skeleton import leaf_calls, skeleton
+from transferkit.backbones.meta_forward import leaf_calls, skeleton
 from transferkit.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transferkit.errors import ConfigError
 from transferkit.models import classifier, freezing
-from transferkit.models.boundary import HeadCut, StageCut
+from transferkit.models.frozen_prefix import HeadCut, StageCut
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 if not (FOLDER / "coverage_checks.py").is_file():

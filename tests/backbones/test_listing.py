@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferkit.backbones.listing import backbone_table
+from transferkit.backbones.table import backbone_table
 from transferkit.errors import ConfigError
 
 

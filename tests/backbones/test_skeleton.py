@@ -7,9 +7,14 @@ import torch
 import torchvision.models as tv
 from torch import nn
 
-from transferkit.backbones.sizes import check_size
-from transferkit.backbones.skeleton import count_parameters, leaf_calls, output_shape, skeleton
-from transferkit.backbones.surgery import PooledEncoder, pool_to_vectors, replace_module
+from transferkit.backbones.channels import PooledEncoder, pool_to_vectors, replace_module
+from transferkit.backbones.meta_forward import (
+    check_size,
+    count_parameters,
+    leaf_calls,
+    output_shape,
+    skeleton,
+)
 from transferkit.errors import ConfigError
 
 

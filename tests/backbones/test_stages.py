@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from transferkit.backbones.calls import record_calls
+from transferkit.backbones.meta_forward import record_calls
 from transferkit.backbones.stages import Stage, trace_stages
 from transferkit.errors import ConfigError
 

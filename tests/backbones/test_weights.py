@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from transferkit.backbones.catalog import build_network
-from transferkit.backbones.licences import forbids_commercial_use
-from transferkit.backbones.spec import LicenseWarning, WeightsSpec
+from transferkit.backbones.spec import LicenseWarning, WeightsSpec, forbids_commercial_use
 from transferkit.backbones.weights import (
     choose_weights,
     fetch,

@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 
 import transferkit as tk
-from transferkit.data.arraystore import ArrayStore
+from transferkit.data.disk_cache import ArrayStore
 
 Run = Callable[..., Result]
 

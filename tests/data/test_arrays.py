@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as array_of
 
-from transferkit.data import arrays
-from transferkit.data.arrays import drop_alpha, to_images, to_labels
+from transferkit.data import array_conversion as arrays
+from transferkit.data.array_conversion import drop_alpha, to_images, to_labels
 from transferkit.errors import DataError
 
 pixels = array_of(np.uint8, st.tuples(*[st.integers(1, 6)] * 3))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferkit.data.arraystore import ArrayStore, default_folder, stores_below
+from transferkit.data.disk_cache import ArrayStore, default_folder, stores_below
 from transferkit.errors import OutputError
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferkit.data.dataset import ImageData, SkippedFile, Splits
+from transferkit.data.image_data import ImageData, SkippedFile, Splits
 from transferkit.errors import DataError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from transferkit.data.decode import ORIENTATION, decode, fit, luminance, probe
+from transferkit.data.image_decoding import ORIENTATION, decode, fit, luminance, probe
 from transferkit.errors import DataError
 
 rng = np.random.default_rng(0)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.data import decoded, source
-from transferkit.data.arraystore import ArrayStore, CacheWarning
+from transferkit.data import decoded_cache as decoded
+from transferkit.data import pixel_reader as source
+from transferkit.data.disk_cache import ArrayStore, CacheWarning
 from transferkit.data.load import load_splits
 from transferkit.errors import DataError
 

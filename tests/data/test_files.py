@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from transferkit.data.files import replacing
+from transferkit._files import replacing
 from transferkit.errors import OutputError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.data.images import load_images
+from transferkit.data.load import load_images
 from transferkit.errors import DataError
 
 

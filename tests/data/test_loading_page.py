@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from transferkit.data import decoded
+from transferkit.data import decoded_cache as decoded
 from transferkit.data.load import load_splits
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "loading.md").read_text(encoding="utf-8")

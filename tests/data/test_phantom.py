@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from transferkit.data.imaging import AWAY, HOME, PhantomSite
 from transferkit.data.phantom import phantom_splits
+from transferkit.data.phantom_imaging import AWAY, HOME, PhantomSite
 from transferkit.errors import ConfigError
 
 SMALL = {"sizes": (60, 30, 30), "image_size": 32}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferkit.data.dataset import ImageData, Splits
-from transferkit.data.splits import divide, groups_from_names, pool, quotas, resplit, split
+from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.splitting import divide, groups_from_names, pool, quotas, resplit, split
 from transferkit.errors import ConfigError, DataError
 
 

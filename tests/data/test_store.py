@@ -5,8 +5,8 @@ import gc
 import numpy as np
 import pytest
 
-from transferkit.data import store
-from transferkit.data.store import PixelStore, Temporary
+from transferkit.data import disk_cache as store
+from transferkit.data.disk_cache import PixelStore, Temporary
 from transferkit.errors import OutputError
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from transferkit.metrics import calibration, counts, probabilistic
+from transferkit.metrics import classification as calibration
+from transferkit.metrics import classification as counts
+from transferkit.metrics import classification as probabilistic
 
 nan = float("nan")
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics import calibration, counts, probabilistic
+from transferkit.metrics import classification as calibration
+from transferkit.metrics import classification as counts
+from transferkit.metrics import classification as probabilistic
 from transferkit.metrics.evaluation import evaluate_probabilities
 
 sizes = st.tuples(st.integers(1, 40), st.integers(2, 6))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import transferkit as tk
-from transferkit.models.agreement import learns_alike, predicts_alike
 from transferkit.models.classifier import Classifier
+from transferkit.models.prefix_check import learns_alike, predicts_alike
 
 
 class Halved:

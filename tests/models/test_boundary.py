@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import transferkit as tk
 from transferkit.backbones.spec import Network
-from transferkit.models.boundary import Cut, HeadCut, NoCut, StageCut, cut_at_boundary
 from transferkit.models.classifier import Classifier, Recipe
+from transferkit.models.frozen_prefix import Cut, HeadCut, NoCut, StageCut, cut_at_boundary
 
 CASES = [
     ("resnet18", 64),

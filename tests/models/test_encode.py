@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import transferkit as tk
-from transferkit.data.dataset import ImageData
-from transferkit.models.encode import encode, images_at_once
+from transferkit.data.image_data import ImageData
+from transferkit.models.prefix_cache import encode, images_at_once
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import transferkit as tk
 from transferkit.backbones.spec import Network
-from transferkit.models.boundary import cut_at_boundary
 from transferkit.models.classifier import Classifier, Recipe
-from transferkit.models.fold import fold_batch_norms
+from transferkit.models.fold_batchnorm import fold_batch_norms
+from transferkit.models.frozen_prefix import cut_at_boundary
 
 
 @pytest.mark.parametrize(

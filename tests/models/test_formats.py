@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import transferkit as tk
-from transferkit.models.formats import fast_formats
+from transferkit.models.memory_format import fast_formats
 
 
 def formats(model: nn.Module, size: int) -> dict[str, bool]:

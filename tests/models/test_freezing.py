@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 import transferkit as tk
 from transferkit.errors import UnknownNameError
-from transferkit.models.freezing import frozen_stages, is_held
-from transferkit.models.layout import layout
+from transferkit.models.freezing import frozen_stages, is_held, layout
 
 NAMES = [
     "resnet18",

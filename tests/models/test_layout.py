@@ -13,7 +13,7 @@ from torch import nn
 import transferkit as tk
 from transferkit.backbones.stages import Stage
 from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.layout import boundary_index, layout
+from transferkit.models.freezing import boundary_index, layout
 
 
 def plain(name: str, **options: object) -> nn.Module:

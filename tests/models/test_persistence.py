@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file(make, saved: Path, monkeypatch) -> N
     def fail(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("transferkit.models.persistence.save_file", fail)
+    monkeypatch.setattr("transferkit.models.save_load.save_file", fail)
     with pytest.raises(OutputError, match="No space left"):
         tk.save_classifier(make("resnet18"), saved)
     assert saved.read_bytes() == before

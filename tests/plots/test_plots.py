@@ -11,7 +11,7 @@ import pytest
 import transferkit.plots as plots
 from transferkit.errors import DataError, MissingDependencyError, OutputError
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
-from transferkit.plots import canvas
+from transferkit.plots import style as canvas
 from transferkit.training.history import EpochRecord, History
 
 pytest.importorskip("matplotlib", reason="the figures need the extra 'plots'")

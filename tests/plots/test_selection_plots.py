@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import transferkit as tk
-from transferkit.plots.canvas import FAINT, PALETTE
+from transferkit.plots.style import FAINT, PALETTE
 from transferkit.selection.probe import ProbeCurve
 from transferkit.workflows.rank import Ranking, RankingRow
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from transferkit.errors import ConfigError, DataError, UnknownNameError
-from transferkit.selection.logme import logme
 from transferkit.selection.ranking import Candidate, rank_candidates
+from transferkit.selection.scores import logme
 
 
 def candidate(name: str, quality: float, labels, *, d: int = 12, seed: int = 0) -> Candidate:

@@ -11,11 +11,7 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import KNeighborsClassifier
 
-from transferkit.selection.hscore import h_score
-from transferkit.selection.knn import knn_accuracy
-from transferkit.selection.leep import leep
-from transferkit.selection.logme import logme
-from transferkit.selection.nce import nce
+from transferkit.selection.scores import h_score, knn_accuracy, leep, logme, nce
 
 
 def task(n: int, d: int, k: int, *, seed: int = 0, apart: float = 0.7, scale: float = 1.0):

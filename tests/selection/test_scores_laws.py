@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from transferkit.errors import ConfigError, DataError
-from transferkit.selection.hscore import h_score
-from transferkit.selection.knn import knn_accuracy
-from transferkit.selection.leep import leep
-from transferkit.selection.logme import logme
-from transferkit.selection.nce import nce
 from transferkit.selection.probe import probe_score
+from transferkit.selection.scores import h_score, knn_accuracy, leep, logme, nce
 
 
 def probe_accuracy(features, labels) -> float:

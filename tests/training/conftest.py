@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from transferkit.backbones.catalog import register_backbone
-from transferkit.data.dataset import ImageData
+from transferkit.data.image_data import ImageData
 from transferkit.models.classifier import Classifier, create_classifier
 
 

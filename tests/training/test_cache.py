@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.data.arraystore import ArrayStore, CacheWarning
-from transferkit.data.dataset import ImageData
+from transferkit.data.disk_cache import ArrayStore, CacheWarning
+from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.caching import Cache, machine_memory
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.freezing import freeze, stages, unfreeze
+from transferkit.models.prefix_cache import Cache, machine_memory
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.02, "batch_size": 8, "progress": False, "device": "cpu"}

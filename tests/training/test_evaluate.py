@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.data.dataset import ImageData
+from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.freezing import freeze
 from transferkit.training.evaluate import evaluate, predict

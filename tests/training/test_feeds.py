@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from transferkit.data.arraystore import CacheWarning
 from transferkit.data.augment import Augment
+from transferkit.data.disk_cache import CacheWarning
 from transferkit.errors import ConfigError
-from transferkit.models.caching import Cache
-from transferkit.models.fold import Fold
+from transferkit.models.fold_batchnorm import Fold
 from transferkit.models.freezing import freeze, stages, unfreeze
-from transferkit.training import feeds
+from transferkit.models.prefix_cache import Cache
+from transferkit.training import batches as feeds
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.02, "batch_size": 8, "progress": False, "device": "cpu"}

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from transferkit.models.device import has_room
-from transferkit.training.device import autocast, seeded
-from transferkit.training.history import EpochRecord
-from transferkit.training.loader import (
+from transferkit.training.batches import (
     Encoded,
     Feed,
     Images,
@@ -23,9 +21,10 @@ from transferkit.training.loader import (
     plain_plan,
     shuffled_plan,
 )
-from transferkit.training.loop import Meter
-from transferkit.training.loss import AUX_WEIGHT, Loss, class_weights
+from transferkit.training.device import autocast, seeded
+from transferkit.training.history import EpochRecord
 from transferkit.training.progress import Progress
+from transferkit.training.train_epoch import AUX_WEIGHT, Loss, Meter, class_weights
 
 CPU = torch.device("cpu")
 

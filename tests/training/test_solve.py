@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
 
-from transferkit.training.solve import PENALTIES, solve_path
+from transferkit.training.lbfgs_probe import PENALTIES, solve_path
 
 
 def blobs(count=200, width=5, num_classes=3, seed=0):

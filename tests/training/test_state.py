@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from transferkit.errors import OutputError, TrainingError
 from transferkit.models.freezing import freeze
-from transferkit.training.state import TrainState
+from transferkit.training.checkpoint import TrainState
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.05, "batch_size": 8, "warmup": 3, "progress": False, "device": "cpu"}

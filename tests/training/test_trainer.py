@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from transferkit.data.dataset import ImageData
+from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
 from transferkit.models.freezing import freeze, unfreeze
-from transferkit.training.loader import shuffled_plan
+from transferkit.training.batches import shuffled_plan
 from transferkit.training.trainer import Trainer
 
 QUIET = {"progress": False, "device": "cpu"}

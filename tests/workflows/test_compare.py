@@ -19,8 +19,8 @@ import transferkit as tk
 from transferkit.metrics.intervals import wilson_interval
 from transferkit.metrics.paired import mcnemar, paired_bootstrap
 from transferkit.workflows import compare as comparing
-from transferkit.workflows.cell import Cell, run_task
-from transferkit.workflows.strategy import Method, with_outputs
+from transferkit.workflows.comparison import Cell, run_task
+from transferkit.workflows.strategies import Method, with_outputs
 
 RUN = {"weights": None, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": False}
 THREE, BROKEN = "user/test-three", "user/test-broken"

@@ -8,8 +8,7 @@ import torch
 
 import transferkit as tk
 from transferkit.training.history import EpochRecord, History
-from transferkit.workflows.gradual import boundaries, starts
-from transferkit.workflows.phases import joined
+from transferkit.workflows.strategies import boundaries, joined, starts
 
 QUIET = {"progress": False, "device": "cpu", "batch_size": 8}
 

@@ -8,17 +8,14 @@ import pytest
 import torch
 
 from transferkit.data.augment import Augment
-from transferkit.data.dataset import ImageData, Splits
+from transferkit.data.image_data import ImageData, Splits
 from transferkit.errors import ConfigError, DataError, UnknownNameError
-from transferkit.models import encode as encoding
-from transferkit.models.caching import Cache
+from transferkit.models import prefix_cache as encoding
 from transferkit.models.classifier import create_classifier
-from transferkit.models.encode import encode
+from transferkit.models.prefix_cache import Cache, encode
 from transferkit.training import evaluate as evaluating
 from transferkit.workflows.audit import explain_gap
-from transferkit.workflows.lp_ft import lp_ft
-from transferkit.workflows.probe import linear_probe
-from transferkit.workflows.tune import fine_tune
+from transferkit.workflows.strategies import fine_tune, linear_probe, lp_ft
 
 QUIET = {"progress": False, "device": "cpu", "batch_size": 8}
 

@@ -20,15 +20,20 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import rankdata
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from transferkit._text import percent
+from transferkit._format import percent, plain
 from transferkit._typing import JSON, BoolArray, Float64Array, FloatArray, Int64Array
-from transferkit.audit.kernels import scaled_rows
-from transferkit.audit.permutation import permutation_p_value, permuted_members
-from transferkit.audit.samples import Groups, Pair, check_pair
-from transferkit.audit.two_sample import TwoSampleResult, nothing_differs
+from transferkit._validation import check_share
+from transferkit.audit.mmd import scaled_rows
+from transferkit.audit.two_sample import (
+    Groups,
+    Pair,
+    TwoSampleResult,
+    check_pair,
+    nothing_differs,
+    permutation_p_value,
+    permuted_members,
+)
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics._checks import check_share
-from transferkit.metrics._json import plain
 from transferkit.metrics.intervals import normal_quantile
 
 FEW_FEATURES = 32

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
-from transferkit.audit.neighbours import places, similar_pairs, unit_rows
+from transferkit.audit.nearest import places, similar_pairs, unit_rows
 from transferkit.audit.registration import Float32Array, detail_correlation, register, sample
 
 COARSE, MIDDLE, FINE = 16, 32, 112

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transferkit._text import table
+from transferkit._format import table
 from transferkit._typing import JSON
-from transferkit.audit.finding import SEVERITIES, Finding, order_by_cost
+from transferkit.audit.finding import SEVERITIES, Finding, SplitSummary, order_by_cost
 from transferkit.audit.gap import GapReport
 from transferkit.audit.html import render
-from transferkit.audit.summary import SplitSummary
 from transferkit.errors import ConfigError, OutputError, TransferkitError
 
 

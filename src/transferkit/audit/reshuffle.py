@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
-from transferkit.audit.probe import STRENGTHS, check_features, fit_probe
 from transferkit.errors import ConfigError, DataError
+from transferkit.metrics.logistic_probe import STRENGTHS, check_features, fit_probe
 
 SEEDS = tuple(range(16))
 

@@ -17,14 +17,9 @@ from typing import NoReturn, cast
 
 from torch import nn
 
-from transferkit._options import check_number, check_text, to_path
+from transferkit._validation import check_number, check_text, to_path
 from transferkit.backbones.channels import adapt_statistics
-from transferkit.backbones.measures import published_measures
-from transferkit.backbones.registered import (
-    RegisteredSource,
-    Registration,
-    check_registration,
-)
+from transferkit.backbones.registered import RegisteredSource, Registration, check_registration
 from transferkit.backbones.spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -33,6 +28,7 @@ from transferkit.backbones.spec import (
     Network,
     Source,
     WeightsSpec,
+    published_measures,
 )
 from transferkit.errors import ConfigError, UnknownNameError
 

@@ -21,8 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB, adapt_first_layers, adapt_statistics
-from transferkit.backbones.sizes import Size, check_size
-from transferkit.backbones.skeleton import count_parameters, leaf_calls, output_shape, skeleton
+from transferkit.backbones.meta_forward import (
+    Size,
+    check_size,
+    count_parameters,
+    leaf_calls,
+    output_shape,
+    skeleton,
+)
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
 from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from torch import nn
 
-from transferkit._options import check_number, check_whole
-from transferkit.backbones.channels import adapt_first_layers, adapt_statistics
-from transferkit.backbones.sizes import REFUSALS, check_size
-from transferkit.backbones.skeleton import (
+from transferkit._validation import check_number, check_whole
+from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, pool_to_vectors
+from transferkit.backbones.meta_forward import (
+    REFUSALS,
+    check_size,
     count_parameters,
     leaf_calls,
     output_shape,
 )
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
-from transferkit.backbones.surgery import pool_to_vectors
 from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
 from transferkit.errors import ConfigError, UnknownNameError
 

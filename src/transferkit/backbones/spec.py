@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import textwrap
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
-from transferkit._text import table
+from transferkit._format import table
 from transferkit._typing import JSON
 
 InputSize = tuple[int, int, int]
@@ -213,3 +216,83 @@ def _plain(value: object) -> JSON:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"not a plain value: {value!r}")
+
+
+_FORBID = frozenset(
+    {
+        "apple-amlr",  # research purposes only
+        "cc-by-nc-4.0",
+        "fair-noncommercial-research-license",
+        "seer-license",  # non-commercial research only
+    }
+)
+_ALLOW = frozenset(
+    {
+        "apache-2.0",
+        "apple-ascl",
+        "bsd-3-clause",
+        "cc-by-4.0",
+        "cvnets-license",
+        "dinov3-license",
+        "fastvit-license",
+        "gemma",
+        "mit",
+        "mobileone-license",
+        "nvidia-open-model-license",
+    }
+)
+
+
+def forbids_commercial_use(licence: str | None) -> bool | None:
+    """Whether a licence, by its short name, forbids commercial use; None where not known.
+
+    False means only that commercial use is not forbidden as such: some of these licences have
+    terms of their own to read first.
+    """
+    if licence in _FORBID or (licence or "").startswith("cc-by-nc"):
+        return True
+    return False if licence in _ALLOW else None
+
+
+_FILE = "catalog.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What was measured of one backbone when the table was made.
+
+    Attributes:
+        num_params: Parameters, its own classifier included.
+        feature_dim: Width of the features.
+        gflops: Thousand million multiply-adds for one image of the default input; None where
+            it was not counted.
+        image_size: Height and width of the default input.
+        stages: How many stages it has.
+    """
+
+    num_params: int
+    feature_dim: int
+    gflops: float | None
+    image_size: tuple[int, int]
+    stages: int
+
+
+@cache
+def published_measures() -> dict[str, Measures]:
+    """The packaged table: full names to measures."""
+    path = files("transferkit.backbones") / _FILE
+    if not path.is_file():
+        return {}
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    return {row["name"]: _measures(row) for row in csv.DictReader(lines)}
+
+
+def _measures(row: dict[str, str]) -> Measures:
+    _, height, width = map(int, row["input_size"].split("x"))
+    return Measures(
+        num_params=int(row["num_params"]),
+        feature_dim=int(row["feature_dim"]),
+        gflops=float(row["gflops"]) if row["gflops"] else None,
+        image_size=(height, width),
+        stages=int(row["stages"]),
+    )

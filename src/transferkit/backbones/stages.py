@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from transferkit.backbones.calls import Call, record_calls
+from transferkit.backbones.meta_forward import Call, record_calls
 from transferkit.errors import ConfigError
 
 LARGEST_SHARE = 0.85

@@ -9,18 +9,27 @@ from pathlib import Path
 import timm
 from torch import nn
 
-from transferkit.backbones.channels import RGB, adapt_statistics, widen
-from transferkit.backbones.sizes import REFUSALS, Size, check_size
-from transferkit.backbones.skeleton import count_parameters, output_shape, skeleton
+from transferkit.backbones.channels import RGB, adapt_statistics, pool_to_vectors, widen
+from transferkit.backbones.meta_forward import (
+    REFUSALS,
+    Size,
+    check_size,
+    count_parameters,
+    output_shape,
+    skeleton,
+)
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
-from transferkit.backbones.surgery import pool_to_vectors
-from transferkit.backbones.timm_metadata import UNTAGGED, config, names, tags, weights_spec
 from transferkit.backbones.timm_weights import (
+    UNTAGGED,
     check_reachable,
+    config,
     deferred_loads,
     load_file,
     load_published,
+    names,
+    tags,
+    weights_spec,
 )
 from transferkit.backbones.weights import choose_weights, warn_of_licence
 from transferkit.errors import ConfigError, UnknownNameError

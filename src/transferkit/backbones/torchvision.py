@@ -16,12 +16,16 @@ from torch.hub import get_dir
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from transferkit.backbones.channels import adapt_first_layers, adapt_statistics
-from transferkit.backbones.sizes import check_size
-from transferkit.backbones.skeleton import LeafCall, count_parameters, leaf_calls, skeleton
+from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, replace_module
+from transferkit.backbones.meta_forward import (
+    LeafCall,
+    check_size,
+    count_parameters,
+    leaf_calls,
+    skeleton,
+)
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
-from transferkit.backbones.surgery import replace_module
 from transferkit.backbones.weights import (
     StateDict,
     choose_weights,

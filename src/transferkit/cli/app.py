@@ -6,12 +6,9 @@ import click
 
 from transferkit._version import __version__
 from transferkit.cli.audit import audit_command
-from transferkit.cli.backbones import info_command, list_command
-from transferkit.cli.cache import cache_command
+from transferkit.cli.backbones import cache_command, info_command, list_command
 from transferkit.cli.compare import compare_command, rank_command
-from transferkit.cli.demo import demo_command
-from transferkit.cli.predict import predict_command
-from transferkit.cli.train import train_command
+from transferkit.cli.train import demo_command, predict_command, train_command
 from transferkit.errors import TransferkitError
 
 ERROR_STATUS = 2

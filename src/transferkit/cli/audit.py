@@ -17,8 +17,8 @@ from transferkit.cli.options import (
 
 if TYPE_CHECKING:
     from transferkit._typing import FloatArray, UInt8Array
-    from transferkit.models.caching import Where
-    from transferkit.workflows.embedding import Embedder
+    from transferkit.models.prefix_cache import Where
+    from transferkit.workflows.audit import Embedder
 
 GATE_STATUS = 1
 
@@ -66,7 +66,7 @@ def audit_command(
     """
     if model is not None and backbone is not None:
         raise click.UsageError("Give --model or --backbone, not both.")
-    from transferkit.cli.output import prepare_folder
+    from transferkit.cli.train import prepare_folder
     from transferkit.data.load import load_splits
     from transferkit.workflows.audit import audit_splits
 
@@ -96,7 +96,7 @@ def embedder_for(
 ) -> Embedder:
     """What makes the features: a saved classifier, a backbone, or the library's default."""
     if model is not None:
-        from transferkit.models.persistence import load_classifier
+        from transferkit.models.save_load import load_classifier
 
         return load_classifier(model)
     if backbone is None or weights == "default":
@@ -108,9 +108,9 @@ def features_of(
     backbone: str, weights: str | None, batch_size: int, cache: Where | None
 ) -> Embedder:
     """A function of images to the features of a backbone with weights of the caller's choice."""
-    from transferkit.data.dataset import ImageData
-    from transferkit.features.extract import extract_features
+    from transferkit.data.image_data import ImageData
     from transferkit.models.classifier import create_classifier
+    from transferkit.models.features import extract_features
 
     classifier = create_classifier(backbone, 2, weights=weights, seed=0)
 

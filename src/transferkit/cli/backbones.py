@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from transferkit._format import table
+
 if TYPE_CHECKING:
-    from transferkit.backbones.listing import Order
+    from transferkit.backbones.table import Order
 
 
 @click.command("list")
@@ -33,7 +37,7 @@ def list_command(
 ) -> None:
     """List the backbones whose name matches PATTERN, such as 'resnet*'."""
     from transferkit.backbones.catalog import list_backbones, resolve
-    from transferkit.backbones.listing import backbone_table
+    from transferkit.backbones.table import backbone_table
 
     limit = None if max_params is None else round(max_params * 1e6)
     rows = backbone_table(
@@ -67,3 +71,32 @@ def info_command(name: str) -> None:
     from transferkit.backbones.catalog import get_backbone_spec
 
     click.echo(get_backbone_spec(name))
+
+
+MEGABYTE = 1e6
+
+
+@click.command("cache")
+@click.option("--clear", is_flag=True, help="Remove everything in the cache.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="[default: $TRANSFERKIT_CACHE, else the user's cache folder]",
+)
+def cache_command(clear: bool, folder: Path | None) -> None:
+    """Show what is kept between runs (decoded images, activations), and its size."""
+    from transferkit.data.disk_cache import default_folder, stores_below
+
+    place = folder or default_folder()
+    rows, total = [], 0
+    for said, store in stores_below(place).items():
+        for entry in store.entries():
+            used = f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}"
+            rows.append((said, entry.key[:12], f"{entry.size / MEGABYTE:.1f} MB", used))
+            total += entry.size
+        if clear:
+            store.clear()
+    if rows:
+        click.echo(table(("what", "key", "size", "last used"), rows, left=2))
+    verb = "removed from" if clear else "in"
+    click.echo(f"{len(rows)} entries, {total / MEGABYTE:.1f} MB, {verb} {place}")

@@ -20,7 +20,7 @@ from transferkit.cli.options import (
 from transferkit.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from transferkit.models.caching import Where
+    from transferkit.models.prefix_cache import Where
     from transferkit.workflows.comparison import Comparison
     from transferkit.workflows.rank import Ranking
 
@@ -77,10 +77,10 @@ def compare_command(
     Writes comparison.txt, .csv, .md, .html, .json and figures into the folder --out, where each
     cell is stored as it ends. Ctrl-C leaves the tables of what is done.
     """
-    from transferkit.cli.output import prepare_folder
+    from transferkit.cli.train import prepare_folder
     from transferkit.data.load import load_splits
     from transferkit.workflows.compare import compare
-    from transferkit.workflows.strategy import strategy_named
+    from transferkit.workflows.strategies import strategy_named
 
     chosen = [strategy_named(name) for name in listed(strategies)]
     numbers = seed_numbers(seeds)
@@ -137,7 +137,7 @@ def rank_command(
     json_file: Path | None,
 ) -> None:
     """Order backbones by their features on the train split of DATA; nothing is trained."""
-    from transferkit.data.files import replacing
+    from transferkit._files import replacing
     from transferkit.data.load import load_splits
     from transferkit.workflows.rank import rank_backbones, score_named
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from transferkit.models.caching import Where
+    from transferkit.models.prefix_cache import Where
 
 data_argument = click.argument("data", type=click.Path(path_type=Path))
 out_option = click.option(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from transferkit._format import percent, percent_interval, table
 from transferkit.cli.options import (
     batch_size_option,
     cache_option,
@@ -18,9 +23,15 @@ from transferkit.cli.options import (
     seed_option,
     weights_argument,
 )
+from transferkit.errors import MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
-    from transferkit.models.caching import Where
+    from transferkit.models.prefix_cache import Where
+if TYPE_CHECKING:
+    from transferkit.workflows.result import Result
+if TYPE_CHECKING:
+    from transferkit.workflows.result import Result
+
 
 DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
 """Epochs and learning rate of each strategy."""
@@ -83,12 +94,10 @@ def train_command(
         raise click.UsageError(
             "--unfreeze belongs to --strategy fine_tune; a linear probe trains the head only."
         )
-    from transferkit.cli.output import prepare_folder, write_result
     from transferkit.data.augment import Augment
     from transferkit.data.load import load_splits
     from transferkit.models.classifier import create_classifier
-    from transferkit.workflows.probe import linear_probe
-    from transferkit.workflows.tune import fine_tune
+    from transferkit.workflows.strategies import fine_tune, linear_probe
 
     prepare_folder(out)
     splits = load_splits(data, seed=seed, on_error="skip" if skip_broken else "raise")
@@ -119,3 +128,141 @@ def train_command(
         click.echo(f"test split\n{result.test}\n")
     for path in write_result(result, out):
         click.echo(f"wrote {path}")
+
+
+BACKBONE = "transferkit/formula_resnet18"
+IMAGE_SIZE = 64
+
+
+@click.command("demo")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("transferkit-demo"),
+    show_default=True,
+    help="Folder for the classifiers and figures.",
+)
+@seed_option
+def demo_command(out: Path, seed: int) -> None:
+    """Probe and fine-tune a backbone on synthetic chest radiographs, in under two minutes.
+
+    The test images come from another site than the training images, by design: watch how far
+    the test score falls below the validation score.
+    """
+    from transferkit.data.phantom import phantom_splits
+    from transferkit.models.classifier import create_classifier
+    from transferkit.workflows.strategies import fine_tune, linear_probe
+
+    prepare_folder(out)
+    splits = phantom_splits(sizes=(1200, 400, 400), image_size=IMAGE_SIZE, seed=seed)
+    click.echo(f"Synthetic chest radiographs; the test split is from another site.\n{splits}\n")
+    click.echo(f"Backbone: {BACKBONE}, which comes with the library.\n")
+
+    jobs = {
+        "linear probe": partial(linear_probe, epochs=20, lr=1e-2),
+        "fine-tune": partial(fine_tune, epochs=5, lr=1e-3),
+    }
+    results = {}
+    for name, job in jobs.items():
+        model = create_classifier(BACKBONE, splits.num_classes, image_size=IMAGE_SIZE, seed=seed)
+        results[name] = job(model, splits, seed=seed)
+
+    click.echo(f"\n{comparison(results)}\n")
+    for name, result in results.items():
+        folder = out / name.replace(" ", "_").replace("-", "_")
+        prepare_folder(folder)
+        write_result(result, folder)
+    click.echo(f"Classifiers, histories, evaluations and figures are in {out}/")
+
+
+def comparison(results: dict[str, Result]) -> str:
+    """The table of strategies: val and test accuracy with intervals, and the gap between them."""
+    rows = []
+    for name, result in results.items():
+        assert result.test is not None  # phantom data always have a test split
+        val, test = result.val, result.test
+        rows.append(
+            (
+                name,
+                percent_interval(val.accuracy, val.accuracy_interval),
+                percent_interval(test.accuracy, test.accuracy_interval),
+                percent(val.accuracy - test.accuracy),
+                f"{result.history.summary().seconds:.0f} s",
+            )
+        )
+    return table(("strategy", "val accuracy", "test accuracy", "gap", "time"), rows)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make ``folder`` and see that it can be written, before any work is done.
+
+    Raises:
+        OutputError: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write into the output folder {folder}: {error.strerror}. "
+            "Choose another --out, or make the folder writable."
+        ) from error
+
+
+def write_result(result: Result, folder: Path) -> list[Path]:
+    """Write the classifier, the history, the evaluations and the figures; return the paths."""
+    from transferkit.models.save_load import save_classifier
+
+    paths = [folder / name for name in ("classifier.safetensors", "history.csv", "evaluation.json")]
+    save_classifier(result.classifier, paths[0])
+    result.history.to_csv(paths[1])
+    scores = {"val": result.val.to_dict(), "test": result.test and result.test.to_dict()}
+    paths[2].write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    try:
+        return paths + write_figures(result, folder)
+    except MissingDependencyError as error:
+        click.echo(f"no figures: {error}")
+        return paths
+
+
+def write_figures(result: Result, folder: Path) -> list[Path]:
+    """Draw the learning curves, and how each judged split came out."""
+    from transferkit import plots
+
+    figures = {"learning_curves": plots.learning_curves(result.history)}
+    for name, evaluation in (("val", result.val), ("test", result.test)):
+        if evaluation is not None:
+            figures[f"{name}_confusion_matrix"] = plots.confusion_matrix(evaluation)
+            figures[f"{name}_roc"] = plots.roc(evaluation)
+            figures[f"{name}_reliability"] = plots.reliability(evaluation)
+    return [plots.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+@click.command("predict")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@batch_size_option
+@device_option
+def predict_command(
+    model: Path, images: tuple[Path, ...], batch_size: int, device: str | None
+) -> None:
+    """Predict the class of IMAGES (files or folders) with MODEL, a classifier.safetensors.
+
+    Prints CSV: the file, the predicted class, and the probability of each class.
+    """
+    from transferkit.data.load import load_images
+    from transferkit.models.save_load import load_classifier
+    from transferkit.training.evaluate import predict
+
+    classifier = load_classifier(model, device=device)
+    data = load_images(images, image_size=classifier.preprocess.image_size)
+    predictions = predict(classifier, data, batch_size=batch_size, device=device)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "predicted", *(f"p_{name}" for name in predictions.classes)])
+    rows = zip(data.names, predictions.predicted, predictions.probabilities, strict=True)
+    for name, predicted, probabilities in rows:
+        cells = (f"{p:.6f}" for p in probabilities)
+        writer.writerow([name, predictions.classes[predicted], *cells])
+    click.echo(text.getvalue(), nl=False)

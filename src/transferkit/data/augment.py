@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transferkit._options import check_among, check_number
+from transferkit._validation import check_among, check_number
 from transferkit.data.preprocess import LUMINANCE
 from transferkit.errors import DataError
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from transferkit._options import check_among, check_number, check_whole, to_path, to_sides
-from transferkit.data.dataset import Splits
-from transferkit.data.decode import Resize
-from transferkit.data.decoded import read_or_map
-from transferkit.data.folder import scan_folder
-from transferkit.data.npy import read_npy_folder
-from transferkit.data.npz import read_npz
-from transferkit.data.read import Channels, Keep, OnError, Options, assemble
-from transferkit.data.source import ArraySource, Part
-from transferkit.data.splits import divide, groups_from_names, quotas
+from transferkit._typing import UInt8Array
+from transferkit._validation import check_among, check_number, check_whole, to_path, to_sides
+from transferkit.data.array_layouts import read_npy_folder, read_npz
+from transferkit.data.decoded_cache import read_or_map
+from transferkit.data.folder_layout import image_files, scan_folder
+from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_decoding import Resize, decode, fit
+from transferkit.data.pixel_reader import (
+    ArraySource,
+    Channels,
+    Keep,
+    OnError,
+    Options,
+    Part,
+    assemble,
+)
+from transferkit.data.splitting import divide, groups_from_names, quotas
 from transferkit.errors import ConfigError, DataError
 
 
@@ -193,3 +200,43 @@ def divide_part(
         raise DataError("Images without labels cannot be split.")
     rows = divide(part.labels, sizes, seed=seed, groups=named)
     return {name: part.take(own) for name, own in zip(wanted, rows, strict=True)}
+
+
+def load_images(paths: Sequence[Path], *, image_size: tuple[int, int]) -> ImageData:
+    """Read image files, and all those in folders, without labels.
+
+    Args:
+        paths: Files, or folders that are searched for images.
+        image_size: Height and width that images of unequal sizes are brought to.
+
+    Raises:
+        DataError: A path is absent, a folder holds no image, or a file cannot be read.
+    """
+    files = [file for path in paths for file in expand(path)]
+    images = [read(file) for file in files]
+    sizes = [image.shape[:2] for image in images]
+    if len(set(sizes)) > 1:
+        images = [fit(image, image_size, "squash") for image in images]
+    if any(image.ndim == 3 for image in images):
+        images = [image if image.ndim == 3 else np.stack([image] * 3, -1) for image in images]
+    return ImageData(np.stack(images), names=[str(file) for file in files], sizes=sizes)
+
+
+def expand(path: Path) -> list[Path]:
+    """Return the images below a folder, or the file itself."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"There is no file or folder {path}.")
+    files = image_files(path)
+    if not files:
+        raise DataError(f"The folder {path} holds no image.")
+    return files
+
+
+def read(path: Path) -> UInt8Array:
+    """Decode one file; the error names it."""
+    try:
+        return decode(path)
+    except DataError as error:
+        raise DataError(f"Cannot read the image {path}: {error}.") from error

@@ -10,11 +10,11 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from transferkit._options import check_number, check_whole
 from transferkit._typing import BoolArray, Int64Array, UInt8Array
-from transferkit.data.anatomy import ANATOMY, POSE, Maps, attenuation, draw, draw_lesions
-from transferkit.data.dataset import ImageData, Splits
-from transferkit.data.imaging import AWAY, HOME, PhantomSite, column, expose
+from transferkit._validation import check_number, check_whole
+from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.phantom_anatomy import ANATOMY, POSE, Maps, attenuation, draw, draw_lesions
+from transferkit.data.phantom_imaging import AWAY, HOME, PhantomSite, column, expose
 from transferkit.errors import ConfigError
 
 __all__ = ["PhantomSite", "SiteChoice", "phantom_splits"]

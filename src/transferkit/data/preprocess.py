@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transferkit._typing import JSON
-from transferkit.data.given import described
+from transferkit.data.image_data import described
 from transferkit.errors import ConfigError, DataError
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]

@@ -9,25 +9,27 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transferkit._text import percent, percent_interval, table
+from transferkit._format import percent, percent_interval, plain, table
 from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
-from transferkit.errors import DataError
-from transferkit.metrics._checks import (
+from transferkit._validation import (
     check_classes,
     check_labels,
     check_probabilities,
     check_same_length,
 )
-from transferkit.metrics._json import plain
-from transferkit.metrics.calibration import expected_calibration_error
-from transferkit.metrics.counts import (
+from transferkit.errors import DataError
+from transferkit.metrics.classification import (
     ClassScores,
+    auroc,
+    average_precision,
     balanced_accuracy_of,
+    brier,
     confusion_matrix,
+    expected_calibration_error,
+    log_loss,
     per_class_scores,
 )
 from transferkit.metrics.intervals import wilson_interval
-from transferkit.metrics.probabilistic import auroc, average_precision, brier, log_loss
 
 MANY_CLASSES = 12
 """Beyond this many classes the printed table shows the worst ones only."""

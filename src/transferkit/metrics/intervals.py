@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import sqrt
 from statistics import NormalDist
 
-from transferkit._options import is_number
+from transferkit._validation import check_share, is_number
 from transferkit.errors import DataError
-from transferkit.metrics._checks import check_share
 
 
 def normal_quantile(confidence: float) -> float:

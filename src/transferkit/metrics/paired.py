@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from transferkit._text import percent
+from transferkit._format import percent, plain
 from transferkit._typing import JSON
-from transferkit.metrics._checks import check_flags, check_same_length, check_scores
-from transferkit.metrics._json import plain
+from transferkit._validation import check_flags, check_same_length, check_scores
 from transferkit.metrics.bootstrap import bootstrap_means, percentile_interval
 from transferkit.metrics.intervals import normal_quantile
 

@@ -1,1 +1,3 @@
 """Room: models."""
+
+from __future__ import annotations

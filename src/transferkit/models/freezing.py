@@ -2,13 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from torch import nn
 
-from transferkit.backbones.stages import Stage
+from transferkit._format import table
+from transferkit._typing import JSON
+from transferkit.backbones.meta_forward import Call, record_calls
+from transferkit.backbones.stages import LARGEST_SHARE, Stage, trace_stages
+from transferkit.data.image_data import described
+from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.classifier import Classifier
-from transferkit.models.layout import boundary_index, layout
+
+_USUAL_SIDES = (224, 299, 256, 384, 64, 32)
+
+
+def layout(model: nn.Module) -> tuple[Stage, ...]:
+    """The stages of a model from input to output; the last is its head.
+
+    The head of a plain timm model is the classifier that timm names. Of any other plain model
+    it is the last part that is called and has parameters (``"fc"``, ``"classifier"``), so that
+    a head of several layers put there by hand is one head; where that part holds most of the
+    network (VGG, AlexNet), it is the last of its layers. A model without a classifier has an
+    empty stage ``"head"``.
+
+    Raises:
+        ConfigError: It is no model, or takes no image of the sizes tried.
+    """
+    if isinstance(model, Classifier):
+        return model.stages
+    _require_module(model)
+    refusals = []
+    for size in _sizes(model):
+        try:
+            return trace_stages(model, size, head=_heads(model, size))
+        except ConfigError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _require_module(value: object) -> None:
+    if not isinstance(value, nn.Module):
+        raise ConfigError(
+            f"Expected a Classifier or another torch module, got {described(value)}. Build one "
+            "with tk.create_classifier(name, num_classes)."
+        )
+
+
+def boundary_index(stages: tuple[Stage, ...], upto: object) -> int:
+    """Position of the stage that ``upto`` means.
+
+    Args:
+        stages: The stages of a model.
+        upto: A stage's name; a dotted prefix that covers consecutive stages (``"stages.2"`` for
+            ``"stages.2.blocks.0"`` and on), which means the first of them; ``"head"`` for the
+            last stage; or a position, from the end where negative.
+
+    Raises:
+        UnknownNameError: No such stage; the message lists them.
+    """
+    names = [stage.name for stage in stages]
+    if isinstance(upto, int):
+        if not -len(names) <= upto < len(names):
+            raise UnknownNameError(
+                f"No stage at position {upto} of {len(names)}: {', '.join(names)}."
+            )
+        return upto % len(names)
+    if not isinstance(upto, str):
+        raise ConfigError(f"upto must be a stage's name, a position or None, got {upto!r}.")
+    if upto in names:
+        return names.index(upto)
+    if upto == "head":
+        return len(names) - 1
+    inside = [index for index, name in enumerate(names) if name.startswith(f"{upto}.")]
+    if inside and inside[-1] - inside[0] == len(inside) - 1:
+        return inside[0]
+    raise UnknownNameError.among("stage", upto, names)
+
+
+def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
+    """Input sizes worth trying, the likeliest first."""
+    published = _published(model).get("input_size")
+    channels, *_ = published if isinstance(published, tuple | list) else (3,)
+    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    depths = dict.fromkeys((next(convolutions, channels), channels, 3))
+    own = [getattr(model, name, None) for name in ("image_size", "img_size")]
+    own += [getattr(getattr(model, "patch_embed", None), "img_size", None)]
+    sides = [tuple(published[1:])] if isinstance(published, tuple | list) else []
+    sides = [_pair(side) for side in own if side] + sides + [_pair(s) for s in _USUAL_SIDES]
+    for height, width in dict.fromkeys(sides):
+        for depth in depths:
+            yield depth, height, width
+
+
+def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+def _published(model: nn.Module) -> dict[str, object]:
+    """What timm says of a model that it built; empty for any other."""
+    config = getattr(model, "pretrained_cfg", None)
+    return config if isinstance(config, dict) else {}
+
+
+def _heads(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
+    named = _published(model).get("classifier")
+    names = (named,) if isinstance(named, str) else named
+    known = {name for name, _ in model.named_modules()}
+    if isinstance(names, tuple | list) and names and known.issuperset(names):
+        return tuple(names)
+    return (_last_part(model, record_calls(model, size)) or "head",)
+
+
+def _last_part(model: nn.Module, root: Call) -> str | None:
+    """Name of the part that classifies: the last one called, if it ends in a weight matrix."""
+    modules = dict(model.named_modules())
+    limit = LARGEST_SHARE * _size(model)
+    call: Call | None = root
+    while call and (call is root or _size(modules[call.name]) > limit):
+        call = next((inner for inner in reversed(call.inner) if _size(modules[inner.name])), None)
+    if call is None:
+        return None
+    own = [list(modules[leaf.name].parameters(recurse=False)) for leaf in call.leaves()]
+    last = next((parameters for parameters in reversed(own) if parameters), None)
+    return call.name if last and any(parameter.ndim > 1 for parameter in last) else None
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class KeepEval:
@@ -168,3 +290,86 @@ def _inside(model: nn.Module, stages: Iterable[Stage]) -> set[nn.Module]:
     known = dict(model.named_modules())
     named = (known[name] for stage in stages for name in stage.modules)
     return {inner for module in named for inner in module.modules()}
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """One stage of a model.
+
+    Attributes:
+        name: Name of the stage.
+        parameters: How many numbers its parameters hold.
+        trainable: How many of them learn.
+    """
+
+    name: str
+    parameters: int
+    trainable: int
+
+    @property
+    def state(self) -> str:
+        """``"trainable"``, ``"frozen"`` or ``"partly"``."""
+        if self.trainable == self.parameters:
+            return "trainable"
+        return "partly" if self.trainable else "frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The stages of a model, from input to output.
+
+    Attributes:
+        name: The backbone's full name, or the class of a plain model.
+        stages: One entry a stage; the last is the head.
+    """
+
+    name: str
+    stages: tuple[StageSummary, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the parameters hold."""
+        return sum(stage.parameters for stage in self.stages)
+
+    @property
+    def trainable(self) -> int:
+        """How many of them learn."""
+        return sum(stage.trainable for stage in self.stages)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The summary as plain data."""
+        rows: list[JSON] = [{**asdict(stage), "state": stage.state} for stage in self.stages]
+        totals: dict[str, JSON] = {"parameters": self.parameters, "trainable": self.trainable}
+        return {"name": self.name, **totals, "stages": rows}
+
+    def __str__(self) -> str:
+        rows = [(s.name, f"{s.parameters:,}", f"{s.trainable:,}", s.state) for s in self.stages]
+        rows.append(("total", f"{self.parameters:,}", f"{self.trainable:,}", ""))
+        return f"{self.name}\n" + table(("stage", "parameters", "trainable", "state"), rows)
+
+
+def summary(model: nn.Module) -> Summary:
+    """Tabulate the stages of a model; print the result to read it.
+
+    Args:
+        model: A ``Classifier``, or a plain torchvision or timm model.
+
+    Example:
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None)
+        >>> tk.freeze(model)
+        >>> table = tk.summary(model)
+        >>> table.trainable, table.parameters
+        (1026, 11177538)
+        >>> [stage.name for stage in table.stages if stage.state == "frozen"]
+        ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
+    """
+    parts = layout(model)
+    parameters = dict(model.named_parameters())
+    name = model.name if isinstance(model, Classifier) else type(model).__name__
+    rows = []
+    for stage in parts:
+        own = [parameters[key] for key in stage.parameters]
+        learning = sum(p.numel() for p in own if p.requires_grad)
+        rows.append(StageSummary(stage.name, sum(p.numel() for p in own), learning))
+    return Summary(name, tuple(rows))

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from transferkit._options import check_number
+from transferkit._validation import check_number
 from transferkit.errors import ConfigError
 
 HeadKind: TypeAlias = Literal["linear", "mlp"]

@@ -4,12 +4,10 @@ Pass ``ax`` to draw into a figure of your own, or get new axes; ``save`` writes 
 never imported, so that no window opens, no global state changes and threads do no harm.
 """
 
-from transferkit.plots.canvas import save
-from transferkit.plots.comparison import accuracy_intervals, accuracy_vs_time
-from transferkit.plots.confusion import confusion_matrix
-from transferkit.plots.learning import learning_curves
-from transferkit.plots.probabilities import reliability, roc
+from transferkit.plots.evaluation import confusion_matrix, reliability, roc
 from transferkit.plots.selection import probe_curve, ranking
+from transferkit.plots.style import save
+from transferkit.plots.training import accuracy_intervals, accuracy_vs_time, learning_curves
 
 __all__ = [
     "accuracy_intervals",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from transferkit.data.given import described
+from transferkit.data.image_data import described
 from transferkit.errors import DataError
-from transferkit.plots.canvas import (
+from transferkit.plots.style import (
     FAINT,
     INK,
     PALETTE,

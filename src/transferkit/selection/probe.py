@@ -18,12 +18,11 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from transferkit._text import percent, percent_interval, table
+from transferkit._format import percent, percent_interval, plain, table
 from transferkit._typing import JSON, Float64Array, Int64Array
+from transferkit._validation import check_task
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics._json import plain
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
-from transferkit.selection._checks import check_task
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,17 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student_t
 
-from transferkit._text import percent, table
+from transferkit._format import percent, plain, table
 from transferkit._typing import JSON, Float64Array, Int64Array
+from transferkit._validation import check_labels, check_share
 from transferkit.errors import ConfigError, DataError, UnknownNameError
-from transferkit.metrics._checks import check_labels, check_share
-from transferkit.metrics._json import plain
-from transferkit.selection.hscore import h_score
-from transferkit.selection.knn import knn_accuracy
-from transferkit.selection.leep import leep
-from transferkit.selection.logme import logme
-from transferkit.selection.nce import nce
 from transferkit.selection.probe import probe_score
+from transferkit.selection.scores import h_score, knn_accuracy, leep, logme, nce
 
 Score: TypeAlias = Literal["logme", "h_score", "knn", "probe", "leep", "nce"]
 

@@ -10,13 +10,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from transferkit.data.dataset import ImageData, require_images
-from transferkit.data.given import no_images
+from transferkit.data.image_data import ImageData, no_images, require_images
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.encode import encode, images_at_once, in_eval_mode
+from transferkit.models.prefix_cache import encode, images_at_once, in_eval_mode
 
 
 def evaluate(

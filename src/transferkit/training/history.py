@@ -8,9 +8,9 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, TypeAlias
 
-from transferkit._text import percent, table
+from transferkit._files import replacing
+from transferkit._format import percent, table
 from transferkit._typing import JSON
-from transferkit.data.files import replacing
 from transferkit.errors import DataError
 
 Monitor: TypeAlias = Literal["val_accuracy", "val_loss"]

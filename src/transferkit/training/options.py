@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from transferkit._options import check_number, check_whole, is_number
+from transferkit._validation import check_number, check_whole, is_number
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.caching import Cache, Where, cache_named
+from transferkit.models.prefix_cache import Cache, Where, cache_named
 from transferkit.training.history import Monitor
 from transferkit.training.schedules import Plateau, Schedule, ScheduleName, schedule_named
 

@@ -10,7 +10,7 @@ from typing import NoReturn, Self
 
 from tqdm import tqdm
 
-from transferkit._text import percent
+from transferkit._format import percent
 from transferkit.training.history import EpochRecord
 
 

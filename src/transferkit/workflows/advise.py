@@ -9,19 +9,18 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from transferkit._options import check_whole
-from transferkit._text import percent, percent_interval, table
+from transferkit._format import percent, percent_interval, plain, table
 from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.data.dataset import ImageData, require_images, require_splits
-from transferkit.data.splits import quotas
-from transferkit.features.extract import extract_features
-from transferkit.metrics._json import plain
+from transferkit.data.image_data import ImageData, require_images, require_splits
+from transferkit.data.splitting import quotas
 from transferkit.models.classifier import create_classifier
+from transferkit.models.features import extract_features
 from transferkit.selection.probe import ProbeCurve, probe_curve, probe_score
 from transferkit.training.device import training_device
-from transferkit.workflows.strategy import Method
-from transferkit.workflows.weights import Weights
+from transferkit.workflows.compare import Weights
+from transferkit.workflows.strategies import Method
 
 Size: TypeAlias = Literal["small", "large"]
 Similarity: TypeAlias = Literal["similar", "dissimilar"]

@@ -8,21 +8,52 @@ from concurrent.futures import Executor, Future, as_completed
 from contextlib import closing
 from itertools import product
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import torch
 
-from transferkit._options import check_whole, to_path
-from transferkit._text import percent
+from transferkit._format import percent
+from transferkit._validation import check_whole, to_path
 from transferkit.backbones.catalog import resolve
-from transferkit.data.dataset import ImageData, Splits
-from transferkit.errors import ConfigError
-from transferkit.models.caching import Cache, Where, shared
-from transferkit.workflows.cell import Cell, Task, run_task
-from transferkit.workflows.cellstore import CellStore
-from transferkit.workflows.common import checked_splits
-from transferkit.workflows.comparison import Comparison
-from transferkit.workflows.strategy import Strategy, strategy_named
-from transferkit.workflows.weights import Weights, check_names, check_weights, weights_of
+from transferkit.data.image_data import ImageData, Splits
+from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.models.prefix_cache import Cache, Where, shared
+from transferkit.workflows.comparison import Cell, Comparison, Task, run_task
+from transferkit.workflows.comparison_store import CellStore
+from transferkit.workflows.result import checked_splits
+from transferkit.workflows.strategies import Strategy, strategy_named
+
+Weights: TypeAlias = str | Path | None
+"""``"default"``, a tag, a file, or None for random ones."""
+
+
+def weights_of(name: str, weights: Weights | Mapping[str, Weights]) -> Weights:
+    """The weights of one backbone: the same for all, or by name with the default for the rest."""
+    return weights.get(name, "default") if isinstance(weights, Mapping) else weights
+
+
+def check_names(option: str, names: object) -> None:
+    """See that an option is a list of names of backbones.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    many = not isinstance(names, str) and isinstance(names, Sequence) and len(names) > 0
+    if not many or not all(isinstance(name, str) for name in cast(Sequence[object], names)):
+        raise ConfigError(
+            f'{option} must be a list of names of backbones, such as ["resnet18"], got {names!r}.'
+        )
+
+
+def check_weights(names: Sequence[str], weights: Weights | Mapping[str, Weights]) -> None:
+    """See that a mapping gives weights only to backbones that are at work.
+
+    Raises:
+        UnknownNameError: It names another.
+    """
+    for name in weights if isinstance(weights, Mapping) else ():
+        if name not in names:
+            raise UnknownNameError.among("backbone in weights", name, names)
 
 
 def compare(

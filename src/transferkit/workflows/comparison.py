@@ -2,25 +2,390 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from html import escape
 from math import log, sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from transferkit._files import replacing
+from transferkit._format import percent, percent_interval, plain, table
 from transferkit._typing import JSON, BoolArray
-from transferkit.audit.multiple import holm
-from transferkit.data.files import replacing
-from transferkit.errors import ConfigError, DataError, UnknownNameError
+from transferkit.data.image_data import Splits
+from transferkit.errors import ConfigError, DataError, TransferkitError, UnknownNameError
 from transferkit.metrics.evaluation import Evaluation
+from transferkit.metrics.intervals import wilson_interval
+from transferkit.metrics.multiple_testing import holm
 from transferkit.metrics.paired import PairedTest, mcnemar, paired_bootstrap
+from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.models.prefix_cache import Cache
 from transferkit.training.history import History
-from transferkit.workflows.cell import Cell
-from transferkit.workflows.rows import HEADER, Row, Score, row_cells, row_of
-from transferkit.workflows.sheet import Sheet, html_page
+from transferkit.workflows.strategies import Setting, Strategy, run, with_outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a cell is to do; everything in it can be sent to another process.
+
+    Attributes:
+        backbone: Full name.
+        strategy: How to train, spelled out.
+        seed: Of everything random.
+        weights: ``"default"``, a tag, a file, or None.
+        image_size: Height and width of the network's input; None takes the weights' own.
+        batch_size: Images a batch.
+        device: Where to train.
+    """
+
+    backbone: str
+    strategy: Strategy
+    seed: int
+    weights: str | Path | None
+    image_size: int | tuple[int, int] | None
+    batch_size: int
+    device: str | None
+
+    @property
+    def name(self) -> str:
+        """What the cell is called in messages."""
+        return f"{self.backbone}, {self.strategy.name}, seed {self.seed}"
+
+    def setting(self, cache: Cache | None) -> Setting:
+        """What the workflow needs to know beside the strategy."""
+        return Setting(batch_size=self.batch_size, device=self.device, seed=self.seed, cache=cache)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Cell:
+    """What came of a task: scores, or an error.
+
+    Attributes:
+        backbone: Full name.
+        strategy: Name of the strategy.
+        seed: Of everything random.
+        history: The figures of every epoch.
+        val: Score on val, which chose the epoch.
+        test: Score on test; None where there is no test split.
+        trained: Parameters that were trained.
+        seconds: From the built model to its scores; what an earlier cell has left in the cache is
+            not paid again.
+        error: What went wrong, where something did; all figures are then None.
+    """
+
+    backbone: str
+    strategy: str
+    seed: int
+    history: History | None = None
+    val: Evaluation | None = None
+    test: Evaluation | None = None
+    trained: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Backbone, strategy and seed."""
+        return f"{self.backbone}, {self.strategy}, seed {self.seed}"
+
+
+def run_task(task: Task, splits: Splits, cache: Cache | None = None) -> Cell:
+    """Do what a task says; whatever goes wrong becomes the cell's error."""
+    blank = Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed)
+    try:
+        parts = with_outputs(splits, task.strategy.outputs)
+        model = build(task, parts)
+        started = time.perf_counter()
+        result = run(model, parts, task.strategy, task.setting(cache))
+        seconds = time.perf_counter() - started
+    except Exception as error:
+        return replace(blank, error=_said(error))
+    return replace(
+        blank,
+        history=result.history,
+        val=result.val,
+        test=result.test,
+        trained=sum(p.numel() for p in result.classifier.parameters() if p.requires_grad),
+        seconds=seconds,
+    )
+
+
+def build(task: Task, splits: Splits) -> Classifier:
+    """The untrained classifier of a task."""
+    scratch = task.strategy.method == "from_scratch"
+    return create_classifier(
+        task.backbone,
+        splits.num_classes,
+        weights=None if scratch else task.weights,
+        dropout=task.strategy.dropout,
+        image_size=task.image_size,
+        classes=splits.classes,
+        seed=task.seed,
+    )
+
+
+def _said(error: Exception) -> str:
+    """Kind and message; where it was raised too, unless the message was written for the user."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, TransferkitError):
+        return said
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+HEADER = (
+    "backbone",
+    "strategy",
+    "seeds",
+    "final train loss",
+    "best train acc",
+    "final val loss",
+    "best val acc",
+    "best val loss (epoch)",
+    "test acc [95 %]",
+    "sd",
+    "time",
+    "trained",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Mean accuracy over seeds on one split.
+
+    Attributes:
+        accuracy: Mean over seeds.
+        accuracy_interval: Wilson interval of that mean on n images, 95 %: what another draw of
+            images would change. The seeds share the images, so they do not narrow it.
+        deviation: Standard deviation over seeds, what another seed would change; None for one.
+        n: Images.
+    """
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    deviation: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A backbone and a strategy: means over the seeds that have scores.
+
+    Attributes:
+        backbone: Full name.
+        strategy: Name of the strategy.
+        seeds: The seeds that have scores.
+        failed: The seeds that failed.
+        final_train_loss: At the last epoch.
+        best_train_accuracy: Over the epochs.
+        final_val_loss: At the last epoch.
+        best_val_accuracy: Over the epochs.
+        best_val_loss: Over the epochs.
+        best_val_loss_epochs: The epoch of it, for each seed.
+        val: Accuracy on val of the chosen epoch.
+        test: Accuracy on test, where there is such a split.
+        seconds: From the built model to its scores.
+        trained: Parameters that were trained.
+    """
+
+    backbone: str
+    strategy: str
+    seeds: tuple[int, ...]
+    failed: tuple[int, ...]
+    final_train_loss: float | None
+    best_train_accuracy: float | None
+    final_val_loss: float | None
+    best_val_accuracy: float | None
+    best_val_loss: float | None
+    best_val_loss_epochs: tuple[int, ...]
+    val: Score | None
+    test: Score | None
+    seconds: float | None
+    trained: int | None
+
+    @property
+    def name(self) -> str:
+        """Backbone and strategy."""
+        return f"{self.backbone}, {self.strategy}"
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The fields as plain data."""
+        return {key: plain(value) for key, value in asdict(self).items()}
+
+    def flat(self) -> dict[str, object]:
+        """The fields as one line of a spreadsheet."""
+        values: dict[str, object] = {
+            key: " ".join(map(str, value)) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if key not in ("val", "test")
+        }
+        for name, score in (("val", self.val), ("test", self.test)):
+            low, high = (None, None) if score is None else score.accuracy_interval
+            values |= {
+                f"{name}_accuracy": None if score is None else score.accuracy,
+                f"{name}_low": low,
+                f"{name}_high": high,
+                f"{name}_deviation": None if score is None else score.deviation,
+                f"{name}_images": None if score is None else score.n,
+            }
+        return values
+
+
+def row_of(cells: Sequence[Cell]) -> Row:
+    """Sum up the cells of one backbone and strategy."""
+    done = [cell for cell in cells if cell.error is None]
+    summaries = [cell.history.summary() for cell in done if cell.history is not None]
+    epochs = (summary.best_val_loss_epoch for summary in summaries)
+    return Row(
+        backbone=cells[0].backbone,
+        strategy=cells[0].strategy,
+        seeds=tuple(cell.seed for cell in done),
+        failed=tuple(cell.seed for cell in cells if cell.error is not None),
+        final_train_loss=_mean(s.final_train_loss for s in summaries),
+        best_train_accuracy=_mean(s.best_train_accuracy for s in summaries),
+        final_val_loss=_mean(s.final_val_loss for s in summaries),
+        best_val_accuracy=_mean(s.best_val_accuracy for s in summaries),
+        best_val_loss=_mean(s.best_val_loss for s in summaries),
+        best_val_loss_epochs=tuple(epoch for epoch in epochs if epoch is not None),
+        val=_score(cell.val for cell in done),
+        test=_score(cell.test for cell in done),
+        seconds=_mean(cell.seconds for cell in done),
+        trained=next((cell.trained for cell in done), None),
+    )
+
+
+def row_cells(row: Row) -> tuple[str, ...]:
+    """A row as text, under ``HEADER``."""
+    if not row.seeds:
+        return (row.backbone, row.strategy, "failed", *("-" for _ in HEADER[3:]))
+    epochs = ", ".join(map(str, row.best_val_loss_epochs))
+    deviation = None if row.test is None else row.test.deviation
+    return (
+        row.backbone,
+        row.strategy,
+        f"{len(row.seeds)}" + (f" of {len(row.seeds) + len(row.failed)}" if row.failed else ""),
+        _number(row.final_train_loss),
+        _share(row.best_train_accuracy),
+        _number(row.final_val_loss),
+        _share(row.best_val_accuracy),
+        f"{_number(row.best_val_loss)} ({epochs})",
+        "-"
+        if row.test is None
+        else percent_interval(row.test.accuracy, row.test.accuracy_interval),
+        "-" if deviation is None else f"{100 * deviation:.1f}",
+        "-" if row.seconds is None else f"{row.seconds:.1f} s",
+        "-" if row.trained is None else f"{row.trained:,}",
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _score(evaluations: Iterable[Evaluation | None]) -> Score | None:
+    known = [scores for scores in evaluations if scores is not None]
+    if not known:
+        return None
+    accuracies = [scores.accuracy for scores in known]
+    mean, n = fmean(accuracies), known[0].n
+    return Score(
+        accuracy=mean,
+        accuracy_interval=wilson_interval(round(mean * n), n),
+        deviation=stdev(accuracies) if len(accuracies) > 1 else None,
+        n=n,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table of cells that are formatted already.
+
+    Attributes:
+        title: What it shows.
+        header: K column titles.
+        rows: Rows of K cells.
+        left: How many leading columns are flush left.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+    def text(self) -> str:
+        """Aligned columns for a terminal."""
+        return table(self.header, self.rows, left=self.left)
+
+    def csv(self) -> str:
+        """Comma-separated values, the header first."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows(self.rows)
+        return file.getvalue()
+
+    def markdown(self) -> str:
+        """A pipe table, as GitHub and Sphinx read it."""
+        marks = [":--" if i < self.left else "--:" for i in range(len(self.header))]
+        lines = [self.header, tuple(marks), *self.rows]
+        return "\n".join(f"| {' | '.join(map(_in_pipes, line))} |" for line in lines)
+
+    def html(self) -> str:
+        """A ``<table>`` with its title as the caption; every cell escaped."""
+        head = _html_row(self.header, "th", self.left)
+        body = "\n".join(_html_row(row, "td", self.left) for row in self.rows)
+        caption = f"<caption>{escape(self.title)}</caption>"
+        return f"<table>{caption}\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>"
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;"
+    "color:#2b2b2b}table{border-collapse:collapse;margin:1.5rem 0;font-variant-numeric:"
+    "tabular-nums}caption{text-align:left;font-weight:600;padding:.3rem 0}th,td{padding:.25rem "
+    ".7rem;border-bottom:1px solid #e6e6e6;text-align:right;white-space:nowrap}"
+    "th.l,td.l{text-align:left}"
+)
+
+
+def html_page(title: str, sheets: tuple[Sheet, ...], notes: tuple[str, ...]) -> str:
+    """A page that needs no other file: the tables, then the notes."""
+    tables = "\n".join(sheet.html() for sheet in sheets)
+    said = "\n".join(f"<p>{escape(note)}</p>" for note in notes)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{escape(title)}</h1>\n{tables}\n{said}\n</body></html>\n"
+    )
+
+
+def _in_pipes(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("\n", " ")
+
+
+def _html_row(cells: tuple[str, ...], tag: str, left: int) -> str:
+    parts = (
+        f"<{tag}{' class=l' if i < left else ''}>{escape(cell)}</{tag}>"
+        for i, cell in enumerate(cells)
+    )
+    return f"<tr>{''.join(parts)}</tr>"
+
 
 PairedMethod: TypeAlias = Literal["auto", "mcnemar", "bootstrap"]
 SplitName: TypeAlias = Literal["val", "test"]

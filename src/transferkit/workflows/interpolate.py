@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from transferkit._options import check_number
-from transferkit._text import percent_interval, table
+from transferkit._format import percent_interval, table
 from transferkit._typing import JSON
-from transferkit.data.dataset import ImageData
+from transferkit._validation import check_number
+from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.encode import in_eval_mode
+from transferkit.models.prefix_cache import in_eval_mode
 from transferkit.training.evaluate import evaluate
-from transferkit.workflows.common import checked_splits
+from transferkit.workflows.result import checked_splits
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 STATISTICS_IMAGES = 1024

@@ -11,21 +11,19 @@ import numpy as np
 import torch
 from scipy.signal import savgol_filter
 
-from transferkit._options import check_number, check_whole
-from transferkit._text import table
+from transferkit._format import plain, table
 from transferkit._typing import JSON, Float64Array, Int64Array
-from transferkit.data.dataset import ImageData, require_splits
+from transferkit._validation import check_number, check_whole
+from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import ConfigError, TrainingError
-from transferkit.metrics._json import plain
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.training.checks import check_batch_norm, check_data
+from transferkit.training.batches import Feed, Images, shuffled_plan
 from transferkit.training.device import seeded, training_device
-from transferkit.training.loader import Feed, Images, shuffled_plan
-from transferkit.training.loop import Loop
-from transferkit.training.loss import Loss
-from transferkit.training.optim import build_optimizer, scale_rates
+from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import OptimizerName, Options
+from transferkit.training.train_epoch import Loop, Loss
+from transferkit.training.trainer import check_batch_norm, check_data
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss."""

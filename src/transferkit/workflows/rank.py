@@ -10,18 +10,17 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from transferkit._options import check_whole
-from transferkit._text import percent, table
+from transferkit._format import percent, plain, table
 from transferkit._typing import JSON, FloatArray, Int64Array
-from transferkit.data.dataset import ImageData, require_splits
+from transferkit._validation import check_whole
+from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import DataError, TransferkitError, UnknownNameError
-from transferkit.features.extract import extract_features
-from transferkit.metrics._json import plain
-from transferkit.models.caching import Cache, Where, cache_named
 from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.models.features import extract_features
+from transferkit.models.prefix_cache import Cache, Where, cache_named
 from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
 from transferkit.training.device import training_device
-from transferkit.workflows.weights import Weights, check_names, check_weights, weights_of
+from transferkit.workflows.compare import Weights, check_names, check_weights, weights_of
 
 RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
 

@@ -1,0 +1,131 @@
+"""One image file to a uint8 array, whatever mode it is stored in."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from transferkit._typing import UInt8Array
+from transferkit.data.array_conversion import drop_alpha, pixel_scale, rescale
+from transferkit.errors import DataError
+
+Resize: TypeAlias = Literal["squash", "crop", "pad"]
+
+VERSION = 1
+"""To be raised whenever the same file becomes other pixels than before."""
+
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on damaged files."""
+
+TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+"""Pillow's modes with an alpha channel; the others may name one transparent colour."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held; 5 to 8 swap height and width."""
+
+
+def decode(path: Path) -> UInt8Array:
+    """Read one image file: upright, uint8, (H, W) if it is grey and (H, W, 3) if not.
+
+    16-bit values are divided by 257, floats in [0, 1] multiplied by 255, palettes and CMYK brought
+    to RGB, transparency composited on black, the EXIF orientation applied. Of several frames the
+    first is taken.
+
+    Raises:
+        DataError: The file is empty, damaged or no image; the message says why, not which file.
+    """
+    try:
+        with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return drop_equal_channels(to_array(image))
+    except BROKEN as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        reason = "the file is empty" if empty else str(error) or type(error).__name__
+        raise DataError(reason.replace(str(path), path.name)) from error
+
+
+def probe(path: Path) -> tuple[int, int] | None:
+    """Read the upright height and width from the file's header, or None if it is damaged."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except BROKEN:
+        return None
+
+
+def to_array(image: Image.Image) -> UInt8Array:
+    """Bring one decoded image of any mode to uint8 (H, W) or (H, W, 3)."""
+    mode = image.mode
+    if mode.startswith("I"):
+        return sixteen_bit(np.asarray(image))
+    if mode == "F":
+        values = np.asarray(image)[None, :, :, None]
+        return rescale(values, pixel_scale(values))[0, :, :, 0]
+    if mode in TRANSPARENT or "transparency" in image.info:
+        return drop_alpha(np.asarray(image.convert("RGBA")))
+    if mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    return np.asarray(image.convert("RGB"))
+
+
+def sixteen_bit(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> UInt8Array:
+    """Divide 0..65535 by 257; Pillow hands out 16-bit files as uint16 or as int32."""
+    numbers = values.astype(np.int64)
+    if numbers.size and (numbers.min() < 0 or numbers.max() > 65535):
+        raise DataError(f"expected 16-bit values, 0..65535, got {numbers.min()} to {numbers.max()}")
+    return rescale(values, 1 / 257)
+
+
+def drop_equal_channels(image: UInt8Array) -> UInt8Array:
+    """Turn grey that is stored as (H, W, 1) or as equal red, green and blue into (H, W)."""
+    if image.ndim == 2:
+        return image
+    first = image[..., 0]
+    if all(np.array_equal(first, image[..., c]) for c in range(1, image.shape[2])):
+        return first
+    return image
+
+
+def luminance(image: UInt8Array) -> UInt8Array:
+    """Turn (H, W, 3) into grey (H, W) by ITU-R BT.601; grey stays as it is."""
+    return image if image.ndim == 2 else np.asarray(Image.fromarray(image).convert("L"))
+
+
+def fit(image: UInt8Array, size: tuple[int, int], how: Resize) -> UInt8Array:
+    """Bring one image to a height and width, antialiased (bilinear).
+
+    Args:
+        image: (H, W) or (H, W, 3).
+        size: Height and width to come to.
+        how: ``"squash"`` changes the aspect ratio; ``"crop"`` keeps it and cuts the longer side
+            about the middle; ``"pad"`` keeps it and fills the shorter side with black.
+    """
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    picture = Image.fromarray(image)
+    box = (width, height)
+    if how == "crop":
+        picture = ImageOps.fit(picture, box, Image.Resampling.BILINEAR)
+    elif how == "pad":
+        picture = ImageOps.pad(picture, box, Image.Resampling.BILINEAR)
+    else:
+        picture = picture.resize(box, Image.Resampling.BILINEAR)
+    return np.asarray(picture)

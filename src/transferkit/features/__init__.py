@@ -1,1 +1,0 @@
-"""Features of images: what a backbone makes of them."""

@@ -1,0 +1,92 @@
+"""The optimizer: built from the trainable parameters, and kept to exactly those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from transferkit.errors import TrainingError
+from transferkit.models.param_groups import ParamGroup, param_groups
+from transferkit.training.options import OptimizerName, Options
+
+Moments: TypeAlias = dict[str, dict[str, Tensor]]
+
+_WEIGHT_DECAY: dict[OptimizerName, float] = {"adamw": 1e-2, "adam": 0.0, "sgd": 0.0}
+_FUSED = ("cpu", "cuda")
+
+
+def build_optimizer(model: nn.Module, options: Options) -> Optimizer:
+    """Build the optimizer over the parameters of ``model`` that are trainable now.
+
+    Raises:
+        TrainingError: No parameter is trainable.
+    """
+    decay = options.weight_decay
+    if decay is None:
+        decay = _WEIGHT_DECAY[options.optimizer]
+    parts = param_groups(model, options.lr, decay=options.layer_decay, weight_decay=decay)
+    if not parts:
+        raise TrainingError("Every parameter is frozen; unfreeze(model) or a stage of it first.")
+    groups = _merged(parts)
+    fused = all(p.device.type in _FUSED for group in parts for p in group["params"])
+    if options.optimizer == "sgd":
+        return SGD(groups, lr=options.lr, momentum=options.momentum, fused=fused)
+    if options.optimizer == "adam":
+        return Adam(groups, lr=options.lr, fused=fused)
+    return AdamW(groups, lr=options.lr, fused=fused)
+
+
+def _merged(parts: Sequence[ParamGroup]) -> list[dict[str, object]]:
+    """Groups of equal rate and decay as one: the optimizer takes a step for each group."""
+    merged: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part in parts:
+        merged.setdefault((part["lr"], part["weight_decay"]), []).extend(part["params"])
+    return [
+        {"params": params, "lr": lr, "base_lr": lr, "weight_decay": decay}
+        for (lr, decay), params in merged.items()
+    ]
+
+
+def held_by(optimizer: Optimizer) -> set[nn.Parameter]:
+    """The parameters that the optimizer holds."""
+    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def moments(optimizer: Optimizer, model: nn.Module) -> Moments:
+    """Copy what the optimizer has learnt of each parameter, by the parameter's name."""
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    return {
+        names[parameter]: {key: value.detach().clone() for key, value in learnt.items()}
+        for parameter, learnt in optimizer.state.items()
+    }
+
+
+def load_moments(optimizer: Optimizer, model: nn.Module, learnt: Moments) -> None:
+    """Give the optimizer what was learnt of the parameters that it holds; others are left out."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    held = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    packed = optimizer.state_dict()
+    packed["state"] = {
+        place: {key: value.clone() for key, value in learnt[name].items()}
+        for place, name in enumerate(held)
+        if name in learnt
+    }
+    optimizer.load_state_dict(packed)
+
+
+def scale_rates(optimizer: Optimizer, multiplier: float) -> float:
+    """Set each group's rate to ``multiplier`` times its base rate; return the highest."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * multiplier
+    return float(max(group["lr"] for group in optimizer.param_groups))
+
+
+def clip(optimizer: Optimizer, norm: float | None) -> None:
+    """Scale all gradients together so that their norm is ``norm`` at most."""
+    if norm is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
