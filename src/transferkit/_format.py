@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,3 +58,16 @@ def plain(value: object) -> JSON:
     if isinstance(value, Sequence):
         return [plain(item) for item in value]
     raise TypeError(f"No plain form for {type(value).__name__}.")
+
+
+def describe(value: object) -> str:
+    """Name a value in an error message: its type and shape, or the path that it is."""
+    if value is None:
+        return "None"
+    if isinstance(value, str | os.PathLike):
+        return f"the path {os.fspath(value)!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    kind = type(value).__name__
+    shape = getattr(value, "shape", None)
+    return f"a value of type {kind}" + (f" and shape {tuple(shape)}" if shape is not None else "")

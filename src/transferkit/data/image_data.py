@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transferkit._format import table
+from transferkit._format import describe, table
 from transferkit._typing import JSON, Int64Array, UInt8Array
 from transferkit.data.array_conversion import TensorLike, chunks, to_images, to_labels
 from transferkit.errors import DataError
@@ -87,7 +87,7 @@ def no_images(what: str, value: object) -> DataError:
         what: What was wanted, to begin the sentence with: ``"The train split"``.
         value: What came.
     """
-    return DataError(f"{what} must be an ImageData, got {described(value)}. {_instead(value)}")
+    return DataError(f"{what} must be an ImageData, got {describe(value)}. {_instead(value)}")
 
 
 def no_splits(value: object) -> DataError:
@@ -96,20 +96,7 @@ def no_splits(value: object) -> DataError:
         hint = f"Load the folder or file first: tk.load_splits({os.fspath(value)!r})."
     else:
         hint = 'Give a mapping from names to images: {"train": ..., "val": ..., "test": ...}.'
-    return DataError(f"Expected splits, got {described(value)}. {hint}")
-
-
-def described(value: object) -> str:
-    """Say in a few words what a value is."""
-    if value is None:
-        return "None"
-    if isinstance(value, str | os.PathLike):
-        return f"the path {os.fspath(value)!r}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    kind = type(value).__name__
-    shape = getattr(value, "shape", None)
-    return f"a value of type {kind}" + (f" and shape {tuple(shape)}" if shape is not None else "")
+    return DataError(f"Expected splits, got {describe(value)}. {hint}")
 
 
 def _instead(value: object) -> str:
@@ -371,7 +358,7 @@ class Splits(Mapping[str, ImageData]):
         """Return what the table shows, ready for JSON."""
         return {
             "classes": list(self.classes),
-            "splits": {name: describe(data) for name, data in self.items()},
+            "splits": {name: split_facts(data) for name, data in self.items()},
             "skipped": [{"path": file.path, "reason": file.reason} for file in self.skipped],
         }
 
@@ -450,7 +437,7 @@ def table_row(name: str, data: ImageData) -> list[str]:
     return [name, str(len(data)), "x".join(map(str, data.images.shape[1:])), *counts]
 
 
-def describe(data: ImageData) -> dict[str, JSON]:
+def split_facts(data: ImageData) -> dict[str, JSON]:
     """Return one split's figures, ready for JSON."""
     height, width, channels = data.images.shape[1:]
     counts = None if data.labels is None else data.class_counts().tolist()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from transferkit._format import describe
 from transferkit._typing import JSON
-from transferkit.data.image_data import described
 from transferkit.errors import ConfigError, DataError
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
@@ -145,7 +145,7 @@ def require_tensor(value: object) -> None:
     """Raise unless a tensor was given."""
     if not isinstance(value, Tensor):
         raise DataError(
-            f"Expected images as a tensor (B, C, H, W), got {described(value)}. "
+            f"Expected images as a tensor (B, C, H, W), got {describe(value)}. "
             "For arrays there is tk.predict(model, images)."
         )
 

@@ -11,12 +11,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from transferkit._format import describe
 from transferkit._validation import check_text, check_whole, to_sides
 from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.meta_forward import record_calls
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
-from transferkit.data.image_data import described
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.errors import ConfigError
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
@@ -203,7 +203,7 @@ def require_classifier(value: object) -> Classifier:
         hint = "Give a network of your own a name with tk.register_backbone, and build on that."
     else:
         hint = "Build one with tk.create_classifier(name, num_classes)."
-    raise ConfigError(f"Expected a Classifier as the model, got {described(value)}. {hint}")
+    raise ConfigError(f"Expected a Classifier as the model, got {describe(value)}. {hint}")
 
 
 def create_classifier(

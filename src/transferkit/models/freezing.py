@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
-from transferkit._format import table
+from transferkit._format import describe, table
 from transferkit._typing import JSON
 from transferkit.backbones.meta_forward import Call, record_calls
 from transferkit.backbones.stages import LARGEST_SHARE, Stage, trace_stages
-from transferkit.data.image_data import described
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.classifier import Classifier
 
@@ -45,7 +44,7 @@ def layout(model: nn.Module) -> tuple[Stage, ...]:
 def _require_module(value: object) -> None:
     if not isinstance(value, nn.Module):
         raise ConfigError(
-            f"Expected a Classifier or another torch module, got {described(value)}. Build one "
+            f"Expected a Classifier or another torch module, got {describe(value)}. Build one "
             "with tk.create_classifier(name, num_classes)."
         )
 

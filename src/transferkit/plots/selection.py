@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from transferkit.data.image_data import described
+from transferkit._format import describe
 from transferkit.errors import DataError
 from transferkit.plots.style import (
     FAINT,
@@ -70,7 +70,7 @@ def ranking(ranked: Ranked, *, ax: Axes | None = None) -> Axes:
     """
     if not hasattr(ranked, "rows"):
         raise DataError(
-            f"This figure draws a Ranking of tk.rank_backbones, got {described(ranked)}."
+            f"This figure draws a Ranking of tk.rank_backbones, got {describe(ranked)}."
         )
     rows = [(row, row.score) for row in ranked.rows if row.score is not None]
     if not rows:

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from transferkit._format import describe
 from transferkit._validation import to_path
-from transferkit.data.image_data import described
 from transferkit.errors import DataError, MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def require(value: object, kind: type, wanted: str) -> None:
         DataError: It was not; the message says where such a thing comes from.
     """
     if not isinstance(value, kind):
-        raise DataError(f"This figure draws {wanted}, got {described(value)}.")
+        raise DataError(f"This figure draws {wanted}, got {describe(value)}.")
 
 
 def require_each(values: object, kind: type, wanted: str) -> None:
@@ -63,7 +63,7 @@ def require_each(values: object, kind: type, wanted: str) -> None:
         DataError: It was not.
     """
     if not isinstance(values, Mapping):
-        raise DataError(f"This figure draws {wanted}, or several by name, got {described(values)}.")
+        raise DataError(f"This figure draws {wanted}, or several by name, got {describe(values)}.")
     for value in values.values():
         require(value, kind, wanted)
 
@@ -177,7 +177,7 @@ def save(drawn: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """
     target = to_path("path", path)
     if not hasattr(drawn, "figure"):
-        raise DataError(f"save writes axes or a figure, got {described(drawn)}.")
+        raise DataError(f"save writes axes or a figure, got {describe(drawn)}.")
     owner = drawn.figure
     if owner is None:
         raise OutputError("These axes have left their figure, so there is nothing to write.")

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit._format import describe
 from transferkit._typing import Int64Array
 from transferkit.data.augment import Augment
 from transferkit.data.disk_cache import CacheWarning
-from transferkit.data.image_data import ImageData, described
+from transferkit.data.image_data import ImageData
 from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import has_room
@@ -232,7 +233,7 @@ def _as_many(changed: object, count: int) -> Tensor:
     if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == count:
         return changed
     raise TrainingError(
-        f"augment must return a tensor of {count} images (B, C, H, W), got {described(changed)}."
+        f"augment must return a tensor of {count} images (B, C, H, W), got {describe(changed)}."
     )
 
 

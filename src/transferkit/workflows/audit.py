@@ -15,6 +15,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from transferkit._format import describe
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit._validation import check_number, check_sequence, check_whole
 from transferkit._version import __version__
@@ -57,7 +58,7 @@ from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pai
 from transferkit.audit.report import AuditReport
 from transferkit.audit.reshuffle import SEEDS, reshuffle, right_by_strength, swap
 from transferkit.audit.shift_drivers import find_drivers
-from transferkit.data.image_data import ImageData, Splits, described, require_splits
+from transferkit.data.image_data import ImageData, Splits, require_splits
 from transferkit.data.splitting import groups_from_names
 from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.logistic_probe import fit_probe
@@ -123,7 +124,7 @@ def embed(
     if not _is_function(model):
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
-            f"got {described(model)}"
+            f"got {describe(model)}"
         )
     features = {name: np.asarray(model(data.images)) for name, data in splits.items()}
     for name, data in splits.items():
