@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from transferkit.audit.checks_copies import content_hashes
+from transferkit.audit.audit_data import content_hashes
 from transferkit.audit.checks_labels import check_label_conflicts, check_shortcuts, statistic_auc
 from transferkit.audit.image_statistics import ImageStatistics, corner_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from transferkit._format import percent, percent_interval, table
-from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
+from transferkit._typing import JSON, BoolArray, Float64Array, FloatArray, Int64Array
 from transferkit.audit.finding import json_interval, json_number, known
-from transferkit.audit.reshuffle import Reshuffle, Score, Swap
+from transferkit.audit.reshuffle import (
+    SEEDS,
+    Reshuffle,
+    Score,
+    Swap,
+    reshuffle,
+    right_by_strength,
+    swap,
+)
 from transferkit.errors import DataError
 from transferkit.metrics.bootstrap import Tally, bootstrap_tallies, group_codes, tally
 
@@ -537,3 +546,69 @@ def _optimism(
     if not filled.any():
         return 0.0
     return flattered - float((scored[filled] / images[filled]).mean())
+
+
+def explain_splits(
+    labels: Mapping[str, Int64Array],
+    features: Mapping[str, FloatArray],
+    scores: Mapping[str, Float64Array],
+    *,
+    classes: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    leaked: Mapping[str, BoolArray] | None = None,
+    scored: str = "a classifier",
+    epoch_predictions: ArrayLike | None = None,
+    seeds: Sequence[int] = SEEDS,
+    samples: int = 1000,
+    seed: int = 0,
+) -> GapReport:
+    """Explain the gap from val to test, as :func:`transferkit.explain_gap` does.
+
+    Each mapping holds "train", "val" and "test": labels (N,), features (N, D), logits (N, K).
+    """
+    sides = [
+        ScoredSplit(
+            labels[name],
+            scores[name],
+            None if groups is None else groups[name],
+            None if leaked is None else leaked[name],
+        )
+        for name in ("val", "test")
+    ]
+    report = explain_scores(sides[0], sides[1], classes=classes, samples=samples, seed=seed)
+    experiment = reshuffle(features, labels, groups=groups, num_classes=len(classes), seeds=seeds)
+    return replace(
+        report,
+        scored=scored,
+        optimism=_best_epoch(epoch_predictions, features, labels, groups, len(classes), seed),
+        reshuffled=experiment.reshuffled,
+        reshuffled_by_group=experiment.reshuffled_by_group,
+        group_gain=experiment.group_gain,
+        experiment=experiment,
+        swap=swap(features, labels, num_classes=len(classes)),
+    )
+
+
+def _best_epoch(
+    epoch_predictions: ArrayLike | None,
+    features: Mapping[str, FloatArray],
+    labels: Mapping[str, Int64Array],
+    groups: Mapping[str, Sequence[str]] | None,
+    count: int,
+    seed: int,
+) -> Estimate | None:
+    """What choosing the best epoch on val, or else the probe's best setting, adds to its score."""
+    if epoch_predictions is None:
+        right = right_by_strength(features, labels, "val", count)
+    else:
+        predicted = np.asarray(epoch_predictions)
+        if predicted.ndim != 2 or predicted.shape[1] != len(labels["val"]):
+            raise DataError(
+                f"expected epoch_predictions of shape (epochs, {len(labels['val'])}), "
+                f"got {predicted.shape}"
+            )
+        right = predicted == labels["val"]
+    own = None if groups is None else groups["val"]
+    if (len(labels["val"]) if own is None else len(set(own))) < 2:
+        return None
+    return choice_optimism(right, groups=own, seed=seed)

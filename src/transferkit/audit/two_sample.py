@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -203,6 +203,91 @@ class Pair:
         if self.groups is None:
             return self.n_a, self.n_b
         return len(np.unique(self.groups[: self.n_a])), len(np.unique(self.groups[self.n_a :]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitPair:
+    """Two splits side by side: the n_a rows of the first, then those of the second, N in all.
+
+    Attributes:
+        splits: Names of the two splits.
+        values: What is compared: (N, D) finite floats.
+        n_a: Rows of the first split.
+        names: D names of the columns of ``values``.
+        rows: Row of each image in its own split (N,).
+        labels: Classes (N,), or None unless both splits have them.
+        groups: Group codes (N,), or None where every row stands for itself.
+    """
+
+    splits: tuple[str, str]
+    values: FloatArray
+    n_a: int
+    names: tuple[str, ...]
+    rows: Int64Array
+    labels: Int64Array | None = None
+    groups: Int64Array | None = None
+
+    @classmethod
+    def of(
+        cls,
+        a: ArrayLike,
+        b: ArrayLike,
+        *,
+        splits: tuple[str, str] = ("a", "b"),
+        names: Sequence[str] | None = None,
+        rows: tuple[Int64Array, Int64Array] | None = None,
+        labels: tuple[Int64Array, Int64Array] | None = None,
+        groups: Groups = None,
+    ) -> SplitPair:
+        """Lay two samples (n_a, D) and (n_b, D) side by side."""
+        pair = check_pair(a, b, names=names, groups=groups, least=0)
+        numbers = rows or (np.arange(pair.n_a), np.arange(pair.n_b))
+        return cls(
+            splits,
+            pair.pooled,
+            pair.n_a,
+            pair.names,
+            np.concatenate(numbers),
+            None if labels is None else np.concatenate(labels),
+            pair.groups,
+        )
+
+    @property
+    def n_b(self) -> int:
+        """Rows of the second split."""
+        return len(self.values) - self.n_a
+
+    @property
+    def member(self) -> BoolArray:
+        """Whether a row is of the first split (N,)."""
+        return np.arange(len(self.values)) < self.n_a
+
+    def units(self) -> tuple[int, int]:
+        """Independent units of each split: its groups, or its rows."""
+        if self.groups is None:
+            return self.n_a, self.n_b
+        return len(np.unique(self.groups[: self.n_a])), len(np.unique(self.groups[self.n_a :]))
+
+    def take(self, kept: BoolArray) -> SplitPair:
+        """Return the rows where ``kept`` (N,) is true: those of one class, say."""
+        return replace(
+            self,
+            values=self.values[kept],
+            n_a=int(kept[: self.n_a].sum()),
+            rows=self.rows[kept],
+            labels=None if self.labels is None else self.labels[kept],
+            groups=None if self.groups is None else self.groups[kept],
+        )
+
+    def described_by(
+        self, values: Mapping[str, FloatArray], names: Sequence[str] | None = None
+    ) -> SplitPair:
+        """Return the same images with other values: split to (N, D), all rows of the split."""
+        a, b = self.splits
+        own = [values[a][self.rows[: self.n_a]], values[b][self.rows[self.n_a :]]]
+        pooled = np.concatenate(own)
+        columns = names or [f"feature[{i}]" for i in range(pooled.shape[1])]
+        return replace(self, values=pooled, names=tuple(columns))
 
 
 def check_pair(

@@ -19,11 +19,11 @@ from transferkit._format import describe
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit._validation import check_number, check_sequence, check_whole
 from transferkit._version import __version__
+from transferkit.audit.audit_data import content_hashes
 from transferkit.audit.checks_copies import (
     check_exact_duplicates,
     check_groups,
     check_near_duplicates,
-    content_hashes,
     leaked_rows,
     straddling_rows,
 )

@@ -1,0 +1,228 @@
+"""What every audit check sees: the splits as plain arrays, and what several checks share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
+from transferkit.audit.finding import AuditConfig, Finding
+from transferkit.audit.gap import GapReport, explain_splits
+from transferkit.audit.image_statistics import ImageStatistics, image_statistics
+from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pairs
+from transferkit.audit.reshuffle import SEEDS
+from transferkit.audit.two_sample import SplitPair
+from transferkit.metrics.logistic_probe import fit_probe
+
+Check: TypeAlias = "Callable[[AuditData], Iterator[Finding]]"
+
+COMPONENTS = 64
+"""Principal components of the features that the shift tests compare."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitArrays:
+    """One split as arrays.
+
+    Attributes:
+        images: uint8 (N, H, W, C).
+        names: N file names, no two alike in the whole audit.
+        features: (N, D).
+        labels: int64 (N,), or None.
+        sizes: Original height and width (N, 2), or None where they are those of ``images``.
+        groups: N groups (patients, films), or None.
+        logits: The classifier's own (N, K), or None without a classifier.
+    """
+
+    images: UInt8Array
+    names: Sequence[str]
+    features: FloatArray
+    labels: Int64Array | None = None
+    sizes: Int64Array | None = None
+    groups: Sequence[str] | None = None
+    logits: Float64Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class AuditData:
+    """The splits of an audit, its settings, and what several checks share, each computed once.
+
+    Attributes:
+        splits: Name to split, in the order of the report.
+        classes: K class names.
+        config: Severity thresholds.
+        embedding: What made the features, in words.
+        skipped: Path and reason of each file that could not be decoded.
+        near_duplicates: Whether to look for edited copies.
+        alpha: Chance of a false alarm among all shift tests together.
+        max_images: Images of a split that the shift tests use at most.
+        seed: Seed of everything drawn.
+        seeds: Seeds of the reshuffle experiment.
+        samples: Bootstrap draws of the explained gap.
+        epoch_predictions: Predicted classes of val after each epoch (E, N), or None.
+    """
+
+    splits: Mapping[str, SplitArrays]
+    classes: Sequence[str]
+    config: AuditConfig = field(default_factory=AuditConfig)
+    embedding: str = "features"
+    skipped: Sequence[tuple[str, str]] = ()
+    near_duplicates: bool = True
+    alpha: float = 0.05
+    max_images: int = 2000
+    seed: int = 0
+    seeds: Sequence[int] = SEEDS
+    samples: int = 1000
+    epoch_predictions: ArrayLike | None = None
+
+    @cached_property
+    def labels(self) -> dict[str, Int64Array]:
+        """Labels (N,) of the splits that have them."""
+        return {n: part.labels for n, part in self.splits.items() if part.labels is not None}
+
+    @cached_property
+    def class_counts(self) -> dict[str, Int64Array]:
+        """Images of each class (K,) in the splits that have labels."""
+        count = len(self.classes)
+        return {name: np.bincount(labels, minlength=count) for name, labels in self.labels.items()}
+
+    @cached_property
+    def groups(self) -> dict[str, Sequence[str]] | None:
+        """Groups of every split, or None unless all have them."""
+        found = {n: part.groups for n, part in self.splits.items() if part.groups is not None}
+        return found if len(found) == len(self.splits) else None
+
+    @cached_property
+    def names(self) -> list[str]:
+        """File names of all images, numbered through the splits."""
+        return [name for part in self.splits.values() for name in part.names]
+
+    @cached_property
+    def statistics(self) -> dict[str, ImageStatistics]:
+        """Brightness, contrast, size and the like of every image."""
+        return {n: image_statistics(p.images, sizes=p.sizes) for n, p in self.splits.items()}
+
+    @cached_property
+    def hashes(self) -> dict[str, NDArray[np.bytes_]]:
+        """Hash of the pixels of every image."""
+        return {name: content_hashes(part.images) for name, part in self.splits.items()}
+
+    @cached_property
+    def copies(self) -> DuplicatePairs | None:
+        """Edited copies among all images, numbered through the splits; None if not looked for."""
+        if not self.near_duplicates:
+            return None
+        return near_duplicate_pairs([part.images for part in self.splits.values()])
+
+    @cached_property
+    def pairs(self) -> tuple[SplitPair, ...]:
+        """Every two splits side by side, described by the main components of their features."""
+        components = main_components({n: part.features for n, part in self.splits.items()})
+        return tuple(self._pair(a, b, components) for a, b in combinations(self.splits, 2))
+
+    def _pair(self, a: str, b: str, values: Mapping[str, FloatArray]) -> SplitPair:
+        rows = [self._drawn_rows(a, self.seed), self._drawn_rows(b, self.seed + 1)]
+        own = zip((self.splits[a], self.splits[b]), rows, strict=True)
+        labels = [None if part.labels is None else part.labels[kept] for part, kept in own]
+        groups = None
+        if self.groups is not None:
+            kept_groups = zip((self.groups[a], self.groups[b]), rows, strict=True)
+            groups = tuple(np.array(all_, np.str_)[kept] for all_, kept in kept_groups)
+        return SplitPair.of(
+            values[a][rows[0]],
+            values[b][rows[1]],
+            splits=(a, b),
+            rows=(rows[0], rows[1]),
+            labels=None if labels[0] is None or labels[1] is None else (labels[0], labels[1]),
+            groups=None if groups is None else (groups[0], groups[1]),
+        )
+
+    def _drawn_rows(self, split: str, seed: int) -> Int64Array:
+        rows = np.arange(len(self.splits[split]))
+        if len(rows) <= self.max_images:
+            return rows
+        return np.sort(np.random.default_rng(seed).choice(rows, self.max_images, replace=False))
+
+    @cached_property
+    def scores(self) -> dict[str, Float64Array] | None:
+        """The classifier's logits (N, K) of every split, or those of a probe fitted on train.
+
+        None without a classifier and without two classes in train.
+        """
+        logits = {n: part.logits for n, part in self.splits.items() if part.logits is not None}
+        if len(logits) == len(self.splits):
+            return logits
+        if "train" not in self.labels or (self.class_counts["train"] > 0).sum() < 2:
+            return None
+        count = len(self.classes)
+        probe = fit_probe(self.splits["train"].features, self.labels["train"], num_classes=count)
+        return {name: probe.scores(part.features) for name, part in self.splits.items()}
+
+    @cached_property
+    def gap(self) -> GapReport | None:
+        """The explained gap from val to test; None unless train, val and test have labels."""
+        three = ("train", "val", "test")
+        if any(name not in self.labels for name in three) or self.scores is None:
+            return None
+        if (self.class_counts["train"] > 0).sum() < 2:
+            return None  # the reshuffle experiment fits probes on train
+        by_classifier = self.splits["train"].logits is not None
+        return explain_splits(
+            {name: self.labels[name] for name in three},
+            {name: self.splits[name].features for name in three},
+            self.scores,
+            classes=self.classes,
+            groups=self.groups,
+            leaked={name: self._leaked(name) for name in ("val", "test")},
+            scored="the classifier" if by_classifier else f"a probe on {self.embedding}",
+            epoch_predictions=self.epoch_predictions,
+            seeds=self.seeds,
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+    def _leaked(self, split: str) -> BoolArray:
+        """Mark the images (N,) that are pixel-identical to one of train, or of its groups."""
+        leaked = np.isin(self.hashes[split], self.hashes["train"])
+        if self.groups is not None:
+            own, train = (np.array(self.groups[name], np.str_) for name in (split, "train"))
+            leaked |= np.isin(own, train)
+        return leaked
+
+
+def main_components(
+    features: Mapping[str, FloatArray], *, width: int = COMPONENTS
+) -> dict[str, Float64Array]:
+    """Turn the features (N, D) of all splits onto their strongest common components (N, width).
+
+    The components do not know which split an image is from, so tests on them keep their level.
+    """
+    pooled = np.concatenate(list(features.values())).astype(np.float64)
+    pooled -= pooled.mean(axis=0)
+    spread, axes = np.linalg.eigh(pooled.T @ pooled)
+    kept = axes[:, np.argsort(-spread)[: min(width, len(pooled))]]
+    ends = np.cumsum([len(part) for part in features.values()])[:-1]
+    return dict(zip(features, np.split(pooled @ kept, ends), strict=True))
+
+
+def content_hashes(images: UInt8Array) -> NDArray[np.bytes_]:
+    """Hash the pixels and the shape of every image (N, H, W, C), read one at a time: (N,).
+
+    BLAKE2b of 16 bytes: two different images of a billion collide with probability 1e-21.
+    """
+    shape = repr(images.shape[1:]).encode()
+    digests = [
+        hashlib.blake2b(shape + np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
+        for image in images
+    ]
+    return np.array(digests, "S32")
