@@ -11,7 +11,7 @@ import pytest
 import transferkit.plots as plots
 from transferkit.errors import DataError, MissingDependencyError, OutputError
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
-from transferkit.plots import style as canvas
+from transferkit.plots import _style as style
 from transferkit.training.history import EpochRecord, History
 
 pytest.importorskip("matplotlib", reason="the figures need the extra 'plots'")
@@ -91,7 +91,7 @@ def test_every_figure_is_written_and_fits_its_page(draw, tmp_path) -> None:
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
 def test_every_figure_draws_on_axes_it_is_given(draw) -> None:
-    own = canvas.axes_or_new(None, size=(4, 3))
+    own = style.axes_or_new(None, size=(4, 3))
     assert draw(ax=own) is own
 
 
@@ -150,7 +150,7 @@ def test_models_that_no_other_beats_are_joined() -> None:
 
 def test_long_names_keep_both_ends() -> None:
     names = ["cat", "the beginning of it and the very end", "$5 or $6"]
-    assert canvas.shorten(names, width=15) == ["cat", "the beg…ery end", r"\$5 or \$6"]
+    assert style.shorten(names, width=15) == ["cat", "the beg…ery end", r"\$5 or \$6"]
 
 
 def test_formats_follow_the_suffix(tmp_path) -> None:
@@ -158,7 +158,7 @@ def test_formats_follow_the_suffix(tmp_path) -> None:
 
 
 def test_the_whole_figure_is_written_from_any_part_of_it(tmp_path) -> None:
-    figure = canvas.axes_or_new(None, size=(9, 4)).get_figure()
+    figure = style.axes_or_new(None, size=(9, 4)).get_figure()
     figure.clear()
     part = figure.subfigures(1, 2)[1]
     drawn = plots.roc(judged(2), ax=part.add_subplot())
@@ -200,3 +200,21 @@ def test_pyplot_is_never_imported(tmp_path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_namespace_holds_functions_only() -> None:
+    public = {name for name in dir(plots) if not name.startswith("_")}
+    assert public == set(plots.__all__)
+    assert all(callable(getattr(plots, name)) for name in public)
+
+
+def test_a_comparison_is_drawn_by_row_and_split() -> None:
+    class Compared:
+        def scores(self, split: str) -> dict[str, Evaluation]:
+            return {"a": judged(2), "b": judged(2, seed=1)} if split == "val" else {"a": judged(2)}
+
+    drawn = plots.comparison(Compared())
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["a", "b"]
+    assert [len(bar.lines[0].get_xdata()) for bar in drawn.containers] == [2, 1]
+    with pytest.raises(DataError, match=r"tk\.compare"):
+        plots.comparison(judged(2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import transferkit as tk
-from transferkit.plots.style import FAINT, PALETTE
+from transferkit.plots._style import GREY, PALETTE
 from transferkit.selection.probe import ProbeCurve
 from transferkit.workflows.rank import Ranking, RankingRow
 
@@ -26,7 +26,7 @@ def test_a_ranking_shows_the_best_at_the_top_and_those_that_left_in_grey() -> No
     axes = tk.plots.ranking(Ranking(by="probe", rows=rows, rounds=((10, 2),)))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.yaxis_inverted()
-    assert [bar.lines[0].get_color() for bar in axes.containers] == [PALETTE[0], FAINT]
+    assert [bar.lines[0].get_color() for bar in axes.containers] == [PALETTE[0], GREY]
     assert "100 images/s" in [text.get_text() for text in axes.texts]
     with pytest.raises(tk.DataError, match="score"):
         tk.plots.ranking(Ranking(by="probe", rows=rows[2:], rounds=()))

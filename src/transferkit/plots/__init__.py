@@ -1,17 +1,25 @@
-"""Results as figures: each function takes a result and draws it on matplotlib axes.
+"""Results as figures: each function takes a result, draws it and returns the matplotlib axes.
 
-Pass ``ax`` to draw into a figure of your own, or get new axes; ``save`` writes them. pyplot is
-never imported, so that no window opens, no global state changes and threads do no harm.
+``ax`` are the axes to draw on; by default new ones are made, and ``save`` writes their figure.
+Every function raises :class:`~transferkit.DataError` where it gets something that it cannot draw,
+and :class:`~transferkit.MissingDependencyError` where matplotlib is not installed. pyplot is never
+imported: no window opens, no global state changes, and threads are safe.
 """
 
-from transferkit.plots.evaluation import confusion_matrix, reliability, roc
-from transferkit.plots.selection import probe_curve, ranking
-from transferkit.plots.style import save
-from transferkit.plots.training import accuracy_intervals, accuracy_vs_time, learning_curves
+from transferkit.plots._evaluation import confusion_matrix, reliability, roc
+from transferkit.plots._selection import probe_curve, ranking
+from transferkit.plots._style import save
+from transferkit.plots._training import (
+    accuracy_intervals,
+    accuracy_vs_time,
+    comparison,
+    learning_curves,
+)
 
 __all__ = [
     "accuracy_intervals",
     "accuracy_vs_time",
+    "comparison",
     "confusion_matrix",
     "learning_curves",
     "probe_curve",

@@ -1,0 +1,247 @@
+"""Runs and comparisons of runs: learning curves, accuracies with intervals, accuracy and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from transferkit._format import describe, percent
+from transferkit.errors import DataError
+from transferkit.plots._style import (
+    ANNOTATION,
+    GREY,
+    LEGEND,
+    PALETTE,
+    REFERENCE,
+    TEXT,
+    axes_or_new,
+    check_each_type,
+    check_type,
+    label_axes,
+    line_style,
+    matplotlib_module,
+    percent_axis,
+    shorten,
+)
+from transferkit.training.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from transferkit.workflows.comparison import Comparison
+
+Quantity: TypeAlias = Literal["loss", "accuracy"]
+FEW_EPOCHS = 20
+"""Up to this many epochs each has a marker: a single epoch would draw no line at all."""
+SEVERAL = "a mapping from names of models to evaluations"
+
+
+class Scored(Protocol):
+    """An accuracy with its interval: an ``Evaluation``, or the ``Score`` of a comparison's row."""
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy, in [0, 1]."""
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Its 95 % interval."""
+
+
+def learning_curves(history: History | Mapping[str, History], *, ax: Axes | None = None) -> Axes:
+    """Draw loss (left) and accuracy (right) over the epochs, as ``child_axes`` of the axes.
+
+    One run shows train and val, with the best epoch marked. Several runs by name have one colour
+    each, val in full lines and train in thin ones.
+    """
+    if isinstance(history, History):
+        runs: Mapping[str, History] = {"": history}
+    else:
+        check_each_type(history, History, "a History, such as result.history")
+        runs = history
+    if not runs or not all(len(run) for run in runs.values()):
+        raise DataError("Learning curves need at least one finished epoch in every history.")
+    frame = axes_or_new(ax, size=(9, 3.8))
+    frame.set_axis_off()
+    _draw_panel(frame.inset_axes((0.0, 0, 0.44, 1)), runs, "loss", unit="loss (nats)")
+    _draw_panel(frame.inset_axes((0.56, 0, 0.44, 1)), runs, "accuracy", unit="accuracy")
+    return frame
+
+
+def _draw_panel(panel: Axes, runs: Mapping[str, History], quantity: Quantity, unit: str) -> None:
+    label_axes(panel, quantity.capitalize(), x="epoch", y=unit)
+    if quantity == "accuracy":
+        percent_axis(panel, "y")
+    names = shorten(list(runs), width=28)
+    for index, (name, run) in enumerate(zip(names, runs.values(), strict=True)):
+        if name or len(runs) > 1:
+            _draw_one_of_many(panel, run, quantity, name=name, index=index)
+        else:
+            _draw_single(panel, run, quantity)
+    # an axis that shows noise in the last digit, or half epochs, misleads
+    low, high = panel.get_ylim()
+    missing = max(0.0, 0.05 - (high - low)) / 2
+    panel.set_ylim(low - missing, high + missing)
+    first, last = panel.get_xlim()
+    panel.set_xlim(min(first, 0.8), max(last, 1.2))
+    locator = matplotlib_module("ticker").MaxNLocator(integer=True, min_n_ticks=1)
+    panel.xaxis.set_major_locator(locator)
+    panel.legend(loc="best", **LEGEND)
+
+
+def _draw_single(panel: Axes, run: History, quantity: Quantity) -> None:
+    _draw_line(panel, run, f"train_{quantity}", colour=PALETTE[0], label="train")
+    _draw_line(panel, run, f"val_{quantity}", colour=PALETTE[1], label="val")
+    if run.best_epoch is not None and len(run) > 1:
+        label = f"best epoch ({run.best_epoch})"
+        panel.axvline(run.best_epoch, label=label, **REFERENCE)
+
+
+def _draw_one_of_many(
+    panel: Axes, run: History, quantity: Quantity, *, name: str, index: int
+) -> None:
+    colour, style = line_style(index)
+    has_val = any(getattr(record, f"val_{quantity}") is not None for record in run.records)
+    train_label = None if has_val else f"{name} (train)"
+    _draw_line(panel, run, f"train_{quantity}", colour, train_label, style=style, thin=True)
+    _draw_line(panel, run, f"val_{quantity}", colour, name, style=style)
+
+
+def _draw_line(
+    panel: Axes,
+    run: History,
+    field: str,
+    colour: str,
+    label: str | None,
+    *,
+    style: str = "-",
+    thin: bool = False,
+) -> None:
+    points = [(r.epoch, getattr(r, field)) for r in run.records if getattr(r, field) is not None]
+    if points:
+        panel.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            label=label,
+            linestyle=style,
+            linewidth=0.9 if thin else 1.8,
+            alpha=0.55 if thin else 1.0,
+            marker="o" if len(points) <= FEW_EPOCHS else None,
+            markersize=2.5 if thin else 4,
+        )
+
+
+def comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
+    """Draw the accuracies of a comparison: each row on val and on test, with Wilson intervals."""
+    if not hasattr(comparison, "scores"):
+        raise DataError(
+            f"This figure draws a Comparison of tk.compare, got {describe(comparison)}."
+        )
+    tested = comparison.scores("test")
+    return accuracy_intervals(
+        {
+            name: {"val": score} | ({"test": tested[name]} if name in tested else {})
+            for name, score in comparison.scores("val").items()
+        },
+        ax=ax,
+    )
+
+
+def accuracy_intervals(
+    evaluations: Mapping[str, Scored] | Mapping[str, Mapping[str, Scored]],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the accuracy of each model as a point with its Wilson interval, the first at the top.
+
+    ``evaluations`` maps models to evaluations (anything with ``accuracy`` and
+    ``accuracy_interval``), or models to splits to evaluations, with one colour for each split.
+    """
+    check_type(evaluations, Mapping, SEVERAL)
+    rows = {m: dict(e) if isinstance(e, Mapping) else {"": e} for m, e in evaluations.items()}
+    splits = list(dict.fromkeys(split for row in rows.values() for split in row))
+    if not splits:
+        raise DataError("There is nothing to draw: the mapping holds no evaluation.")
+    drawn = axes_or_new(ax, size=(7.2, 1.5 + 0.2 * (1 + len(splits)) * len(rows)))
+    for index, split in enumerate(splits):
+        shift = 0.32 * (index - (len(splits) - 1) / 2)
+        points = {
+            place + shift: row[split] for place, row in enumerate(rows.values()) if split in row
+        }
+        _draw_intervals(drawn, points, label=split, colour=PALETTE[index % len(PALETTE)])
+    label_axes(drawn, "Accuracy", subtitle="with 95 % Wilson intervals", x="accuracy", y="")
+    drawn.set_yticks(range(len(rows)), shorten(list(rows), width=36))
+    drawn.set_ylim(len(rows) - 0.4, -0.6)
+    drawn.margins(x=0.18)
+    percent_axis(drawn, "x")
+    if len(splits) > 1:
+        drawn.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(splits), **LEGEND)
+    return drawn
+
+
+def _draw_intervals(
+    drawn: Axes, points: Mapping[float, Scored], *, label: str, colour: str
+) -> None:
+    scores = np.array([result.accuracy for result in points.values()])
+    ends = np.array([result.accuracy_interval for result in points.values()])
+    spread = np.abs(ends.T - scores)
+    places = list(points)
+    drawn.errorbar(
+        scores, places, xerr=spread, fmt="o", color=colour, markersize=5, label=label or None
+    )
+    for place, result in points.items():
+        text, end = percent(result.accuracy), (result.accuracy_interval[1], place)
+        drawn.annotate(text, end, xytext=(5, 0), va="center", color=colour, **ANNOTATION)
+
+
+def accuracy_vs_time(
+    evaluations: Mapping[str, Scored], seconds: Mapping[str, float], *, ax: Axes | None = None
+) -> Axes:
+    """Draw accuracy against training time, in seconds, of models by name.
+
+    A line joins the models that no other beats on both.
+    """
+    check_type(evaluations, Mapping, SEVERAL)
+    check_type(seconds, Mapping, "a mapping from names of models to seconds beside the evaluations")
+    if not evaluations or evaluations.keys() != seconds.keys():
+        raise DataError("accuracy_vs_time needs an evaluation and a time for each model.")
+    drawn = axes_or_new(ax, size=(6.4, 4.4))
+    scores = {name: result.accuracy for name, result in evaluations.items()}
+    front = _pareto_front(scores, seconds)
+    times, heights = [seconds[name] for name in front], [scores[name] for name in front]
+    drawn.plot(times, heights, "--", color=GREY, linewidth=1, label="best for its time", zorder=1)
+    for name, shown in zip(scores, shorten(list(scores), width=26), strict=True):
+        low, high = evaluations[name].accuracy_interval
+        spread = [[scores[name] - low], [high - scores[name]]]
+        colour = PALETTE[0] if name in front else GREY
+        drawn.errorbar(seconds[name], scores[name], yerr=spread, fmt="o", color=colour)
+        point = (seconds[name], scores[name])
+        drawn.annotate(shown, point, xytext=(6, 4), color=TEXT, **ANNOTATION)
+    label_axes(
+        drawn,
+        "Accuracy against training time",
+        subtitle="with 95 % Wilson intervals",
+        x="training time (s), logarithmic",
+        y="accuracy",
+    )
+    ticker = matplotlib_module("ticker")
+    drawn.set_xscale("log")
+    drawn.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    drawn.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    drawn.xaxis.set_minor_locator(ticker.NullLocator())
+    drawn.margins(x=0.25)
+    percent_axis(drawn, "y")
+    drawn.legend(loc="lower right", bbox_to_anchor=(1, 1), **LEGEND)
+    return drawn
+
+
+def _pareto_front(scores: Mapping[str, float], seconds: Mapping[str, float]) -> list[str]:
+    """Names of the models that are better than every faster one, fastest first."""
+    best, front = -1.0, []
+    for name in sorted(scores, key=lambda name: (seconds[name], -scores[name])):
+        if scores[name] > best:
+            best = scores[name]
+            front.append(name)
+    return front
