@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from transferkit.models.device import has_room
+from transferkit.models.device import autocast, has_room, seeded
 from transferkit.training.batches import (
     Encoded,
     Feed,
@@ -21,7 +21,6 @@ from transferkit.training.batches import (
     plain_plan,
     shuffled_plan,
 )
-from transferkit.training.device import autocast, seeded
 from transferkit.training.history import EpochRecord
 from transferkit.training.progress import Progress
 from transferkit.training.train_epoch import AUX_WEIGHT, Loss, Meter, class_weights

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from transferkit._format import describe
@@ -19,6 +17,7 @@ from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.errors import ConfigError
+from transferkit.models.device import seeded
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 
 
@@ -295,17 +294,6 @@ def _origin(found: Resolved, weights: str | Path | None) -> str | None:
         tags = (spec.tag for spec in found.source.weights(found.name))
         return found.tag or next(tags, None)
     return Path(weights).name
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Draw from torch's generator as seeded here, and leave the caller's as it was."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def _part_aux(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

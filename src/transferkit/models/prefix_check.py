@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from transferkit.models.classifier import Classifier
+from transferkit.models.device import device_of, seeded
 
 _ROWS = (2, 0)
 _SEED = 0
@@ -84,7 +85,7 @@ def _raise_if_memory_ran_out(error: Exception) -> None:
 def _step(model: Classifier, forward: Callable[[], Sequence[Tensor]]) -> dict[str, Tensor]:
     """Logits, gradients and new buffers of one training pass; leaves the model as it was."""
     learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    with _fixed_seed(model), _buffers_kept(model) as before, torch.enable_grad():
+    with seeded(_SEED, device_of(model)), _buffers_kept(model) as before, torch.enable_grad():
         outputs = forward()
         loss = torch.stack([output.float().square().mean() for output in outputs]).sum()
         gradients = torch.autograd.grad(loss, list(learning.values()), allow_unused=True)
@@ -113,14 +114,6 @@ def _mode(model: Classifier, *, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
-
-
-@contextmanager
-def _fixed_seed(model: Classifier) -> Iterator[None]:
-    device = next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(_SEED)
-        yield
 
 
 @contextmanager

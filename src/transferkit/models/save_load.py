@@ -24,8 +24,8 @@ from transferkit._version import __version__
 from transferkit.backbones.catalog import build_network
 from transferkit.data.preprocess import Preprocess
 from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
-from transferkit.models.classifier import Classifier, Recipe, require_classifier, seeded
-from transferkit.models.device import place
+from transferkit.models.classifier import Classifier, Recipe, require_classifier
+from transferkit.models.device import place, seeded
 from transferkit.models.freezing import frozen_stages, unfreeze
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 

@@ -19,7 +19,7 @@ from transferkit.data.disk_cache import CacheWarning
 from transferkit.data.image_data import ImageData
 from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier
-from transferkit.models.device import has_room
+from transferkit.models.device import autocast, effective, has_room, seeded
 from transferkit.models.fold_batchnorm import Fold, fold_batch_norms
 from transferkit.models.freezing import frozen_stages
 from transferkit.models.frozen_prefix import Cut, cut_at_boundary
@@ -34,7 +34,6 @@ from transferkit.models.prefix_cache import (
     prefix_key,
     quick_mark,
 )
-from transferkit.training.device import autocast, effective, seeded
 from transferkit.training.options import Augmentation, Options
 from transferkit.training.progress import Progress
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from transferkit._validation import check_number, check_whole, is_number
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.models.device import Precision
 from transferkit.models.prefix_cache import Cache, Where, cache_named
 from transferkit.training.history import Monitor
 from transferkit.training.schedules import Plateau, Schedule, ScheduleName, schedule_named
 
 OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd"]
-Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 Augmentation: TypeAlias = Augment | Callable[[Tensor], Tensor]
 ClassWeights: TypeAlias = Literal["balanced"] | Sequence[float]
 

@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 
 from transferkit._typing import Float64Array, Int64Array
 from transferkit.errors import ConfigError, TrainingError
+from transferkit.models.device import Precision, autocast
 from transferkit.training.batches import Feed, plain_plan
-from transferkit.training.device import autocast
 from transferkit.training.optimizer import clip
-from transferkit.training.options import ClassWeights, Precision
+from transferkit.training.options import ClassWeights
 
 AUX_WEIGHT = 0.3
 """Weight of each auxiliary head's loss (Szegedy et al. 2015, Going Deeper, section 5)."""

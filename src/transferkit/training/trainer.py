@@ -17,13 +17,12 @@ from transferkit._typing import Int64Array
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import place
+from transferkit.models.device import Precision, kept_memory, place, seeded, training_device
 from transferkit.models.freezing import stages, unfreeze
 from transferkit.models.memory_format import fast_formats
 from transferkit.models.prefix_cache import Cache, Where
 from transferkit.training.batches import Feed, Feeds, batches_of, shuffled_plan
 from transferkit.training.checkpoint import Keeper, TrainState, Weights
-from transferkit.training.device import kept_memory, seeded, training_device
 from transferkit.training.history import EpochRecord, History, Monitor
 from transferkit.training.optimizer import (
     build_optimizer,
@@ -37,7 +36,6 @@ from transferkit.training.options import (
     ClassWeights,
     OptimizerName,
     Options,
-    Precision,
 )
 from transferkit.training.progress import Progress
 from transferkit.training.schedules import (

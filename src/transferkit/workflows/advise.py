@@ -16,9 +16,9 @@ from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.data.image_data import ImageData, require_images, require_splits
 from transferkit.data.splitting import quotas
 from transferkit.models.classifier import create_classifier
+from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
 from transferkit.selection.probe import ProbeCurve, probe_curve, probe_score
-from transferkit.training.device import training_device
 from transferkit.workflows.compare import Weights
 from transferkit.workflows.strategies import Method
 

@@ -17,9 +17,8 @@ from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import place
+from transferkit.models.device import place, seeded, training_device
 from transferkit.training.batches import Feed, Images, shuffled_plan
-from transferkit.training.device import seeded, training_device
 from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import OptimizerName, Options
 from transferkit.training.train_epoch import Loop, Loss

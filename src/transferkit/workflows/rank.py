@@ -16,10 +16,10 @@ from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import DataError, TransferkitError, UnknownNameError
 from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
 from transferkit.models.prefix_cache import Cache, Where, cache_named
 from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
-from transferkit.training.device import training_device
 from transferkit.workflows.compare import Weights, check_names, check_weights, weights_of
 
 RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]

@@ -8,8 +8,8 @@ import resource
 import pytest
 import torch
 
-from transferkit.training import device as memory
-from transferkit.training.device import kept_memory
+from transferkit.models import device as memory
+from transferkit.models.device import kept_memory
 
 CPU = torch.device("cpu")
 BLOCK = 4 << 20
