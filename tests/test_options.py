@@ -66,7 +66,7 @@ def test_paths_and_texts() -> None:
     for value in (None, 3, ["a"]):
         with pytest.raises(ConfigError, match="option must be the path"):
             to_path("option", value)
-        with pytest.raises(ConfigError, match="option must be a text"):
+        with pytest.raises(ConfigError, match="option must be a string"):
             check_text("option", value)
     with pytest.raises(ConfigError, match="option must be the path"):
         to_path("option", "")

@@ -22,7 +22,7 @@ LAYERS = (
     {"backbones"},
     {"data", "selection", "audit"},
     {"metrics"},
-    {"_validation", "_files"},
+    {"_validation", "_files", "_sampling"},
     {"_format"},
     {"errors", "_typing", "_version"},
 )

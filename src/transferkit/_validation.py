@@ -1,6 +1,6 @@
-"""Options that callers give, checked: a wrong type or value is a ConfigError that names the option.
+"""Checks of options (ConfigError) and of arrays (DataError); a message names what was wrong.
 
-Values come in as ``object``, because who passes a text for a number does not run a type checker.
+Options come in as ``object``, because who passes a text for a number does not run a type checker.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transferkit._typing import BoolArray, Float64Array, Int64Array
+from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
 from transferkit.errors import ConfigError, DataError
+
+SUM_TOLERANCE = 1e-3
+"""How far a row of probabilities may miss 1: a softmax in half precision stays within it."""
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number (True and False are none)."""
+    """Whether a value is a finite number; True and False are not."""
     return not isinstance(value, bool) and isinstance(value, Real) and isfinite(value)
 
 
 def check_whole(option: str, value: object, *, least: int = 0) -> None:
-    """See that an option is a whole number, ``least`` or more.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Refuse an option that is not a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise ConfigError(f"{option} must be a whole number, {least} or more, got {value!r}.")
 
@@ -42,19 +41,7 @@ def check_number(
     most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """See that an option is a finite number within bounds.
-
-    Args:
-        option: Its name.
-        value: What came.
-        least: The smallest that is allowed.
-        above: What it must exceed.
-        most: The largest that is allowed.
-        below: What it must stay below.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Refuse an option that is not a finite number within bounds (above and below: strictly)."""
     number = float(value) if isinstance(value, Real) else 0.0
     fits = (
         is_number(value)
@@ -65,17 +52,36 @@ def check_number(
     )
     if not fits:
         bounds = (("at least", least), ("above", above), ("at most", most), ("below", below))
-        said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-        kind = f"a number {said}" if said else "a finite number"
+        named = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        kind = f"a number {named}" if named else "a finite number"
         raise ConfigError(f"{option} must be {kind}, got {value!r}.")
 
 
-def to_sides(option: str, value: object) -> tuple[int, int]:
-    """Return the height and width that an option gives: two whole numbers from 1, or one for both.
+def check_share(option: str, value: object) -> None:
+    """Refuse an option that does not lie strictly between 0 and 1."""
+    check_number(option, value, above=0, below=1)
 
-    Raises:
-        ConfigError: It gives something else.
-    """
+
+def check_text(option: str, value: object) -> None:
+    """Refuse an option that is not a string."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{option} must be a string, got {value!r}.")
+
+
+def check_among(option: str, value: object, known: Collection[object]) -> None:
+    """Refuse an option that is none of the ``known`` values; 1, 1.0 and True are different."""
+    if not any(type(value) is type(one) and value == one for one in known):
+        raise ConfigError(f"{option} must be one of {tuple(known)}, got {value!r}.")
+
+
+def check_sequence(option: str, value: object) -> None:
+    """Refuse an option that is not a list or tuple; a string is neither."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{option} must be a list, got {value!r}.")
+
+
+def to_sides(option: str, value: object) -> tuple[int, int]:
+    """Return height and width: two whole numbers from 1, or one for both."""
     sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(sides) != 2:
         raise ConfigError(f"{option} must be one side, or height and width, got {value!r}.")
@@ -84,154 +90,124 @@ def to_sides(option: str, value: object) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def check_text(option: str, value: object) -> None:
-    """See that an option is a text.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not isinstance(value, str):
-        raise ConfigError(f"{option} must be a text, got {value!r}.")
-
-
-def check_among(option: str, value: object, known: Collection[object]) -> None:
-    """See that an option is one of a few values.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not any(type(value) is type(one) and value == one for one in known):
-        raise ConfigError(f"{option} must be one of {tuple(known)}, got {value!r}.")
-
-
-def check_sequence(option: str, value: object) -> None:
-    """See that an option is a list or tuple, which a text is not.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{option} must be a list, got {value!r}.")
-
-
 def to_path(option: str, value: object) -> Path:
-    """Return the path that an option gives.
-
-    Raises:
-        ConfigError: It is none.
-    """
+    """Return a path from a string or path that is not empty."""
     if isinstance(value, str | os.PathLike) and os.fspath(value):
         return Path(value)
     raise ConfigError(f"{option} must be the path of a file or folder, got {value!r}.")
 
 
-SUM_TOLERANCE = 1e-3
-"""How far a row of probabilities may miss 1: half precision softmax stays within it."""
+def check_finite(
+    features: FloatArray,
+    *,
+    what: str = "Features",
+    images: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Refuse features ``(N, D)`` with NaN or infinity; ``images`` and ``columns`` are names."""
+    bad = np.argwhere(~np.isfinite(features))
+    if len(bad):
+        row, column = map(int, bad[0])
+        image = f"row {row}" if images is None else repr(images[row])
+        name = f"column {column}" if columns is None else columns[column]
+        raise DataError(
+            f"{what} must be finite, got {features[row, column]} in {image}, {name}; "
+            f"{len(set(bad[:, 0].tolist()))} of {len(features)} images have such values. Remove "
+            "these images, or look into the model that made the features (half precision?)."
+        )
+
+
+def check_features(features: ArrayLike) -> Float64Array:
+    """Return features as finite float64 ``(N, D)``, at least two rows, not all of them equal."""
+    array = np.asarray(features, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1:
+        raise DataError(
+            f"Features must have shape (N, D) with at least two rows, got shape {array.shape}."
+        )
+    check_finite(array)
+    if (array == array[0]).all():
+        raise DataError(
+            f"All {len(array)} rows of features are equal, so they tell no class from another. "
+            "Check the backbone and its preprocessing."
+        )
+    return array
 
 
 def check_labels(labels: ArrayLike, *, num_classes: int | None = None) -> Int64Array:
-    """Return ``labels`` as int64 ``(N,)``.
-
-    Raises:
-        DataError: Empty, not one-dimensional, not integers, or outside ``[0, num_classes)``.
-    """
+    """Return class numbers as int64 ``(N,)``, N at least 1, each in ``[0, num_classes)``."""
     array = np.asarray(labels)
     if array.ndim != 1 or len(array) == 0:
-        raise DataError(f"Labels must be a filled array (N,), but came with shape {array.shape}.")
+        raise DataError(f"Labels must be an array (N,) that is not empty, got {array.shape}.")
     if array.dtype.kind not in "biu":
-        raise DataError(f"Labels must be integers (class indices), but came as {array.dtype}.")
+        raise DataError(f"Labels must be integers (class numbers), got {array.dtype}.")
     whole = array.astype(np.int64)
     outside = whole < 0 if num_classes is None else (whole < 0) | (whole >= num_classes)
     if outside.any():
         index = int(np.argmax(outside))
         allowed = "at least 0" if num_classes is None else f"in 0..{num_classes - 1}"
-        raise DataError(f"Labels must be {allowed}, but labels[{index}] is {whole[index]}.")
+        raise DataError(f"Labels must be {allowed}, got {whole[index]} as labels[{index}].")
     return whole
 
 
 def check_probabilities(probabilities: ArrayLike) -> Float64Array:
-    """Return ``probabilities`` as float64 ``(N, K)``, K at least 2, rows summing to one.
-
-    Raises:
-        DataError: Another shape, NaN, infinity, a value outside [0, 1] or a row off one.
-    """
+    """Return probabilities as float64 ``(N, K)``, K at least 2, rows summing to one."""
     array = _as_floats("Probabilities", probabilities)
     if array.ndim != 2 or array.shape[0] == 0 or array.shape[1] < 2:
         raise DataError(
-            "Probabilities must be a filled array (N, K) with at least two classes, "
-            f"but came with shape {array.shape}. For one positive score p pass columns 1 - p, p."
+            "Probabilities must have shape (N, K) with an image and at least two classes, got "
+            f"shape {array.shape}. For one positive score p pass columns 1 - p, p."
         )
-    _refuse(~np.all(np.isfinite(array), axis=1), array, "must be finite")
-    outside = np.abs(array - 0.5) > 0.5 + SUM_TOLERANCE
-    _refuse(np.any(outside, axis=1), array, "must lie in [0, 1]; apply a softmax to logits")
-    off = np.abs(array.sum(axis=1) - 1) > SUM_TOLERANCE
-    _refuse(off, array, "must sum to 1; apply a softmax to logits")
+    for bad, demand in (
+        (~np.isfinite(array).all(axis=1), "be finite"),
+        ((np.abs(array - 0.5) > 0.5 + SUM_TOLERANCE).any(axis=1), "lie in [0, 1]"),
+        (np.abs(array.sum(axis=1) - 1) > SUM_TOLERANCE, "sum to 1 in each row"),
+    ):
+        if bad.any():
+            index = int(np.argmax(bad))
+            row = np.array2string(array[index], precision=4, threshold=8)
+            raise DataError(
+                f"Probabilities must {demand}, got {row} as probabilities[{index}]. "
+                "Apply a softmax to logits."
+            )
     return array
 
 
 def check_scores(scores: ArrayLike) -> Float64Array:
-    """Return ``scores`` as finite float64 ``(N,)``.
-
-    Raises:
-        DataError: Another shape, NaN or infinity.
-    """
+    """Return numbers, one per image, as finite float64 ``(N,)``, N at least 1."""
     array = _as_floats("Scores", scores)
     if array.ndim != 1 or len(array) == 0:
-        raise DataError(f"Expected a filled array (N,) of scores; shape {array.shape} came.")
+        raise DataError(f"Scores must be an array (N,) that is not empty, got {array.shape}.")
     bad = ~np.isfinite(array)
     if bad.any():
         index = int(np.argmax(bad))
-        raise DataError(f"Scores must be finite, but scores[{index}] is {array[index]}.")
+        raise DataError(f"Scores must be finite, got {array[index]} as scores[{index}].")
     return array
 
 
 def check_flags(flags: ArrayLike, name: str) -> BoolArray:
-    """Return ``flags`` (right or wrong, image by image) as bool ``(N,)``.
-
-    Raises:
-        DataError: Another shape, or values besides 0 and 1.
-    """
+    """Return ``flags`` (right or wrong, image by image) as bool ``(N,)``."""
     array = np.asarray(flags)
     if array.ndim != 1 or len(array) == 0 or not np.isin(array, (0, 1)).all():
-        raise DataError(f"{name} must be a filled array (N,) of True and False.")
+        raise DataError(f"{name} must be an array (N,) of True and False that is not empty.")
     return array.astype(np.bool_)
 
 
 def check_same_length(**arrays: NDArray[np.generic]) -> None:
-    """Demand arrays of equal length; the keywords name them in the error.
-
-    Raises:
-        DataError: The lengths differ.
-    """
+    """Refuse arrays of different lengths; the keywords name them in the error."""
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        raise DataError(f"Arrays must describe the same images in the same order: {said}.")
+        named = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+        raise DataError(f"Arrays must have one row per image, in the same order; {named}.")
 
 
 def check_classes(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    """Return class names: those given, or ``"0"`` to ``"K-1"``.
-
-    Raises:
-        DataError: Not ``num_classes`` names, or a name given twice.
-    """
+    """Return the K class names as strings; without names ``"0"`` to ``"K-1"``."""
     if classes is None:
         return tuple(map(str, range(num_classes)))
     names = tuple(map(str, classes))
     if len(names) != num_classes or len(set(names)) != num_classes:
-        raise DataError(f"Expected {num_classes} different class names, but {names} came.")
+        raise DataError(f"Expected {num_classes} different class names, got {names}.")
     return names
-
-
-def check_share(name: str, value: float) -> float:
-    """Return ``value`` if it lies strictly between 0 and 1.
-
-    Raises:
-        ConfigError: It does not.
-    """
-    if not is_number(value) or not 0 < value < 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, such as 0.95; {value!r} came.")
-    return value
 
 
 def _as_floats(what: str, values: ArrayLike) -> Float64Array:
@@ -241,55 +217,15 @@ def _as_floats(what: str, values: ArrayLike) -> Float64Array:
         raise DataError(f"{what} must be an array of numbers: {error}.") from error
 
 
-def _refuse(bad: ArrayLike, array: Float64Array, demand: str) -> None:
-    if np.any(bad):
-        index = int(np.argmax(bad))
-        row = np.array2string(array[index], precision=4, threshold=8)
-        raise DataError(f"Rows of probabilities {demand}, but probabilities[{index}] is {row}.")
-
-
-def check_features(features: ArrayLike) -> Float64Array:
-    """Return ``features`` as finite float64 ``(N, D)``, at least two rows, not all of them equal.
-
-    Raises:
-        DataError: Another shape, NaN or infinity (named), or constant in every column.
-    """
-    array = np.asarray(features, dtype=np.float64)
-    if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1:
-        raise DataError(f"Features must be (N, D) with at least two rows; {array.shape} came.")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        raise DataError(
-            f"Features must be finite, but features[{row}, {column}] is {array[row, column]} "
-            f"({int(bad.sum())} of {array.size} values are not finite). "
-            "Check the extractor, or extract in float32."
-        )
-    if (array == array[0]).all():
-        raise DataError(
-            f"All {len(array)} rows of features are equal, so they tell no class from another. "
-            "Check the extractor and its preprocessing."
-        )
-    return array
-
-
 def check_task(features: ArrayLike, labels: ArrayLike) -> tuple[Float64Array, Int64Array]:
-    """Return features ``(N, D)`` and labels ``(N,)`` renumbered over the classes that occur.
-
-    Raises:
-        DataError: Arrays that do not fit each other, or fewer than two classes with images.
-    """
+    """Return features ``(N, D)`` and labels ``(N,)`` renumbered over the classes that occur."""
     matrix, truth = check_features(features), check_labels(labels)
     check_same_length(features=matrix, labels=truth)
     return matrix, _renumber(truth)
 
 
 def check_source(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Float64Array, Int64Array]:
-    """Return source-class probabilities ``(N, S)`` and renumbered labels ``(N,)``.
-
-    Raises:
-        DataError: Arrays that do not fit each other, or fewer than two classes with images.
-    """
+    """Return source-class probabilities ``(N, S)`` and renumbered labels ``(N,)``."""
     matrix, truth = check_probabilities(probabilities), check_labels(labels)
     check_same_length(source_probabilities=matrix, labels=truth)
     return matrix, _renumber(truth)
@@ -304,5 +240,5 @@ def one_hot(labels: Int64Array) -> Float64Array:
 def _renumber(labels: Int64Array) -> Int64Array:
     present, codes = np.unique(labels, return_inverse=True)
     if len(present) < 2:
-        raise DataError(f"Scores need at least two classes; every label is {present[0]}.")
+        raise DataError(f"Labels must hold at least two classes, got only class {present[0]}.")
     return codes.astype(np.int64)

@@ -56,7 +56,7 @@ def test_difference_covers() -> None:
 def test_refusals() -> None:
     with pytest.raises(DataError, match="11 of 10"):
         wilson_interval(11, 10)
-    with pytest.raises(ConfigError, match="confidence must lie between 0 and 1"):
+    with pytest.raises(ConfigError, match="confidence must be a number above 0 and below 1"):
         wilson_interval(5, 10, confidence=95)
     with pytest.raises(DataError, match="two filled samples"):
         share_difference_interval(0, 0, 1, 2)

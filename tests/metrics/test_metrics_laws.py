@@ -93,12 +93,12 @@ BAD = {
     "off one": (np.array([[0.5, 0.2]] * 3), [0, 1, 0], "must sum to 1"),
     "one column": (np.full((3, 1), 1.0), [0, 0, 0], "two classes"),
     "flat": (np.full(3, 0.5), [0, 1, 0], "two classes"),
-    "empty": (np.empty((0, 2)), [], "filled"),
+    "empty": (np.empty((0, 2)), [], "an image"),
     "too few labels": (half, [0, 1], "labels has 2, probabilities has 3"),
-    "label too high": (half, [0, 1, 2], r"labels\[2\] is 2"),
-    "label below zero": (half, [0, -1, 1], r"labels\[1\] is -1"),
+    "label too high": (half, [0, 1, 2], r"got 2 as labels\[2\]"),
+    "label below zero": (half, [0, -1, 1], r"got -1 as labels\[1\]"),
     "float labels": (half, [0.0, 1.0, 1.0], "must be integers"),
-    "square labels": (half, [[0, 1, 1]], r"filled array \(N,\)"),
+    "square labels": (half, [[0, 1, 1]], r"array \(N,\)"),
 }
 
 
@@ -121,7 +121,7 @@ def test_other_refusals() -> None:
         calibration.reliability_curve([0, 1, 0], half, bins=0)
     with pytest.raises(DataError, match="needs both classes"):
         probabilistic.roc_curve([1, 1, 1], [0.1, 0.2, 0.3])
-    with pytest.raises(DataError, match=r"scores\[1\] is inf"):
+    with pytest.raises(DataError, match=r"got inf as scores\[1\]"):
         probabilistic.auroc([1, 0], [0.1, np.inf])
     with pytest.raises(DataError, match="square"):
         counts.per_class_scores(np.zeros((2, 3), dtype=np.int64))

@@ -90,7 +90,7 @@ def test_refusals() -> None:
         rank_candidates([Candidate("x", np.ones((240, 3)))], LABELS)
     with pytest.raises(DataError, match="class 1 has fewer"):
         rank_candidates(PLANTED, (np.arange(240) < 3).astype(int))
-    with pytest.raises(DataError, match="x: Arrays must describe the same images"):
+    with pytest.raises(DataError, match="x: Arrays must have one row per image"):
         rank_candidates([Candidate("x", PLANTED[0].features[:50])], LABELS)
     with pytest.raises(ConfigError, match="repeats"):
         rank_candidates(PLANTED, LABELS, repeats=1)

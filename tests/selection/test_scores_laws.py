@@ -94,13 +94,13 @@ BAD_FEATURES = {
     "nan": (
         np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0]]),
         [0, 1, 0],
-        r"features\[1, 0\] is nan",
+        r"got nan in row 1, column 0",
     ),
-    "infinite": (np.array([[0.0, np.inf], [1.0, 2.0]]), [0, 1], r"features\[0, 1\] is inf"),
+    "infinite": (np.array([[0.0, np.inf], [1.0, 2.0]]), [0, 1], r"got inf in row 0, column 1"),
     "constant": (np.ones((4, 3)), [0, 1, 0, 1], "All 4 rows of features are equal"),
-    "one class": (np.arange(6.0).reshape(3, 2), [1, 1, 1], "every label is 1"),
+    "one class": (np.arange(6.0).reshape(3, 2), [1, 1, 1], "got only class 1"),
     "one image": (np.ones((1, 2)), [0], "at least two rows"),
-    "flat": (np.arange(4.0), [0, 1, 0, 1], r"must be \(N, D\)"),
+    "flat": (np.arange(4.0), [0, 1, 0, 1], r"must have shape \(N, D\)"),
     "lengths": (np.arange(6.0).reshape(3, 2), [0, 1], "features has 3, labels has 2"),
     "float labels": (np.arange(4.0).reshape(2, 2), [0.5, 1.0], "must be integers"),
 }
@@ -120,7 +120,7 @@ def test_bad_sources_are_refused(name: str) -> None:
     theta, labels = sources_of(1)
     with pytest.raises(DataError, match="must sum to 1"):
         SOURCE_SCORES[name](theta / 2, labels)
-    with pytest.raises(DataError, match="every label is 0"):
+    with pytest.raises(DataError, match="got only class 0"):
         SOURCE_SCORES[name](theta, 0 * labels)
     with pytest.raises(DataError, match="source_probabilities has 400, labels has 3"):
         SOURCE_SCORES[name](theta, labels[:3])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transferkit._format import percent, percent_interval, table
+from transferkit._sampling import group_codes
 from transferkit._typing import JSON, BoolArray, Float64Array, FloatArray, Int64Array
 from transferkit.audit.finding import json_interval, json_number, known
 from transferkit.audit.reshuffle import (
@@ -23,7 +24,7 @@ from transferkit.audit.reshuffle import (
     swap,
 )
 from transferkit.errors import DataError
-from transferkit.metrics.bootstrap import Tally, bootstrap_tallies, group_codes, tally
+from transferkit.metrics.bootstrap import Tally, bootstrap_tallies, tally
 
 PRIOR_SHIFT = "prior shift"
 

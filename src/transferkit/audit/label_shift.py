@@ -19,10 +19,10 @@ from transferkit.audit.two_sample import (
     Groups,
     TwoSampleResult,
     check_rows,
-    group_codes,
     nothing_differs,
     permutation_p_value,
     permuted_members,
+    pooled_groups,
 )
 from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.bootstrap import bootstrap_mean_interval
@@ -75,7 +75,7 @@ def category_test(
     n_b, kinds = len(codes) - n_a, int(codes.max()) + 1
     if kinds == 1:
         return nothing_differs(statistic, n_a, n_b)
-    grouped = group_codes(groups, n_a, n_b)
+    grouped = pooled_groups(groups, n_a, n_b)
     table = np.stack([np.bincount(part, minlength=kinds) for part in (codes[:n_a], codes[n_a:])])
     observed = float(_statistics(table[None].astype(np.float64), statistic)[0])
     if grouped is None and _expected(table[None].astype(np.float64)).min() >= ENOUGH:

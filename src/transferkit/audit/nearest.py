@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transferkit._typing import FloatArray, Int64Array
-from transferkit.errors import ConfigError, DataError
+from transferkit._validation import check_finite
+from transferkit.errors import ConfigError
 
 Float32Array: TypeAlias = NDArray[np.float32]
 Found: TypeAlias = tuple[Int64Array, Int64Array, Float32Array]
@@ -27,12 +28,7 @@ def unit_rows(features: FloatArray, *, centre: FloatArray | None = None) -> Floa
     Raises:
         DataError: NaN or infinity, named by row.
     """
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"{len(bad)} feature rows hold NaN or infinity, the first in row {bad[0]}; "
-            "remove or repair these images first"
-        )
+    check_finite(features)
     centred = features - (features.mean(axis=0) if centre is None else centre)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     units: Float32Array = (centred / np.maximum(length, 1e-6)).astype(np.float32)

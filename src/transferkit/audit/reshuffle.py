@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from transferkit._sampling import deal_groups, deal_rows, group_codes
 from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
+from transferkit._validation import check_finite
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics.logistic_probe import STRENGTHS, check_features, fit_probe
+from transferkit.metrics.logistic_probe import STRENGTHS, fit_probe
 
 SEEDS = tuple(range(16))
 
@@ -118,54 +120,6 @@ def _difference(a: Sequence[float], b: Sequence[float]) -> Score:
     return Score(value, (value - half, value + half))
 
 
-def draw_split(
-    labels: Int64Array,
-    groups: Int64Array | None,
-    counts: Int64Array,
-    *,
-    rng: np.random.Generator,
-) -> Int64Array:
-    """Deal pooled images out to S splits.
-
-    Args:
-        labels: Classes (N,).
-        groups: Group number of each image (N,), kept in one split; None deals out single images.
-        counts: Images wanted of each class in each split (S, K), summing to N. Met exactly
-            without groups, nearly with them.
-        rng: Source of the draw.
-
-    Returns:
-        Split number of each image (N,).
-    """
-    if groups is not None:
-        return _deal_groups(labels, groups, counts, rng)
-    split = np.zeros(len(labels), np.int64)
-    for label in range(counts.shape[1]):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        split[rows] = np.repeat(np.arange(len(counts)), counts[:, label])
-    return split
-
-
-def _deal_groups(
-    labels: Int64Array, groups: Int64Array, counts: Int64Array, rng: np.random.Generator
-) -> Int64Array:
-    """Deal whole groups, each to a split drawn by the room that it has left for its images.
-
-    With one image per group this is a draw without replacement, stratified by class.
-    """
-    members = np.zeros((int(groups.max()) + 1, counts.shape[1]))
-    np.add.at(members, (groups, labels), 1)
-    room = counts.astype(np.float64)
-    chosen = np.zeros(len(members), np.int64)
-    for group in rng.permutation(len(members)):
-        left = np.maximum(room, 0) @ members[group]
-        total = left.sum()
-        pull = left / total if total > 0 else counts.sum(axis=1) / counts.sum()
-        chosen[group] = rng.choice(len(counts), p=pull)
-        room[chosen[group]] -= members[group]
-    return chosen[groups]
-
-
 def reshuffle(
     features: Mapping[str, FloatArray],
     labels: Mapping[str, Int64Array],
@@ -200,11 +154,14 @@ def reshuffle(
     wanted = np.stack([np.bincount(labels[name], minlength=count) for name in parts])
     official = np.repeat(np.arange(3), [len(labels[name]) for name in parts])
     names = None if groups is None else np.concatenate([groups[name] for name in parts])
-    codes = None if names is None else np.unique(names, return_inverse=True)[1].astype(np.int64)
+    codes = None if names is None else group_codes(names, len(classes))
 
     def run(by: Int64Array | None) -> SplitScores | None:
         rngs = (np.random.default_rng([seed, 7]) for seed in seeds)
-        draws = (draw_split(classes, by, wanted, rng=rng) for rng in rngs)
+        draws = (
+            deal_rows(classes, wanted, rng) if by is None else deal_groups(classes, by, wanted, rng)
+            for rng in rngs
+        )
         usable = (split for split in draws if _usable(split, classes))
         scores = [_score(pooled, classes, split, count) for split in usable]
         if not scores:
@@ -294,7 +251,12 @@ def check_three(
             raise DataError(
                 f"this needs the splits train, val and test with labels, got {list(features)}"
             )
-        check_features(features[name], labels[name], what=f"features of {name}")
+        check_finite(features[name], what=f"Features of {name}")
+        if features[name].ndim != 2 or len(features[name]) != len(labels[name]):
+            raise DataError(
+                f"Features of {name} must have shape ({len(labels[name])}, D), one row per label, "
+                f"got {features[name].shape}."
+            )
         if not len(labels[name]):
             raise DataError(f"the split {name} is empty")
     return "train", "val", "test"

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transferkit._format import plain
+from transferkit._sampling import group_codes
 from transferkit._typing import JSON, BoolArray, Float64Array, FloatArray, Int64Array
+from transferkit._validation import check_finite
 from transferkit.errors import ConfigError, DataError
 
 
@@ -320,9 +322,9 @@ def check_pair(
     named = _names(names, first.shape[1])
     for sample, which in ((first, "first"), (second, "second")):
         check_rows(len(sample), which, least)
-        _refuse_unfinite(sample, which, named)
+        check_finite(sample, what=f"Features of the {which} sample", columns=names)
     pooled = np.concatenate([first, second])
-    return Pair(pooled, len(first), named, group_codes(groups, len(first), len(second)))
+    return Pair(pooled, len(first), named, pooled_groups(groups, len(first), len(second)))
 
 
 def check_rows(n: int, which: str, least: int) -> None:
@@ -338,7 +340,7 @@ def check_rows(n: int, which: str, least: int) -> None:
         )
 
 
-def group_codes(groups: Groups, n_a: int, n_b: int) -> Int64Array | None:
+def pooled_groups(groups: Groups, n_a: int, n_b: int) -> Int64Array | None:
     """Return one code per pooled row ``(n_a + n_b,)``; equal names get equal codes.
 
     Raises:
@@ -352,8 +354,7 @@ def group_codes(groups: Groups, n_a: int, n_b: int) -> Int64Array | None:
             f"Groups must name one group per row: ({n_a},) and ({n_b},); "
             f"{first.shape} and {second.shape} came."
         )
-    joined = np.concatenate([first.astype(str), second.astype(str)])
-    return np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    return group_codes(np.concatenate([first.astype(str), second.astype(str)]), n_a + n_b)
 
 
 def _matrix(sample: ArrayLike, which: str) -> FloatArray:
@@ -381,14 +382,3 @@ def _names(names: Sequence[str] | None, width: int) -> tuple[str, ...]:
     if len(names) != width:
         raise DataError(f"Expected {width} feature names, but {len(names)} came.")
     return tuple(names)
-
-
-def _refuse_unfinite(sample: FloatArray, which: str, names: tuple[str, ...]) -> None:
-    bad = ~np.isfinite(sample)
-    if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        raise DataError(
-            f"Features must be finite, but {names[column]} of row {row} of the {which} sample is "
-            f"{sample[row, column]} ({int(bad.any(axis=1).sum())} row(s) are affected); "
-            "leave out those rows or repair the features."
-        )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transferkit._sampling import quotas
 from transferkit._typing import UInt8Array
 from transferkit._validation import check_among, check_number, check_whole, to_path, to_sides
 from transferkit.data.array_layouts import read_npy_folder, read_npz
@@ -24,7 +25,7 @@ from transferkit.data.pixel_reader import (
     Part,
     assemble,
 )
-from transferkit.data.splitting import divide, groups_from_names, quotas
+from transferkit.data.splitting import divide, groups_from_names
 from transferkit.errors import ConfigError, DataError
 
 

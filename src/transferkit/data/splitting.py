@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from transferkit._sampling import group_codes, quotas, rows_by_class
 from transferkit._typing import Int64Array
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, Splits, require_splits
@@ -189,22 +190,13 @@ def divide(
 
 def divide_rows(labels: Int64Array, sizes: list[int], rng: np.random.Generator) -> list[Int64Array]:
     """Split off one part after the other, with each class's quota drawn at random."""
-    left = [rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
+    left = rows_by_class(labels, rng)
     parts = []
     for size in sizes[:-1]:
         take = quotas(np.array([len(rows) for rows in left], float), size)
         parts.append(np.sort(np.concatenate([r[:n] for r, n in zip(left, take, strict=True)])))
         left = [rows[n:] for rows, n in zip(left, take, strict=True)]
     return [*parts, np.sort(np.concatenate(left))]
-
-
-def quotas(weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]], total: int) -> Int64Array:
-    """Share out ``total`` in proportion to ``weights``, by largest remainders."""
-    exact = weights / weights.sum() * total
-    whole: Int64Array = np.floor(exact).astype(np.int64)
-    rest = np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]
-    whole[rest] += 1
-    return whole
 
 
 def divide_groups(
@@ -215,7 +207,7 @@ def divide_groups(
 ) -> list[Int64Array]:
     """Give each group, large ones first, to the part that lacks its classes most."""
     classes, numbers = np.unique(labels, return_inverse=True)
-    _, member = np.unique(groups, return_inverse=True)
+    member = group_codes(groups, len(labels))
     counts = np.zeros((int(member.max()) + 1, len(classes)))
     np.add.at(counts, (member, numbers), 1)
     target = np.outer(sizes / sizes.sum(), counts.sum(0))

@@ -6,12 +6,13 @@ Images of one group (a patient, a video) are not independent: whole groups are d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from transferkit._sampling import group_codes
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit._validation import check_scores, check_share
 from transferkit.errors import ConfigError, DataError
@@ -167,7 +168,7 @@ def percentile_interval(values: Float64Array, *, confidence: float = 0.95) -> tu
     """Return the central ``confidence`` part of ``values``; NaN if there are none."""
     if len(values) == 0:
         return float("nan"), float("nan")
-    tail = (1 - check_share("confidence", confidence)) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -178,8 +179,8 @@ def _units(
     """Return the group of each image ``(N,)`` and the stratum of each group ``(G,)``."""
     if n < 1:
         raise DataError("There is nothing to resample: no image came.")
-    group = np.arange(n) if groups is None else _codes(groups, n, "groups")
-    kind = np.zeros(n, dtype=np.int64) if strata is None else _codes(strata, n, "strata")
+    group = group_codes(groups, n)
+    kind = np.zeros(n, np.int64) if strata is None else group_codes(strata, n, what="strata")
     stratum = np.zeros(group.max() + 1, dtype=np.int64)
     stratum[group] = kind
     if (stratum[group] != kind).any():
@@ -188,14 +189,7 @@ def _units(
             f"A group must lie within one stratum, but that of image {image} lies in two. "
             "Leave out the strata, or split the groups by stratum."
         )
-    return group.astype(np.int64), stratum
-
-
-def _codes(values: ArrayLike, n: int, name: str) -> Int64Array:
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise DataError(f"{name} must name one value per image: ({n},); {array.shape} came.")
-    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+    return group, stratum
 
 
 def _check_samples(samples: int) -> None:
@@ -204,13 +198,6 @@ def _check_samples(samples: int) -> None:
 
 
 _BLOCK = 4_000_000  # weights held in memory at a time
-
-
-def group_codes(groups: Sequence[str] | None, count: int) -> Int64Array:
-    """Return the group number of each image (N,); every image its own without groups."""
-    if groups is None:
-        return np.arange(count, dtype=np.int64)
-    return np.unique(np.asarray(groups, np.str_), return_inverse=True)[1].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

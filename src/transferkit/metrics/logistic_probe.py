@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +56,8 @@ def fit_probe(
         strength: Inverse regularisation strength, the ``C`` of scikit-learn.
 
     Raises:
-        DataError: Fewer than two classes occur, or features hold NaN or infinity.
+        DataError: Fewer than two classes occur.
     """
-    check_features(features, labels)
     present = np.unique(labels)
     if len(present) < 2:
         raise DataError(
@@ -80,24 +78,3 @@ def fit_probe(
         np.concatenate([-model.intercept_, model.intercept_]) / 2 if two else model.intercept_
     )
     return Probe(mean, scale, weight, bias)
-
-
-def check_features(
-    features: FloatArray, labels: Sequence[int] | Int64Array, *, what: str = "features"
-) -> None:
-    """Refuse features that no probe can use.
-
-    Raises:
-        DataError: Not (N, D), not as many as labels, or NaN or infinity (named by row and column).
-    """
-    if features.ndim != 2 or len(features) != len(labels):
-        raise DataError(
-            f"expected {what} of shape ({len(labels)}, D), one row per label, got {features.shape}"
-        )
-    bad = np.argwhere(~np.isfinite(features))
-    if len(bad):
-        row, column = bad[0]
-        raise DataError(
-            f"{what} hold {len(bad)} values that are NaN or infinite, the first in row {row}, "
-            f"column {column}; remove or repair these images first"
-        )

@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from transferkit._format import percent, percent_interval, plain, table
+from transferkit._sampling import interleave, rows_by_class
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_task
 from transferkit.errors import ConfigError, DataError
@@ -195,7 +196,7 @@ def probe_curve(
     splitter = StratifiedShuffleSplit(repeats, test_size=judged, random_state=seed)
     columns = []
     for train, held in splitter.split(matrix, truth):
-        order = _interleave(truth[train])
+        order = interleave(rows_by_class(truth[train]), first=2)
         parts = [train[order[:size]] for size in sizes]
         models = [_fit(matrix[part], truth[part], penalty) for part in parts]
         columns.append([float(np.mean(m.predict(matrix[held]) == truth[held])) for m in models])
@@ -217,16 +218,6 @@ def _fit(features: Float64Array, labels: Int64Array, penalty: float) -> Pipeline
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, labels)
-
-
-def _interleave(labels: Int64Array) -> Int64Array:
-    """Order images so that every beginning holds each class in its share, two at the least."""
-    rank = np.empty(len(labels))
-    for k in np.unique(labels):
-        own = np.flatnonzero(labels == k)
-        rank[own] = (np.arange(len(own)) + 0.5) / len(own)
-        rank[own[:2]] = -1
-    return np.argsort(rank, kind="stable").astype(np.int64)
 
 
 def _folds(

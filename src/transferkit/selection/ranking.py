@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t as student_t
 
 from transferkit._format import percent, plain, table
+from transferkit._sampling import draw_by_class
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_labels, check_share
 from transferkit.errors import ConfigError, DataError, UnknownNameError
@@ -213,8 +214,4 @@ def _parts(labels: Int64Array, *, repeats: int, seed: int) -> list[Int64Array]:
     share = min(0.5, LARGEST_PART / len(labels))
     sizes = np.maximum(2, (share * counts).astype(np.int64))
     rng = np.random.default_rng(seed)
-    pools = [np.flatnonzero(labels == k) for k in classes]
-    return [
-        np.sort(np.concatenate([rng.permutation(p)[:n] for p, n in zip(pools, sizes, strict=True)]))
-        for _ in range(repeats)
-    ]
+    return [draw_by_class(labels, sizes, rng) for _ in range(repeats)]

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-import numpy as np
-
 from transferkit._format import percent, percent_interval, plain, table
+from transferkit._sampling import stratified_subset
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.data.image_data import ImageData, require_images, require_splits
-from transferkit.data.splitting import quotas
 from transferkit.models.classifier import create_classifier
 from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
@@ -162,7 +160,7 @@ def advise(
     if reference is not None:
         require_images("The reference", reference)
     labels = train.require_labels("Advice")
-    part = train.subset(_drawn(labels, max_images, seed))
+    part = train.subset(stratified_subset(labels, max_images, seed=seed))
     shown = part.require_labels("Advice")
 
     def features(images: ImageData, source: Weights) -> FloatArray:
@@ -187,17 +185,6 @@ def advise(
         reason=_WHY[size, similarity],
         curve=curve,
     )
-
-
-def _drawn(labels: Int64Array, count: int, seed: int) -> Int64Array:
-    """Rows of at most ``count`` images, with the class shares of the whole."""
-    if len(labels) <= count:
-        return np.arange(len(labels), dtype=np.int64)
-    rng = np.random.default_rng(seed)
-    pools = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    sizes = quotas(np.array([len(pool) for pool in pools], float), count)
-    chosen = [rng.permutation(pool)[:n] for pool, n in zip(pools, sizes, strict=True)]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, tuple[Evidence, ...]]:

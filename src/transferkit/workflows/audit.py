@@ -17,7 +17,7 @@ from torch import nn
 
 from transferkit._format import describe
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
-from transferkit._validation import check_number, check_sequence, check_whole
+from transferkit._validation import check_finite, check_number, check_sequence, check_whole
 from transferkit._version import __version__
 from transferkit.audit.audit_data import content_hashes
 from transferkit.audit.checks_copies import (
@@ -171,14 +171,7 @@ def _check(features: FloatArray, data: ImageData, split: str) -> None:
         raise DataError(
             f"expected features of {split} of shape ({len(data)}, D), got {features.shape}"
         )
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        column = int(np.flatnonzero(~np.isfinite(features[bad[0]]))[0])
-        raise DataError(
-            f"{len(bad)} images of {split} have features that are NaN or infinite, the first "
-            f"{data.names[bad[0]]!r} in feature {column}; remove these images, or look into the "
-            "model that made the features"
-        )
+    check_finite(features, what=f"Features of {split}", images=data.names)
 
 
 NAMES = ("train", "val", "test")

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from transferkit._format import percent, plain, table
+from transferkit._sampling import interleave, rows_by_class
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, require_splits
@@ -270,12 +271,7 @@ def _build(
 
 def _order(labels: Int64Array, max_images: int, seed: int) -> Int64Array:
     """Images in an order of which every beginning is stratified by class."""
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for k in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == k))
-        place[own] = (np.arange(len(own)) + 0.5) / len(own)
-    order: Int64Array = np.argsort(place, kind="stable")[:max_images].astype(np.int64)
+    order = interleave(rows_by_class(labels, np.random.default_rng(seed)))[:max_images]
     fewest = np.bincount(labels[order]).min()
     if fewest < 4:
         raise DataError(f"A ranking needs four images of each class; one has {fewest}.")

@@ -1,0 +1,106 @@
+"""Draws that keep class shares or whole groups. The order of the random calls is part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from transferkit._typing import Float64Array, Int64Array
+from transferkit.errors import DataError
+
+
+def group_codes(groups: ArrayLike | None, count: int, *, what: str = "groups") -> Int64Array:
+    """Number of each row's group ``(N,)``, from 0 in sorted order; without groups, each its own.
+
+    Raises:
+        DataError: Not one group per row.
+    """
+    if groups is None:
+        return np.arange(count, dtype=np.int64)
+    array = np.asarray(groups)
+    if array.shape != (count,):
+        raise DataError(
+            f"Expected {what} of shape ({count},), one value per image, got {array.shape}."
+        )
+    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+
+
+def rows_by_class(labels: Int64Array, rng: np.random.Generator | None = None) -> list[Int64Array]:
+    """Rows of each class that occurs, classes ascending; shuffled within each class by ``rng``."""
+    pools = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return pools if rng is None else [rng.permutation(rows) for rows in pools]
+
+
+def quotas(weights: Float64Array, total: int) -> Int64Array:
+    """Share out ``total`` in proportion to ``weights``, by largest remainders."""
+    exact = weights / weights.sum() * total
+    whole: Int64Array = np.floor(exact).astype(np.int64)
+    rest = np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]
+    whole[rest] += 1
+    return whole
+
+
+def draw_by_class(
+    labels: Int64Array, sizes: Sequence[int] | Int64Array, rng: np.random.Generator
+) -> Int64Array:
+    """Draw ``sizes[i]`` rows of the i-th class that occurs, without repeats; rows ascending."""
+    pools = rows_by_class(labels, rng)
+    return np.sort(np.concatenate([rows[:size] for rows, size in zip(pools, sizes, strict=True)]))
+
+
+def stratified_subset(labels: Int64Array, count: int, *, seed: int) -> Int64Array:
+    """Draw at most ``count`` rows with the class shares of the whole; rows ascending."""
+    if len(labels) <= count:
+        return np.arange(len(labels), dtype=np.int64)
+    sizes = quotas(np.unique(labels, return_counts=True)[1].astype(np.float64), count)
+    return draw_by_class(labels, sizes, np.random.default_rng(seed))
+
+
+def interleave(pools: Sequence[Int64Array], *, first: int = 0) -> Int64Array:
+    """Merge the rows of all classes so that every beginning holds each class in its share.
+
+    The ``first`` rows of each class come before all others.
+    """
+    place = np.empty(sum(map(len, pools)))
+    for rows in pools:
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+        place[rows[:first]] = -1
+    return np.argsort(place, kind="stable").astype(np.int64)
+
+
+def deal_rows(labels: Int64Array, counts: Int64Array, rng: np.random.Generator) -> Int64Array:
+    """Part of each row ``(N,)``, so that part s gets ``counts[s, k]`` rows of class k.
+
+    Args:
+        labels: Classes (N,).
+        counts: Rows wanted (S, K) of each class in each part; its columns add up to the classes.
+        rng: Source of the draw.
+    """
+    part = np.zeros(len(labels), np.int64)
+    for rows in rows_by_class(labels, rng):
+        part[rows] = np.repeat(np.arange(len(counts)), counts[:, labels[rows[0]]])
+    return part
+
+
+def deal_groups(
+    labels: Int64Array, groups: Int64Array, counts: Int64Array, rng: np.random.Generator
+) -> Int64Array:
+    """Part of each row ``(N,)``, no group in two parts; ``counts`` (S, K) are met nearly.
+
+    Each group, in random order, goes to a part drawn in proportion to the room that it has left
+    for the group's images. With one image per group this is a draw without replacement,
+    stratified by class.
+    """
+    members = np.zeros((int(groups.max()) + 1, counts.shape[1]))
+    np.add.at(members, (groups, labels), 1)
+    room = counts.astype(np.float64)
+    chosen = np.zeros(len(members), np.int64)
+    for group in rng.permutation(len(members)):
+        left = np.maximum(room, 0) @ members[group]
+        total = left.sum()
+        pull = left / total if total > 0 else counts.sum(axis=1) / counts.sum()
+        chosen[group] = rng.choice(len(counts), p=pull)
+        room[chosen[group]] -= members[group]
+    return chosen[groups]

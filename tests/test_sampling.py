@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transferkit._sampling import (
+    deal_groups,
+    deal_rows,
+    draw_by_class,
+    group_codes,
+    interleave,
+    quotas,
+    rows_by_class,
+    stratified_subset,
+)
+from transferkit.errors import DataError
+
+
+def test_group_codes_follow_the_sorted_names() -> None:
+    assert group_codes(["b", "a", "b", "c"], 4).tolist() == [1, 0, 1, 2]
+    assert group_codes(None, 3).tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"Expected strata of shape \(3,\), one value per image"):
+        group_codes([1, 2], 3, what="strata")
+
+
+def test_quotas_add_up_and_are_proportional() -> None:
+    assert quotas(np.array([3.0, 1.0]), 6).tolist() == [5, 1]
+    assert quotas(np.array([1.0, 1.0, 1.0]), 10).tolist() == [4, 3, 3]
+
+
+def test_draws_by_class_have_the_sizes_asked_for_and_no_repeats() -> None:
+    labels = np.array([2, 0, 2, 2, 0, 2, 0, 2])
+    rows = draw_by_class(labels, [2, 3], np.random.default_rng(0))
+    assert len(set(rows.tolist())) == 5
+    assert np.bincount(labels[rows]).tolist() == [2, 0, 3]
+    assert (np.diff(rows) > 0).all()
+
+
+def test_a_subset_keeps_the_class_shares() -> None:
+    labels = np.repeat([0, 1], [75, 25])
+    assert np.bincount(labels[stratified_subset(labels, 40, seed=0)]).tolist() == [30, 10]
+    assert stratified_subset(labels, 100, seed=0).tolist() == list(range(100))
+
+
+def test_every_beginning_of_interleaved_classes_is_stratified() -> None:
+    labels = np.repeat([0, 1], [30, 10])
+    order = interleave(rows_by_class(labels, np.random.default_rng(0)))
+    assert sorted(order.tolist()) == list(range(40))
+    for end in (8, 20, 32):
+        assert np.bincount(labels[order[:end]]).tolist() == [end * 3 // 4, end // 4]
+    first = interleave(rows_by_class(labels), first=2)
+    assert sorted(first[:4].tolist()) == [0, 1, 30, 31]
+
+
+def test_draws_without_groups_meet_the_counts_exactly() -> None:
+    labels = np.repeat([0, 1, 2], [30, 50, 20])
+    counts = np.array([[20, 30, 10], [5, 10, 0], [5, 10, 10]])
+    split = deal_rows(labels, counts, np.random.default_rng(0))
+    found = [np.bincount(labels[split == s], minlength=3) for s in range(3)]
+    np.testing.assert_array_equal(found, counts)
+
+
+def test_draws_by_group_keep_groups_whole_and_sizes_nearly() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.sort(rng.integers(0, 150, 600))
+    labels = rng.integers(0, 2, 600)
+    wanted = np.array([[200, 200], [50, 50], [50, 50]])
+    split = deal_groups(labels, groups, wanted, rng)
+    assert all(len(np.unique(split[groups == g])) == 1 for g in np.unique(groups))
+    np.testing.assert_allclose(np.bincount(split, minlength=3), [400, 100, 100], atol=15)
+
+
+def test_single_image_groups_are_drawn_like_images() -> None:
+    labels = np.arange(200) % 2
+    counts = np.array([[60, 60], [20, 20], [20, 20]])
+    split = deal_groups(labels, np.arange(200), counts, np.random.default_rng(0))
+    found = [np.bincount(labels[split == s], minlength=2) for s in range(3)]
+    np.testing.assert_array_equal(found, counts)
