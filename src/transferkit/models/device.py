@@ -87,9 +87,8 @@ def seeded(seed: int | tuple[int, ...] | None, device: torch.device = CPU) -> It
     if seed is None:
         yield
         return
-    number = (
-        seed if isinstance(seed, int) else int(np.random.SeedSequence(seed).generate_state(1)[0])
-    )
+    if isinstance(seed, tuple):
+        seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     # torch has one generator for all threads: blocks in several threads would draw from each
     # other's numbers, so they take turns
     with _SEEDING, torch.random.fork_rng([device] if device.type == "cuda" else []):
