@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,3 +40,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is gone, or its folder never was one
             draft.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and see that it can be written, before the work whose results it will hold."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write into the output folder {folder}: {error.strerror}. "
+            "Choose another one, or make it writable."
+        ) from error

@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 
 import transferkit as tk
-from transferkit.cli.compare import seed_numbers, weights_by_name
+from transferkit.cli.compare import seed_list, weights_by_name
 from transferkit.workflows import compare as comparing
 
 Run = Callable[..., Result]
@@ -75,4 +75,4 @@ def test_weights_for_all_or_by_name() -> None:
         with pytest.raises(tk.ConfigError, match="--weights"):
             weights_by_name(bad)
     with pytest.raises(tk.ConfigError, match="--seeds"):
-        seed_numbers("0,x")
+        seed_list("0,x")

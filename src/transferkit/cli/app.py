@@ -1,4 +1,4 @@
-"""The group of commands. Exit status: 0 fine, 1 a gate failed, 2 an error."""
+"""The commands. Exit status: 0 fine, 1 an audit's --fail-on found something, 2 an error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ERROR_STATUS = 2
 
 
 class Application(click.Group):
-    """A group that reports the library's own errors as one message, without a traceback."""
+    """A group of commands that prints the library's own errors without a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; an error of ours ends with its message and status 2."""
+        """Run the command; an error of the library ends it with its message and status 2."""
         try:
             return super().invoke(ctx)
         except TransferkitError as error:

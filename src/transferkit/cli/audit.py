@@ -1,4 +1,4 @@
-"""``transferkit audit``: what is wrong between the splits, as text, JSON, HTML and a gate."""
+"""``transferkit audit``: faults of a dataset and its splits, as text, JSON, HTML and a gate."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from transferkit._files import make_folder
 from transferkit.cli.options import (
+    FILE,
+    OnError,
     batch_size_option,
     cache_option,
     data_argument,
     seed_option,
+    skip_broken_option,
     weights_argument,
 )
 
@@ -22,25 +26,21 @@ if TYPE_CHECKING:
 
 GATE_STATUS = 1
 
-file_type = click.Path(path_type=Path, dir_okay=False)
-
 
 @click.command("audit")
 @data_argument
-@click.option("--html", type=file_type, help="Write the report as one HTML file.")
-@click.option("--json", "json_file", type=file_type, help="Write the findings as JSON.")
+@click.option("--html", type=FILE, help="Write the report as one HTML file.")
+@click.option("--json", "json_file", type=FILE, help="Write the findings as JSON.")
 @click.option("--groups", help="Regular expression; its match in a file name is the group.")
-@click.option("--model", type=file_type, help="A trained classifier.safetensors to audit with.")
+@click.option("--model", type=FILE, help="A trained classifier.safetensors to audit with.")
 @click.option("--backbone", help="Backbone for the embeddings.  [default: the embedded one]")
 @click.option("--weights", default="default", show_default=True, help="Of --backbone.")
 @click.option(
     "--fail-on",
     type=click.Choice(["warning", "error"]),
-    help="End with status 1 if there is a finding as grave as this.",
+    help="End with status 1 if there is a finding of this severity or a higher one.",
 )
-@click.option(
-    "--skip-broken", is_flag=True, help="Skip images that cannot be read, and count them."
-)
+@skip_broken_option
 @batch_size_option
 @cache_option
 @seed_option
@@ -55,25 +55,27 @@ def audit_command(
     backbone: str | None,
     weights: str,
     fail_on: Literal["warning", "error"] | None,
-    skip_broken: bool,
+    on_error: OnError,
     batch_size: int,
     cache: Where | None,
     seed: int,
 ) -> None:
     """Audit DATA, a folder of images or an .npz file: leaks, shift, labels, images, the gap.
 
-    Exit status: 0 fine, 1 the gate of --fail-on is shut, 2 an error.
+    Exit status: 0 fine, 1 --fail-on found something, 2 an error.
     """
     if model is not None and backbone is not None:
         raise click.UsageError("Give --model or --backbone, not both.")
-    from transferkit.cli.train import prepare_folder
     from transferkit.data.load import load_splits
+    from transferkit.models.save_load import load_classifier
     from transferkit.workflows.audit import audit_splits
 
     for file in filter(None, (html, json_file)):
-        prepare_folder(file.parent)
-    splits = load_splits(data, seed=seed, on_error="skip" if skip_broken else "raise")
-    embedder = embedder_for(model, backbone, weights_argument(weights), batch_size, cache)
+        make_folder(file.parent)
+    splits = load_splits(data, seed=seed, on_error=on_error)
+    embedder: Embedder = backbone if model is None else load_classifier(model)
+    if backbone is not None and weights != "default":
+        embedder = features_of(backbone, weights_argument(weights), batch_size, cache)
     report = audit_splits(
         splits, model=embedder, groups=groups, seed=seed, batch_size=batch_size, cache=cache
     )
@@ -87,27 +89,10 @@ def audit_command(
         ctx.exit(GATE_STATUS)
 
 
-def embedder_for(
-    model: Path | None,
-    backbone: str | None,
-    weights: str | None,
-    batch_size: int,
-    cache: Where | None,
-) -> Embedder:
-    """What makes the features: a saved classifier, a backbone, or the library's default."""
-    if model is not None:
-        from transferkit.models.save_load import load_classifier
-
-        return load_classifier(model)
-    if backbone is None or weights == "default":
-        return backbone
-    return features_of(backbone, weights, batch_size, cache)
-
-
 def features_of(
     backbone: str, weights: str | None, batch_size: int, cache: Where | None
 ) -> Embedder:
-    """A function of images to the features of a backbone with weights of the caller's choice."""
+    """A function of images to the features of a backbone with the weights of the user's choice."""
     from transferkit.data.image_data import ImageData
     from transferkit.models.classifier import create_classifier
     from transferkit.models.features import extract_features

@@ -1,4 +1,4 @@
-"""``transferkit list`` and ``transferkit info``: what there is to choose from."""
+"""``transferkit list``, ``info`` and ``cache``: the backbones, and the files kept between runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from transferkit._format import table
+from transferkit.cli.options import FOLDER
 
 if TYPE_CHECKING:
     from transferkit.backbones.table import Order
+
+MEGABYTE = 1e6
 
 
 @click.command("list")
@@ -47,12 +50,12 @@ def list_command(
         click.echo(rows if as_table else "\n".join(row.name for row in rows))
         return
     if not set("*?[") & set(pattern) and not list_backbones(f"*{pattern}*"):
-        resolve(pattern)  # raises: no backbone goes by that name; gives the nearest
-    click.echo(f"no backbone matches{_widened(pattern)}", err=True)
+        resolve(pattern)  # an unknown name: the error lists the nearest ones
+    click.echo(f"no backbone matches{_wider_search(pattern)}", err=True)
 
 
-def _widened(pattern: str) -> str:
-    """What a wider pattern, or the pattern without the other options, would find."""
+def _wider_search(pattern: str) -> str:
+    """The pattern, and how many a wider one, or the pattern without other options, would match."""
     from transferkit.backbones.catalog import list_backbones
 
     for wider in (pattern, f"{pattern}*", f"*{pattern}*"):
@@ -67,36 +70,31 @@ def _widened(pattern: str) -> str:
 @click.command("info")
 @click.argument("name")
 def info_command(name: str) -> None:
-    """Show what is known of the backbone NAME: size, stages, weights, licences."""
+    """Show size, stages, weights and licences of the backbone NAME."""
     from transferkit.backbones.catalog import get_backbone_spec
 
     click.echo(get_backbone_spec(name))
 
 
-MEGABYTE = 1e6
-
-
 @click.command("cache")
 @click.option("--clear", is_flag=True, help="Remove everything in the cache.")
 @click.option(
-    "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="[default: $TRANSFERKIT_CACHE, else the user's cache folder]",
+    "--folder", type=FOLDER, help="[default: $TRANSFERKIT_CACHE, else the user's cache folder]"
 )
 def cache_command(clear: bool, folder: Path | None) -> None:
-    """Show what is kept between runs (decoded images, activations), and its size."""
+    """Show the files kept between runs (decoded images, activations) and their size."""
     from transferkit.data.disk_cache import default_folder, stores_below
 
     place = folder or default_folder()
     rows, total = [], 0
-    for said, store in stores_below(place).items():
+    for kind, store in stores_below(place).items():
         for entry in store.entries():
             used = f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}"
-            rows.append((said, entry.key[:12], f"{entry.size / MEGABYTE:.1f} MB", used))
+            rows.append((kind, entry.key[:12], f"{entry.size / MEGABYTE:.1f} MB", used))
             total += entry.size
         if clear:
             store.clear()
     if rows:
-        click.echo(table(("what", "key", "size", "last used"), rows, left=2))
+        click.echo(table(("kind", "key", "size", "last used"), rows, left=2))
     verb = "removed from" if clear else "in"
     click.echo(f"{len(rows)} entries, {total / MEGABYTE:.1f} MB, {verb} {place}")

@@ -8,31 +8,67 @@ from typing import TYPE_CHECKING
 
 import click
 
+from transferkit._files import make_folder, replacing
 from transferkit.cli.options import (
+    FILE,
+    FOLDER,
     batch_size_option,
     cache_option,
     data_argument,
     device_option,
     image_size_option,
+    save_figures,
     seed_option,
     weights_argument,
 )
-from transferkit.errors import ConfigError, MissingDependencyError
+from transferkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from transferkit.models.prefix_cache import Where
     from transferkit.workflows.comparison import Comparison
-    from transferkit.workflows.rank import Ranking
 
 INTERRUPTED_STATUS = 130
 
+
+def comma_list(text: str) -> list[str]:
+    """The names in a comma-separated text."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def seed_list(text: str) -> list[int]:
+    """The whole numbers in a comma-separated text; others are a ConfigError."""
+    try:
+        return [int(name) for name in comma_list(text)]
+    except ValueError:
+        raise ConfigError(
+            f"--seeds must be whole numbers with commas between, got {text!r}."
+        ) from None
+
+
+def weights_by_name(values: tuple[str, ...]) -> str | dict[str, str | Path | None] | None:
+    """One value for all backbones, or a mapping from names; a mixture is a ConfigError."""
+    named = dict(text.split("=", 1) for text in values if "=" in text)
+    if named and len(named) == len(values):
+        return {name: weights_argument(value) for name, value in named.items()}
+    if len(values) > 1:
+        raise ConfigError(
+            f"--weights must be one value for all backbones, or NAME=... for each, got {values}."
+        )
+    return weights_argument(values[0]) if values else "default"
+
+
 backbones_option = click.option(
-    "--backbones", required=True, help="Names of 'transferkit list', with commas between."
+    "--backbones",
+    required=True,
+    callback=lambda _context, _option, text: comma_list(text),
+    help="Names of 'transferkit list', with commas between.",
 )
 weights_option = click.option(
     "--weights",
-    "weights",
     multiple=True,
+    callback=lambda _context, _option, values: weights_by_name(values),
     help="default, none, a tag or a file, for all backbones; or NAME=... for one. May be repeated.",
 )
 
@@ -48,23 +84,23 @@ weights_option = click.option(
 )
 @click.option("--seeds", default="0", show_default=True, help="Numbers, with commas between.")
 @weights_option
-@click.option("--epochs", type=click.IntRange(1), help="[default: what suits the strategy]")
+@click.option("--epochs", type=click.IntRange(1), help="[default: that of each strategy]")
 @batch_size_option
 @image_size_option
 @device_option
 @cache_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     required=True,
-    help="Folder for cells, tables and figures; the same folder again goes on where it was.",
+    help="Folder for cells, tables and figures; the same folder again continues the run.",
 )
 def compare_command(
     data: Path,
-    backbones: str,
+    backbones: list[str],
     strategies: str,
     seeds: str,
-    weights: tuple[str, ...],
+    weights: str | dict[str, str | Path | None] | None,
     epochs: int | None,
     batch_size: int,
     image_size: int | None,
@@ -72,27 +108,25 @@ def compare_command(
     cache: Where | None,
     out: Path,
 ) -> None:
-    """Train every backbone by every strategy on DATA, and set the results side by side.
+    """Train every backbone by every strategy on DATA, and compare the results.
 
     Writes comparison.txt, .csv, .md, .html, .json and figures into the folder --out, where each
-    cell is stored as it ends. Ctrl-C leaves the tables of what is done.
+    cell is stored as it ends. Ctrl-C leaves the tables of the finished cells.
     """
-    from transferkit.cli.train import prepare_folder
     from transferkit.data.load import load_splits
     from transferkit.workflows.compare import compare
     from transferkit.workflows.strategies import strategy_named
 
-    chosen = [strategy_named(name) for name in listed(strategies)]
-    numbers = seed_numbers(seeds)
-    prepare_folder(out)
+    chosen, numbers = [strategy_named(name) for name in comma_list(strategies)], seed_list(seeds)
+    make_folder(out)
     splits = load_splits(data)
     click.echo(f"{splits}\n")
     comparison = compare(
-        listed(backbones),
+        backbones,
         chosen,
         splits,
         seeds=numbers,
-        weights=weights_by_name(weights),
+        weights=weights,
         image_size=image_size,
         epochs=epochs,
         batch_size=batch_size,
@@ -101,10 +135,25 @@ def compare_command(
         cache=cache,
     )
     click.echo(f"{comparison}\n")
-    for path in write_figures(comparison, out):
+    for path in save_figures(lambda: figures(comparison), out):
         click.echo(f"wrote {path}")
     if comparison.interrupted:
         click.get_current_context().exit(INTERRUPTED_STATUS)
+
+
+def figures(comparison: Comparison) -> dict[str, Axes]:
+    """Accuracies with intervals, learning curves, and accuracy against time, of finished cells."""
+    from transferkit import plots
+
+    if not comparison.scores("val"):
+        return {}
+    drawn = {
+        "accuracy": plots.comparison(comparison),
+        "learning_curves": plots.learning_curves(comparison.histories()),
+    }
+    if tested := comparison.scores("test"):
+        drawn["accuracy_vs_time"] = plots.accuracy_vs_time(tested, comparison.seconds())
+    return drawn
 
 
 @click.command("rank")
@@ -123,11 +172,11 @@ def compare_command(
 @seed_option
 @device_option
 @cache_option
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--json", "json_file", type=FILE, help="Write the ranking as JSON.")
 def rank_command(
     data: Path,
-    backbones: str,
-    weights: tuple[str, ...],
+    backbones: list[str],
+    weights: str | dict[str, str | Path | None] | None,
     by: str,
     batch_size: int,
     image_size: int | None,
@@ -137,15 +186,14 @@ def rank_command(
     json_file: Path | None,
 ) -> None:
     """Order backbones by their features on the train split of DATA; nothing is trained."""
-    from transferkit._files import replacing
     from transferkit.data.load import load_splits
     from transferkit.workflows.rank import rank_backbones, score_named
 
-    ranking: Ranking = rank_backbones(
-        listed(backbones),
+    ranking = rank_backbones(
+        backbones,
         load_splits(data, seed=seed),
         by=score_named(by),
-        weights=weights_by_name(weights),
+        weights=weights,
         image_size=image_size,
         batch_size=batch_size,
         device=device,
@@ -156,61 +204,3 @@ def rank_command(
     if json_file is not None:
         with replacing(json_file) as draft:
             draft.write_text(json.dumps(ranking.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def listed(text: str) -> list[str]:
-    """The names in a text with commas between."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def seed_numbers(text: str) -> list[int]:
-    """The numbers in a text with commas between.
-
-    Raises:
-        ConfigError: Something else is in it.
-    """
-    try:
-        return [int(name) for name in listed(text)]
-    except ValueError:
-        raise ConfigError(
-            f"--seeds takes whole numbers with commas between, got {text!r}."
-        ) from None
-
-
-def weights_by_name(given: tuple[str, ...]) -> str | dict[str, str | Path | None] | None:
-    """One value for all backbones, or a mapping from names.
-
-    Raises:
-        ConfigError: Both at once, or several values for all.
-    """
-    named = dict(text.split("=", 1) for text in given if "=" in text)
-    if named and len(named) == len(given):
-        return {name: weights_argument(value) for name, value in named.items()}
-    if len(given) > 1:
-        raise ConfigError(
-            f"--weights takes one value for all backbones, or NAME=... for each, got {given}."
-        )
-    return weights_argument(given[0]) if given else "default"
-
-
-def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
-    """Draw accuracies with intervals, accuracy against time, and learning curves."""
-    from transferkit import plots
-
-    tested = comparison.scores("test")
-    if not comparison.scores("val"):
-        return []
-    both = {name: {"val": score} for name, score in comparison.scores("val").items()}
-    for name, score in tested.items():
-        both[name]["test"] = score
-    try:
-        figures = {
-            "accuracy": plots.accuracy_intervals(both),
-            "learning_curves": plots.learning_curves(comparison.histories()),
-        }
-        if tested:
-            figures["accuracy_vs_time"] = plots.accuracy_vs_time(tested, comparison.seconds())
-        return [plots.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
-    except MissingDependencyError as error:
-        click.echo(f"no figures: {error}")
-        return []

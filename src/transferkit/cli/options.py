@@ -1,21 +1,33 @@
-"""Options that several commands share."""
+"""Options and steps that several commands share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
+from transferkit.errors import MissingDependencyError
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from transferkit.models.prefix_cache import Where
+
+OnError: TypeAlias = Literal["raise", "skip"]
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+PLACES: Mapping[str, Where | None] = {
+    "auto": "auto",
+    "memory": "memory",
+    "disk": "disk",
+    "none": None,
+}
 
 data_argument = click.argument("data", type=click.Path(path_type=Path))
 out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder for the results; made if absent.",
+    "--out", type=FOLDER, required=True, help="Folder for the results; made if absent."
 )
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
 device_option = click.option(
@@ -29,25 +41,34 @@ image_size_option = click.option(
     type=click.IntRange(1),
     help="Side of the network's input, in pixels.  [default: the weights' own]",
 )
-
-
-_PLACES: dict[str, Where | None] = {
-    "auto": "auto",
-    "memory": "memory",
-    "disk": "disk",
-    "none": None,
-}
-
+skip_broken_option = click.option(
+    "--skip-broken",
+    "on_error",
+    is_flag=True,
+    callback=lambda _context, _option, skip: "skip" if skip else "raise",
+    help="Skip images that cannot be read, and count them.",
+)
 cache_option = click.option(
     "--cache",
-    type=click.Choice(list(_PLACES)),
-    callback=lambda _, __, name: _PLACES[name],
+    type=click.Choice(list(PLACES)),
+    callback=lambda _context, _option, place: PLACES[place],
     default="auto",
     show_default=True,
-    help="Where to keep what frozen parts make of the images; later commands find what is on disk.",
+    help="Where to keep the activations of frozen layers; later commands reuse those on disk.",
 )
 
 
 def weights_argument(text: str) -> str | None:
-    """The value of ``--weights``: ``none`` is random initialisation, all else goes through."""
+    """The weights that a ``--weights`` text means: ``none`` is random initialisation."""
     return None if text.lower() == "none" else text
+
+
+def save_figures(draw: Callable[[], Mapping[str, Axes]], folder: Path) -> list[Path]:
+    """Draw and save figures as PNG; without matplotlib print why there are none."""
+    try:
+        from transferkit import plots
+
+        return [plots.save(figure, folder / f"{name}.png") for name, figure in draw().items()]
+    except MissingDependencyError as error:
+        click.echo(f"no figures: {error}")
+        return []

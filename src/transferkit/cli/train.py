@@ -5,31 +5,32 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from transferkit._files import make_folder
 from transferkit._format import percent, percent_interval, table
 from transferkit.cli.options import (
+    OnError,
     batch_size_option,
     cache_option,
     data_argument,
     device_option,
     image_size_option,
     out_option,
+    save_figures,
     seed_option,
+    skip_broken_option,
     weights_argument,
 )
-from transferkit.errors import MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from transferkit.models.prefix_cache import Where
-if TYPE_CHECKING:
-    from transferkit.workflows.result import Result
-if TYPE_CHECKING:
     from transferkit.workflows.result import Result
 
 
@@ -58,9 +59,7 @@ DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True
 )
 @click.option("--augment", is_flag=True, help="Random flips, small rotations, crops and exposure.")
-@click.option(
-    "--skip-broken", is_flag=True, help="Skip images that cannot be read, and count them."
-)
+@skip_broken_option
 @batch_size_option
 @image_size_option
 @seed_option
@@ -77,7 +76,7 @@ def train_command(
     lr: float | None,
     dropout: float,
     augment: bool,
-    skip_broken: bool,
+    on_error: OnError,
     batch_size: int,
     image_size: int | None,
     seed: int,
@@ -99,8 +98,8 @@ def train_command(
     from transferkit.models.classifier import create_classifier
     from transferkit.workflows.strategies import fine_tune, linear_probe
 
-    prepare_folder(out)
-    splits = load_splits(data, seed=seed, on_error="skip" if skip_broken else "raise")
+    make_folder(out)
+    splits = load_splits(data, seed=seed, on_error=on_error)
     click.echo(f"{splits}\n")
     model = create_classifier(
         backbone,
@@ -153,7 +152,7 @@ def demo_command(out: Path, seed: int) -> None:
     from transferkit.models.classifier import create_classifier
     from transferkit.workflows.strategies import fine_tune, linear_probe
 
-    prepare_folder(out)
+    make_folder(out)
     splits = phantom_splits(sizes=(1200, 400, 400), image_size=IMAGE_SIZE, seed=seed)
     click.echo(f"Synthetic chest radiographs; the test split is from another site.\n{splits}\n")
     click.echo(f"Backbone: {BACKBONE}, which comes with the library.\n")
@@ -170,7 +169,7 @@ def demo_command(out: Path, seed: int) -> None:
     click.echo(f"\n{comparison(results)}\n")
     for name, result in results.items():
         folder = out / name.replace(" ", "_").replace("-", "_")
-        prepare_folder(folder)
+        make_folder(folder)
         write_result(result, folder)
     click.echo(f"Classifiers, histories, evaluations and figures are in {out}/")
 
@@ -193,23 +192,6 @@ def comparison(results: dict[str, Result]) -> str:
     return table(("strategy", "val accuracy", "test accuracy", "gap", "time"), rows)
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make ``folder`` and see that it can be written, before any work is done.
-
-    Raises:
-        OutputError: The folder cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write into the output folder {folder}: {error.strerror}. "
-            "Choose another --out, or make the folder writable."
-        ) from error
-
-
 def write_result(result: Result, folder: Path) -> list[Path]:
     """Write the classifier, the history, the evaluations and the figures; return the paths."""
     from transferkit.models.save_load import save_classifier
@@ -219,24 +201,20 @@ def write_result(result: Result, folder: Path) -> list[Path]:
     result.history.to_csv(paths[1])
     scores = {"val": result.val.to_dict(), "test": result.test and result.test.to_dict()}
     paths[2].write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    try:
-        return paths + write_figures(result, folder)
-    except MissingDependencyError as error:
-        click.echo(f"no figures: {error}")
-        return paths
+    return paths + save_figures(lambda: figures(result), folder)
 
 
-def write_figures(result: Result, folder: Path) -> list[Path]:
-    """Draw the learning curves, and how each judged split came out."""
+def figures(result: Result) -> dict[str, Axes]:
+    """The learning curves; confusion matrix, ROC and reliability of each evaluated split."""
     from transferkit import plots
 
-    figures = {"learning_curves": plots.learning_curves(result.history)}
+    drawn = {"learning_curves": plots.learning_curves(result.history)}
     for name, evaluation in (("val", result.val), ("test", result.test)):
         if evaluation is not None:
-            figures[f"{name}_confusion_matrix"] = plots.confusion_matrix(evaluation)
-            figures[f"{name}_roc"] = plots.roc(evaluation)
-            figures[f"{name}_reliability"] = plots.reliability(evaluation)
-    return [plots.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+            drawn[f"{name}_confusion_matrix"] = plots.confusion_matrix(evaluation)
+            drawn[f"{name}_roc"] = plots.roc(evaluation)
+            drawn[f"{name}_reliability"] = plots.reliability(evaluation)
+    return drawn
 
 
 @click.command("predict")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import zipfile
 from hashlib import blake2b
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from transferkit._files import replacing
+from transferkit._files import make_folder, replacing
 from transferkit._format import plain
 from transferkit._typing import JSON
 from transferkit._version import __version__
 from transferkit.data.image_data import Splits
-from transferkit.errors import OutputError
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
 from transferkit.training.history import EpochRecord, History
 from transferkit.workflows.comparison import Cell, Task
@@ -35,21 +33,10 @@ class CellStore:
     """
 
     def __init__(self, folder: Path, splits: Splits) -> None:
-        """Make the folder and see that it can be written.
-
-        Raises:
-            OutputError: It cannot.
-        """
+        """Make the folder and see that it can be written."""
         self._folder = folder / "cells"
         self._prints = {name: data.fingerprint() for name, data in splits.items()}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._folder):
-                pass
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write into {folder}: {error.strerror}. Choose another folder."
-            ) from error
+        make_folder(self._folder)
 
     def load(self, task: Task) -> Cell | None:
         """The finished cell of a task; None if there is none, it failed, or it cannot be read."""
