@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from transferkit.data import decoded_cache as decoded
+from transferkit.data import decoded_cache
 from transferkit.data.load import load_splits
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "loading.md").read_text(encoding="utf-8")
@@ -30,4 +30,4 @@ def test_the_numbers_are_those_of_the_code():
     defaults = {k: v.default for k, v in inspect.signature(load_splits).parameters.items()}
     assert f"`memory_limit` ({defaults['memory_limit'] >> 30} GiB)" in PAGE
     assert f"`cache_limit` ({defaults['cache_limit'] // 10**9} GB)" in PAGE
-    assert f"{decoded.WORTH_KEEPING >> 20} MB" in PAGE
+    assert f"{decoded_cache.WORTH_KEEPING >> 20} MB" in PAGE

@@ -1,9 +1,9 @@
-"""Arrays of any common layout and type, made into one: uint8 of shape (N, H, W, C)."""
+"""What callers give, converted: images to uint8 (N, H, W, C), labels, sizes and class names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +15,12 @@ CHUNK_BYTES = 1 << 26
 """How much of a large array is looked at in one go (64 MiB)."""
 
 
+Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
+
+
 @runtime_checkable
 class TensorLike(Protocol):
-    """What a torch tensor has, so that torch need not be imported to accept one."""
+    """The methods of a torch tensor, so that torch need not be imported to accept one."""
 
     def detach(self) -> TensorLike:
         """Return the values without their graph."""
@@ -30,11 +33,7 @@ class TensorLike(Protocol):
 
 
 def to_numpy(value: ArrayLike | TensorLike) -> NDArray[np.generic]:
-    """Turn an array, a nested list or a torch tensor into an array, without copying if possible.
-
-    Raises:
-        DataError: The value is ragged or holds Python objects.
-    """
+    """Turn an array, a nested list or a torch tensor into an array, without copying if possible."""
     try:
         if isinstance(value, TensorLike):
             return value.detach().cpu().numpy()
@@ -49,15 +48,7 @@ def to_numpy(value: ArrayLike | TensorLike) -> NDArray[np.generic]:
 
 
 def to_images(value: ArrayLike | TensorLike) -> UInt8Array:
-    """Turn images of any common layout and type into uint8 (N, H, W, C), C being 1 or 3.
-
-    Layouts: (N, H, W), (N, H, W, C) and (N, C, H, W) with C 1, 3 or 4; where both ends look like
-    channels, the last axis is taken. Alpha is composited on black. Types: uint8; bool (0 and 255);
-    uint16 (divided by 257); other integers in 0..255; floats in [0, 1] (times 255) or in [0, 255].
-
-    Raises:
-        DataError: Another shape, NaN or infinite pixels (named), or values whose scale is unclear.
-    """
+    """Turn images of any layout and type that ImageData takes into uint8 (N, H, W, C)."""
     array = to_channels_last(to_numpy(value))
     scale = pixel_scale(array)
     if array.dtype != np.uint8:
@@ -83,11 +74,7 @@ def to_channels_last(array: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def pixel_scale(array: NDArray[np.generic]) -> float:
-    """Return the factor from the array's values to 0..255.
-
-    Raises:
-        DataError: NaN or infinite pixels, or a range that does not tell the scale.
-    """
+    """Return the factor from the array's values to 0..255; DataError where it is unclear."""
     kind = array.dtype.kind
     if array.dtype == np.uint8 or array.size == 0:
         return 1.0
@@ -181,19 +168,74 @@ def chunks(array: NDArray[np.generic]) -> Iterator[slice]:
 
 
 def to_labels(value: ArrayLike | TensorLike) -> Int64Array:
-    """Turn class numbers of shape (N,) or (N, 1) into int64 (N,).
-
-    Raises:
-        DataError: Several labels an image, or labels that are not whole numbers.
-    """
+    """Turn class numbers of shape (N,) or (N, 1) into int64 (N,)."""
     array = to_numpy(value)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise DataError(
-            f"Expected one label an image, of shape (N,) or (N, 1), got {array.shape}. Multi-label "
-            "data are not supported; for one-hot labels pass labels.argmax(axis=1)."
+            f"Expected one label per image, of shape (N,) or (N, 1), got {array.shape}. "
+            "Multi-label data are not supported; for one-hot labels pass labels.argmax(axis=1)."
         )
     if array.dtype.kind not in "biuf" or not is_whole(array):
         raise DataError(f"Labels must be whole numbers from 0, got the type {array.dtype}.")
     return array.astype(np.int64)
+
+
+def to_rows(indices: Indices, count: int) -> Int64Array:
+    """Turn indices or a mask into row numbers."""
+    rows = np.asarray(indices)
+    if rows.dtype == bool:
+        if rows.shape != (count,):
+            raise DataError(f"A mask must have one entry per image, ({count},), got {rows.shape}.")
+        return np.flatnonzero(rows).astype(np.int64)
+    if rows.dtype.kind not in "iu" and rows.size:
+        raise DataError(f"Images are chosen by whole numbers or a mask, got {indices!r}.")
+    numbers = rows.astype(np.int64).reshape(-1)
+    if numbers.size and not -count <= numbers.min() <= numbers.max() < count:
+        raise DataError(f"There is no image {numbers[np.argmax(np.abs(numbers))]} of {count}.")
+    return numbers
+
+
+def to_sizes(sizes: ArrayLike, count: int) -> Int64Array:
+    """Turn original heights and widths into int64 (N, 2)."""
+    try:
+        return np.asarray(sizes, np.int64).reshape(count, 2)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"sizes must be a height and a width for each image: {error}.") from error
+
+
+def to_class_names(classes: object, labels: Int64Array | None) -> tuple[str, ...]:
+    """Return the class names, by default the numbers up to the largest label."""
+    if classes is None:
+        top = -1 if labels is None or len(labels) == 0 else int(labels.max())
+        return tuple(map(str, range(top + 1)))
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise DataError(f"classes must be a list of class names, got {classes!r}.")
+    names = tuple(map(str, classes))
+    if len(set(names)) < len(names):
+        raise DataError(f"Class names must differ, got {', '.join(names)}.")
+    return names
+
+
+def check_lengths(count: int, fields: Mapping[str, object]) -> None:
+    """Raise unless every field that is not None has one entry per image."""
+    for key, value in fields.items():
+        length = len(value) if hasattr(value, "__len__") else -1
+        if value is not None and length != count:
+            raise DataError(f"{count} images but {length} {key}; each image needs exactly one.")
+
+
+def check_label_range(
+    labels: Int64Array | None, classes: Sequence[str], names: Sequence[str]
+) -> None:
+    """Raise if a label is not in [0, K), naming the first image that has one."""
+    if labels is None:
+        return
+    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(bad):
+        first = int(bad[0])
+        raise DataError(
+            f"Label {labels[first]} of {names[first]} is outside 0..{len(classes) - 1} "
+            f"(classes: {', '.join(classes)}); {len(bad)} labels are."
+        )

@@ -1,12 +1,11 @@
-"""Decoded folders on disk: what one run has decoded, later runs map."""
+"""Decoded image files on disk: what one run has decoded, later runs map."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import cast
@@ -14,97 +13,24 @@ from typing import cast
 import numpy as np
 import PIL
 
-from transferkit._typing import Int64Array, UInt8Array
+from transferkit._typing import UInt8Array
 from transferkit.data.disk_cache import (
     ArrayStore,
     CacheWarning,
-    Draft,
-    Stored,
-    Temporary,
+    NewEntry,
     default_folder,
+    temporary_pixels,
 )
 from transferkit.data.image_decoding import VERSION
 from transferkit.data.pixel_reader import (
+    DecodedImages,
     FileSource,
-    Filled,
-    OnError,
-    Options,
     Part,
-    Read,
-    leave_out,
-    read_parts,
+    ReadOptions,
+    read_images,
     working_size,
 )
-from transferkit.errors import DataError, OutputError
-
-
-def describe(draft: Draft, splits: Sequence[Filled]) -> None:
-    """Add to the pixels what else is known of each image, and of those left out."""
-    sizes = np.concatenate([np.zeros((1, 2), np.int64), *(own.sizes for own in splits)])
-    names = [name for own in splits for name in own.part.names]
-    skipped = {file.path: file.reason for own in splits for file in own.skipped}
-    text = np.frombuffer(json.dumps({"names": names, "skipped": skipped}).encode(), np.uint8)
-    for values in (sizes, text):
-        draft.claim(values.shape, values.dtype)[:] = values
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """What is kept of a folder.
-
-    Attributes:
-        pixels: Images in the order in which they were read; rows at the end may be empty.
-        sizes: Original height and width of each image.
-        rows: Row of each image by name.
-        skipped: Why a file was left out, by name.
-    """
-
-    pixels: UInt8Array
-    sizes: Int64Array
-    rows: Mapping[str, int]
-    skipped: Mapping[str, str]
-
-    @classmethod
-    def of(cls, arrays: Sequence[Stored]) -> Entry:
-        """Read the arrays of an entry.
-
-        Raises:
-            ValueError: They are not what was written.
-        """
-        pixels, sizes, text = arrays
-        told = json.loads(text.tobytes())
-        names: list[str] = told["names"]
-        fits = pixels.ndim == 4 and pixels.dtype == np.uint8 and len(pixels) >= len(names)
-        if not fits or sizes.shape != (len(names) + 1, 2):
-            raise ValueError("an entry of another shape")
-        rows = {name: row for row, name in enumerate(names)}
-        numbers = sizes[1:].astype(np.int64)
-        return cls(cast(UInt8Array, pixels), numbers, rows, told["skipped"])
-
-    def part(self, part: Part, on_error: OnError) -> Filled:
-        """Find the images of one split.
-
-        Raises:
-            DataError: One could not be read, and that is an error.
-        """
-        names = part.names
-        skipped = [
-            leave_out(name, DataError(self.skipped[name]), on_error)
-            for name in names
-            if name in self.skipped
-        ]
-        there = [place for place, name in enumerate(names) if name in self.rows]
-        rows = np.array([self.rows[names[place]] for place in there], np.int64)
-        kept = part.take(np.array(there, np.int64))
-        return Filled(side_by_side(rows), kept, self.sizes[rows], tuple(skipped))
-
-
-def side_by_side(rows: Int64Array) -> slice | Int64Array:
-    """Return rows that follow each other as a slice."""
-    if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
-        return slice(int(rows[0]), int(rows[0]) + len(rows))
-    return rows
-
+from transferkit.errors import OutputError
 
 WORTH_KEEPING = 32 << 20
 """Bytes of image files from which ``"auto"`` keeps them decoded: decoding takes seconds."""
@@ -118,8 +44,8 @@ SAMPLES = 16
 SAMPLE_BYTES = 1 << 16
 
 
-def read_or_map(parts: Mapping[str, Part], options: Options) -> Read:
-    """Map the pixels that an earlier run kept, or read them, and keep them where it pays.
+def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImages:
+    """Map the images that an earlier run kept, or read them, and keep them where it pays.
 
     Raises:
         DataError: An image cannot be read, and that is an error.
@@ -127,21 +53,30 @@ def read_or_map(parts: Mapping[str, Part], options: Options) -> Read:
     """
     paths = image_paths(parts)
     if options.cache is None or not paths:
-        return read_parts(parts, working_size(parts, options), options, options.temporary)
-    key, total = mark(paths, options)
+        return read_images(parts, working_size(parts, options), options, options.reserve)
+    key, total = cache_key(paths, options)
     store = ArrayStore(options.cache_folder or default_folder() / "images", options.cache_limit)
-    found = look_up(store, key, parts, options)
+    found = look_up(store, key)
     if found is not None:
         return found
-    size, room = working_size(parts, options), options.temporary
+    size, reserve = working_size(parts, options), options.reserve
     if options.cache == "disk" or pays(total, len(paths), size, options):
         try:
-            return keep(store, key, parts, size, options)
+            with store.adding(key) as entry:
+                write(entry, parts, size, options)
+            found = look_up(store, key)
+            if found is None:
+                raise OutputError(f"The cache {store.folder} lost what was written to it.")
+            return found
         except OutputError as error:
-            said = f"{error} The images are decoded, but not kept for the next run."
-            warnings.warn(said, CacheWarning, stacklevel=3)
-            room = Temporary(options.memory_limit)  # not where there was no room just now
-    return read_parts(parts, size, options, room)
+            message = f"{error} The images are decoded, but not kept for the next run."
+            warnings.warn(message, CacheWarning, stacklevel=3)
+
+            def reserve(shape: tuple[int, ...]) -> UInt8Array:
+                # not in the cache folder, where there was no room just now
+                return temporary_pixels(shape, limit=options.memory_limit, folder=None)
+
+    return read_images(parts, size, options, reserve)
 
 
 def image_paths(parts: Mapping[str, Part]) -> dict[str, Path]:
@@ -154,7 +89,7 @@ def image_paths(parts: Mapping[str, Part]) -> dict[str, Path]:
     }
 
 
-def mark(paths: Mapping[str, Path], options: Options) -> tuple[str, int]:
+def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int]:
     """Return the key of what these files become, and their bytes in all.
 
     It is made of every file's name, size and time of change, the first bytes of some, the options
@@ -166,7 +101,7 @@ def mark(paths: Mapping[str, Path], options: Options) -> tuple[str, int]:
     digest.update(repr(settings).encode())
     names, total = sorted(paths), 0
     for name in names:
-        size, changed = stamp(paths[name])
+        size, changed = size_and_time(paths[name])
         total += size
         digest.update(f"{name}\0{size}\0{changed}\n".encode(errors="surrogateescape"))
     for place in np.linspace(0, len(names) - 1, SAMPLES).astype(int):
@@ -174,7 +109,7 @@ def mark(paths: Mapping[str, Path], options: Options) -> tuple[str, int]:
     return digest.hexdigest(), total
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
     """Return a file's size and time of change in ns; zeros if it cannot be looked at."""
     try:
         found = path.stat()
@@ -192,63 +127,43 @@ def first_bytes(path: Path) -> bytes:
         return b""
 
 
-def pays(total: int, count: int, size: tuple[int, int], options: Options) -> bool:
+def pays(total: int, count: int, size: tuple[int, int], options: ReadOptions) -> bool:
     """Say whether keeping saves seconds, or whether the pixels need a file in any case."""
     channels = 3 if options.channels == 3 else 1
     return total > WORTH_KEEPING or prod((count, *size, channels)) > options.memory_limit
 
 
-@dataclass(frozen=True, slots=True)
-class DraftRoom:
-    """Room in an entry that is being written."""
+def write(
+    entry: NewEntry, parts: Mapping[str, Part], size: tuple[int, int], options: ReadOptions
+) -> None:
+    """Read all images straight into an entry: pixels, original sizes, and a JSON of names."""
 
-    draft: Draft
+    def reserve(shape: tuple[int, ...]) -> UInt8Array:
+        entry.restart()  # the grey images before the first coloured one are copied
+        return cast(UInt8Array, entry.add(shape, np.uint8))
 
-    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
-        """Claim one more array on the disk."""
-        return cast(UInt8Array, self.draft.claim(shape, np.uint8))
-
-    def release(self, array: UInt8Array) -> None:
-        """Take an array out of the entry."""
-        self.draft.drop(array)
-
-
-def keep(
-    store: ArrayStore,
-    key: str,
-    parts: Mapping[str, Part],
-    size: tuple[int, int],
-    options: Options,
-) -> Read:
-    """Read all images straight into a new entry of the store, and map it.
-
-    Raises:
-        OutputError: There is no room for it, or it cannot be written.
-    """
-    with store.drafting(key) as draft:
-        read = read_parts(parts, size, options, DraftRoom(draft))
-        describe(draft, list(read.splits.values()))
-    found = look_up(store, key, parts, options)
-    if found is None:
-        raise OutputError(f"The cache {store.folder} lost what was written to it.")
-    return found
+    images = read_images(parts, size, options, reserve)
+    # one row more than images, since a file of no bytes cannot be mapped
+    sizes = np.concatenate([np.zeros((1, 2), np.int64), images.sizes])
+    text = json.dumps({"names": images.names, "skipped": images.skipped}).encode()
+    for values in (sizes, np.frombuffer(text, np.uint8)):
+        entry.add(values.shape, values.dtype)[:] = values
 
 
-def look_up(
-    store: ArrayStore, key: str, parts: Mapping[str, Part], options: Options
-) -> Read | None:
-    """Map the entry of this key; None where there is none, or a damaged one, which goes.
-
-    Raises:
-        DataError: An image could not be read, and that is an error.
-    """
+def look_up(store: ArrayStore, key: str) -> DecodedImages | None:
+    """Map the entry of this key; None where there is none, or a damaged one, which is removed."""
     arrays = store.get(key)
     if arrays is None:
         return None
     try:
-        entry = Entry.of(arrays)
+        pixels, sizes, text = arrays
+        found = json.loads(text.tobytes())
+        names, skipped = found["names"], found["skipped"]
     except (ValueError, KeyError, TypeError):
         store.remove(key)
         return None
-    splits = {name: entry.part(part, options.on_error) for name, part in parts.items()}
-    return Read(entry.pixels, splits)
+    fits = pixels.ndim == 4 and pixels.dtype == np.uint8 and len(pixels) >= len(names)
+    if not fits or sizes.shape != (len(names) + 1, 2):
+        store.remove(key)
+        return None
+    return DecodedImages(cast(UInt8Array, pixels), names, sizes[1:].astype(np.int64), skipped)

@@ -1,4 +1,4 @@
-"""Arrays on disk under the key of what they were computed from: written whole, or not at all."""
+"""Arrays on disk: kept under the key of what they were computed from, or for one process only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -22,108 +22,28 @@ from transferkit.errors import OutputError
 
 Stored: TypeAlias = NDArray[np.generic]
 
-
-@dataclass(slots=True, eq=False)
-class Draft:
-    """A folder that takes ``.npy`` files one by one, each of its full size from the start.
-
-    Attributes:
-        folder: Where it is.
-        make_room: Told the bytes of the whole entry before it grows to that; may refuse.
-        size: Bytes claimed so far.
-    """
-
-    folder: Path
-    make_room: Callable[[int], None]
-    size: int = 0
-    _arrays: dict[Path, Stored] = field(default_factory=dict)
-    _next: int = 0
-
-    def claim(self, shape: tuple[int, ...], dtype: DTypeLike) -> Stored:
-        """Make room for one more array, and return it to be filled.
-
-        Raises:
-            OutputError: ``make_room`` refuses.
-            OSError: There is no room on the disk, or it cannot be written.
-        """
-        needed = count_bytes(shape, dtype)
-        self.make_room(self.size + needed)
-        self.size += needed
-        path = self.folder / f"{self._next}.npy"
-        self._arrays[path] = claimed(path, shape, np.dtype(dtype))
-        self._next += 1
-        return self._arrays[path]
-
-    def drop(self, array: Stored) -> None:
-        """Leave out an array that was claimed before; what it holds can still be read."""
-        path = next(path for path, held in self._arrays.items() if held is array)
-        path.unlink()
-        del self._arrays[path]
-        self.size -= array.nbytes
-
-    def flush(self) -> None:
-        """Write what is in memory only: a power cut must not leave an entry of zeros."""
-        for array in self._arrays.values():
-            if isinstance(array, np.memmap):
-                array.flush()
-
-
-def count_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    """Bytes of an array."""
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-
-
-def claimed(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Stored:
-    """Make an ``.npy`` file of the full size and map it.
-
-    The blocks are claimed from the file system here: to run out of them later, under a memory map,
-    would kill the process.
-
-    Raises:
-        OSError: There is no room for it, or it cannot be written.
-    """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            _fill(file.fileno(), array.offset, size)
-    return array
-
-
-def _fill(handle: int, start: int, end: int) -> None:
-    block = bytes(1 << 20)
-    os.lseek(handle, start, os.SEEK_SET)
-    for place in range(start, end, len(block)):
-        os.write(handle, block[: end - place])
-
-
 KINDS = {"boundary": "activations", "images": "decoded images"}
 """Folders below the cache folder, and what is in them."""
 
 _FOLDER_VARIABLE = "TRANSFERKIT_CACHE"
-_MARK = "arrays-"
+_PREFIX = "arrays-"
 _ABANDONED = 24 * 3600
-"""Seconds after which a draft belongs to a process that was killed."""
+"""Seconds after which an unfinished entry belongs to a process that was killed."""
+
+
+class CacheWarning(UserWarning):
+    """The cache cannot be used as asked; work goes on without it."""
 
 
 def default_folder() -> Path:
-    """The cache folder: ``$TRANSFERKIT_CACHE``, else ``transferkit`` in the user's cache folder.
-
-    A user without a home, as some containers have, gets one in the system's temporary folder.
-    """
+    """Return the cache folder: ``$TRANSFERKIT_CACHE``, else one in the user's cache folder."""
     chosen = os.environ.get(_FOLDER_VARIABLE)
     if chosen:
         return Path(chosen)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transferkit"
-    except RuntimeError:
+    except RuntimeError:  # a user without a home, as some containers have
         return Path(tempfile.gettempdir()) / "transferkit"
-
-
-class CacheWarning(UserWarning):
-    """The cache cannot be used as asked; work goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +57,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ArrayStore:
-    """A folder with one subfolder a key, each holding one or more ``.npy`` files.
+    """A folder with one subfolder per key, each holding ``.npy`` files, within ``limit`` bytes.
 
     Several processes may share a folder: an entry is written beside its place and moved there
-    whole, and the first to finish wins.
-
-    Attributes:
-        folder: Where the entries are; made on the first write.
-        limit: Bytes that all entries may take together; the least recently used give way.
+    whole, and the first to finish wins. Beyond the limit the least recently used entries go.
     """
 
     folder: Path
     limit: int
 
     def entries(self) -> tuple[Entry, ...]:
-        """What is stored, the least recently used first."""
+        """Return what is stored, the least recently used first."""
         if not self.folder.is_dir():
             return ()
         found = [_entry(path) for path in self.folder.iterdir() if _is_entry(path)]
@@ -159,11 +75,11 @@ class ArrayStore:
         return tuple(sorted(there, key=lambda entry: entry.used))
 
     def size(self) -> int:
-        """Bytes in use."""
+        """Return the bytes in use."""
         return sum(entry.size for entry in self.entries())
 
     def get(self, key: str) -> tuple[Stored, ...] | None:
-        """The arrays stored under ``key`` as memory maps, or None; what cannot be read goes."""
+        """Return the arrays of ``key`` as memory maps, or None; an unreadable entry is removed."""
         path = self._place(key)
         files = sorted(path.glob("*.npy"), key=lambda file: int(file.stem))
         if not files:
@@ -179,18 +95,18 @@ class ArrayStore:
         return arrays
 
     def remove(self, key: str) -> None:
-        """Forget one entry: at once and whole, so that no reader finds a part of it."""
-        path, aside = self._place(key), self._aside(key)
+        """Remove one entry at once and whole, so that no reader finds a part of it."""
+        path, aside = self._place(key), self._unfinished(key)
         with suppress(OSError):
             path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def clear(self) -> int:
-        """Forget everything, also what a killed process left; return the bytes freed."""
+        """Remove all entries, also unfinished ones; return the bytes freed."""
         freed = self.size()
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                if _is_entry(path) or _is_draft(path):
+                if _is_entry(path) or _is_unfinished(path):
                     shutil.rmtree(path, ignore_errors=True)
         return freed
 
@@ -198,51 +114,37 @@ class ArrayStore:
     def writing(
         self, key: str, shapes: Sequence[tuple[tuple[int, ...], DTypeLike]]
     ) -> Iterator[tuple[Stored, ...]]:
-        """Yield arrays to fill; when the block ends well they are stored under ``key``.
-
-        The room is claimed first, so a full disk is found before anything is computed. A block
-        that fails leaves nothing behind.
-
-        Args:
-            key: A file name.
-            shapes: Shape and type of each array.
-
-        Raises:
-            OutputError: The disk is full or cannot be written, or the arrays exceed the limit.
-        """
+        """Yield arrays of these shapes and types to fill; see :meth:`adding`."""
         self.make_room(sum(count_bytes(shape, dtype) for shape, dtype in shapes))
-        with self.drafting(key) as draft:
-            yield tuple(draft.claim(shape, dtype) for shape, dtype in shapes)
+        with self.adding(key) as entry:
+            yield tuple(entry.add(shape, dtype) for shape, dtype in shapes)
 
     @contextmanager
-    def drafting(self, key: str) -> Iterator[Draft]:
-        """Yield an empty entry that takes arrays one by one, for shapes not known beforehand.
-
-        Args:
-            key: A file name, under which the entry is stored when the block ends well.
+    def adding(self, key: str) -> Iterator[NewEntry]:
+        """Yield a new entry, stored under ``key`` if the block ends well, else removed.
 
         Raises:
             OutputError: The disk is full or cannot be written, or the arrays exceed the limit.
         """
-        draft = Draft(self._aside(key), self.make_room)
+        entry = NewEntry(self._unfinished(key), self.make_room)
         try:
-            draft.folder.mkdir(parents=True)
-            yield draft
-            draft.flush()
-            with suppress(FileExistsError):
-                _move(draft.folder, self._place(key))
+            entry.folder.mkdir(parents=True)
+            yield entry
+            for array in entry.arrays:
+                array.flush()  # a power cut must not leave an entry of zeros
+            _move(entry.folder, self._place(key))
         except OutputError:
             raise
         except OSError as error:
             raise OutputError(
-                f"Cannot keep {draft.size / 1e6:.0f} MB in the cache {self.folder}: "
+                f"Cannot keep {entry.size / 1e6:.0f} MB in the cache {self.folder}: "
                 f"{error.strerror or error}. Free some room or set {_FOLDER_VARIABLE}."
             ) from error
         finally:
-            shutil.rmtree(draft.folder, ignore_errors=True)
+            shutil.rmtree(entry.folder, ignore_errors=True)
 
     def make_room(self, needed: int) -> None:
-        """Let the least recently used give way until ``needed`` bytes keep within the limit.
+        """Remove the least recently used entries until ``needed`` bytes keep within the limit.
 
         Raises:
             OutputError: They exceed the limit by themselves.
@@ -251,7 +153,7 @@ class ArrayStore:
             raise OutputError(
                 f"{needed / 1e6:.0f} MB exceed the cache's limit of {self.limit / 1e6:.0f} MB."
             )
-        self._sweep()
+        self._remove_abandoned()
         held = self.entries()
         excess = needed + sum(entry.size for entry in held) - self.limit
         for entry in held:
@@ -261,172 +163,144 @@ class ArrayStore:
             excess -= entry.size
 
     def _place(self, key: str) -> Path:
-        return self.folder / f"{_MARK}{key}"
+        return self.folder / f"{_PREFIX}{key}"
 
-    def _aside(self, key: str) -> Path:
-        """A place of its own for what is not an entry yet, or not any more."""
-        return self.folder / f".{_MARK}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    def _unfinished(self, key: str) -> Path:
+        """Return a new path for what is not an entry yet, or not any more."""
+        return self.folder / f".{_PREFIX}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def _sweep(self) -> None:
-        """Remove drafts that killed processes left."""
+    def _remove_abandoned(self) -> None:
+        """Remove unfinished entries that killed processes left."""
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
-            with suppress(OSError):  # another process may end its draft right now
-                if _is_draft(path) and time.time() - path.stat().st_mtime > _ABANDONED:
+            with suppress(OSError):  # another process may end its entry right now
+                if _is_unfinished(path) and time.time() - path.stat().st_mtime > _ABANDONED:
                     shutil.rmtree(path, ignore_errors=True)
 
 
+class NewEntry:
+    """An entry that is being written: numbered ``.npy`` files, each of its full size at once."""
+
+    def __init__(self, folder: Path, make_room: Callable[[int], None]) -> None:
+        """Write to ``folder``; ``make_room`` is called with the entry's size before it grows."""
+        self.folder = folder
+        self.make_room = make_room
+        self.arrays: list[np.memmap[tuple[int, ...], np.dtype[np.generic]]] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def add(self, shape: tuple[int, ...], dtype: DTypeLike) -> Stored:
+        """Return one more array, to be filled; OSError where the disk has no room."""
+        self.make_room(self.size + count_bytes(shape, dtype))
+        array = map_new_file(self.folder / f"{len(self.arrays)}.npy", shape, np.dtype(dtype))
+        self.arrays.append(array)
+        return array
+
+    def restart(self) -> None:
+        """Leave out the arrays so far; what they hold can still be read."""
+        for number in range(len(self.arrays)):
+            (self.folder / f"{number}.npy").unlink()
+        self.arrays.clear()
+
+
 def stores_below(folder: Path) -> dict[str, ArrayStore]:
-    """The stores of a cache folder by what is in them, to look at or to clear."""
-    below = {said: ArrayStore(folder / name, limit=0) for name, said in KINDS.items()}
+    """Return the stores of a cache folder by what is in them, to look at or to clear."""
+    below = {kind: ArrayStore(folder / name, limit=0) for name, kind in KINDS.items()}
     return {**below, "other": ArrayStore(folder, limit=0)}
 
 
 def _is_entry(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith(_MARK)
+    return path.is_dir() and path.name.startswith(_PREFIX)
 
 
-def _is_draft(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith(f".{_MARK}")
+def _is_unfinished(path: Path) -> bool:
+    return path.is_dir() and path.name.startswith(f".{_PREFIX}")
 
 
 def _entry(path: Path) -> Entry | None:
-    """What is known of an entry; None if another process removes it at this moment."""
+    """Describe an entry; None if another process removes it at this moment."""
     try:
         sizes = [file.stat().st_size for file in path.glob("*.npy")]
-        return Entry(path.name.removeprefix(_MARK), sum(sizes), path.stat().st_mtime)
+        return Entry(path.name.removeprefix(_PREFIX), sum(sizes), path.stat().st_mtime)
     except FileNotFoundError:
         return None
 
 
-def _move(draft: Path, final: Path) -> None:
+def _move(unfinished: Path, final: Path) -> None:
+    """Move an entry to its place, unless another process was first."""
     try:
-        draft.rename(final)
-    except OSError as error:
+        unfinished.rename(final)
+    except OSError:
         if not final.is_dir():
             raise
-        raise FileExistsError(final) from error
 
 
-class Room(Protocol):
-    """Where arrays of pixels come from."""
-
-    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
-        """Return an array of ``shape`` to be filled."""
-
-    def release(self, array: UInt8Array) -> None:
-        """Take back an array that is not needed any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Temporary:
-    """Room in memory, or beyond ``limit`` bytes in a temporary file, which goes with the array.
-
-    Attributes:
-        limit: Bytes above which a file is used.
-        folder: Where the file lies; the system's folder for temporary files if None.
-    """
-
-    limit: int
-    folder: Path | None = None
-
-    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
-        """Return an array of ``shape``, in memory or in a file.
-
-        Raises:
-            OutputError: There is no room for the file.
-        """
-        if int(np.prod(shape, dtype=np.int64)) <= self.limit:
-            return np.empty(shape, np.uint8)
-        return temporary_memmap(shape, self.folder)
-
-    def release(self, array: UInt8Array) -> None:
-        """Do nothing: the room is free when the array is not used any more."""
-
-
-class PixelStore:
-    """A uint8 array (N, H, W, C) that is filled image by image.
-
-    It starts with one channel and goes over to three when the first coloured image comes, so that
-    grey data never take three times the room.
-    """
-
-    def __init__(self, capacity: int, size: tuple[int, int], *, channels: int, room: Room) -> None:
-        """Reserve the room.
-
-        Args:
-            capacity: The most images that may come.
-            size: Their height and width.
-            channels: 1 to start with grey, or 3.
-            room: Where the array comes from.
-
-        Raises:
-            OutputError: There is no room.
-        """
-        self.room = room
-        self.used = 0
-        self.array = room.reserve((capacity, *size, channels))
-
-    def append(self, image: UInt8Array) -> None:
-        """Add one image, (H, W) or (H, W, 3)."""
-        if image.ndim == 3 and self.array.shape[3] == 1:
-            self.widen()
-        self.array[self.used] = image if image.ndim == 3 else image[..., None]
-        self.used += 1
-
-    def widen(self) -> None:
-        """Go over from one channel to three."""
-        capacity, height, width, _ = self.array.shape
-        grey, wide = self.array, self.room.reserve((capacity, height, width, 3))
-        for row in range(self.used):
-            wide[row] = grey[row]
-        self.array = wide
-        self.room.release(grey)
-
-
-def temporary_memmap(shape: tuple[int, ...], folder: Path | None) -> UInt8Array:
-    """Map a new temporary file of exactly this size, whose room on disk is reserved first.
-
-    Without the reservation a full disk would kill the process at the first write that finds no
-    room, instead of raising an error.
+def temporary_pixels(shape: tuple[int, ...], *, limit: int, folder: Path | None) -> UInt8Array:
+    """Return a new array in memory, or beyond ``limit`` bytes in a file that goes with the array.
 
     Raises:
-        OutputError: The file cannot be made or there is no room for it.
+        OutputError: The file cannot be made, or there is no room for it.
     """
-    count = int(np.prod(shape, dtype=np.int64))
+    size = count_bytes(shape, np.uint8)
+    if size <= limit:
+        return np.empty(shape, np.uint8)
+    place = Path(folder or tempfile.gettempdir())
     try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix="transferkit-", suffix=".pixels", dir=folder)
+        place.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="transferkit-", suffix=".npy", dir=place)
+        os.close(handle)
     except OSError as error:
-        raise OutputError(f"Cannot write decoded images to {folder}: {error}.") from error
+        raise OutputError(f"Cannot write decoded images to {place}: {error}.") from error
     try:
-        allocate(handle, count)
-        array = np.memmap(name, np.uint8, mode="r+", shape=shape)
+        array = map_new_file(Path(name), shape, np.dtype(np.uint8))
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         raise OutputError(
-            f"No room for {count / 2**30:.2f} GiB of decoded images in {Path(name).parent}: "
-            f"{error}. Give a smaller image_size, or another folder as cache_folder."
+            f"No room for {size / 2**30:.2f} GiB of decoded images in {place}: {error}. "
+            "Give a smaller image_size, or another folder as cache_folder."
         ) from error
-    finally:
-        os.close(handle)
     remove_with(array, Path(name))
+    return cast(UInt8Array, array)
+
+
+def map_new_file(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
+    """Make an ``.npy`` file of the full size and map it; OSError where the disk has no room."""
+    array: np.memmap[tuple[int, ...], np.dtype[np.generic]]
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        reserve(file.fileno(), array.offset, path.stat().st_size)
     return array
 
 
-def allocate(handle: int, count: int) -> None:
-    """Give a file ``count`` bytes that are really there, where the system can promise it."""
+def reserve(handle: int, start: int, end: int) -> None:
+    """Have the file system allocate the blocks of a file now.
+
+    A mapped file is sparse at first. If the disk is full when its pages are written, the kernel
+    kills the process (SIGBUS) and Python has nothing to catch; here it is an OSError.
+    """
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, count)
-    else:
-        os.truncate(handle, count)
+        os.posix_fallocate(handle, 0, end)
+        return
+    zeros = bytes(1 << 20)
+    os.lseek(handle, start, os.SEEK_SET)
+    for place in range(start, end, len(zeros)):
+        os.write(handle, zeros[: end - place])
 
 
-def remove_with(array: UInt8Array, path: Path) -> None:
+def remove_with(array: Stored, path: Path) -> None:
     """Remove the file: at once where an open mapping survives that (POSIX), else with the array."""
     try:
         path.unlink()
     except PermissionError:
         weakref.finalize(array, path.unlink, missing_ok=True)
+
+
+def count_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    """Return the bytes of an array."""
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize

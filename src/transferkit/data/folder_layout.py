@@ -1,4 +1,4 @@
-"""A folder tree of images: which file belongs to which split and class."""
+"""A folder tree of images: the split and class of each file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from transferkit._typing import Int64Array
 from transferkit.data.pixel_reader import FileSource, Part
 from transferkit.errors import DataError
+
+SPLITS = ("train", "val", "test")
 
 ALIASES = {
     "train": "train",
@@ -35,44 +36,40 @@ IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def scan_folder(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the images below a folder.
+    """List the images below a folder by split, in the order train, val, test, and the classes.
 
-    The folder holds split folders (``train``, ``val``, ``test``; see ``ALIASES``; any case), each
-    with one folder a class, or with images only (then the split has no labels). Without split
-    folders, the folders are classes, and all is one split named ``"all"``.
-
-    Returns:
-        The splits in the order train, val, test, and the class names, sorted.
+    The folder holds split folders (see ``ALIASES``; any case), each with one folder per class, or
+    with images only (then the split has no labels). Without split folders, the folders are classes,
+    and all is one split named ``"all"``.
 
     Raises:
         DataError: No images, an empty class, or classes that differ between splits.
     """
     folders = split_folders(root)
     if not folders:
-        return scan_bare(root)
+        classes = classes_without_splits(root)
+        return {"all": list_images(root, root, classes)}, classes
     found = {name: subfolders(folder) for name, folder in folders.items()}
     classes = common_classes({name: names for name, names in found.items() if names})
-    parts = {}
-    for name, folder in folders.items():
-        if found[name]:
-            parts[name] = list_classes(root, folder, classes)
-        else:
-            parts[name] = list_unlabelled(root, folder)
+    parts = {
+        name: list_images(root, folder, classes if found[name] else None)
+        for name, folder in folders.items()
+    }
     return parts, classes
 
 
-def scan_bare(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List a folder of class folders."""
+def classes_without_splits(root: Path) -> tuple[str, ...]:
+    """Return the classes of a folder that has class folders and no split folders."""
     classes = tuple(subfolders(root))
     if not classes:
         raise DataError(
             f"{root} has no folders. Expected train, val and test (val may be missing), each with "
-            "one folder of images a class; or one folder of images a class."
+            "one folder of images per class; or one folder of images per class."
         )
     nested = [name for name in classes if split_folders(root / name)]
     if nested:
         raise DataError(f"{root} has no split folders, but {root / nested[0]} has: give that one.")
-    return {"all": list_classes(root, root, classes)}, classes
+    return classes
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -84,7 +81,7 @@ def split_folders(root: Path) -> dict[str, Path]:
             raise DataError(f"{root} has two folders for {split}: {found[split].name} and {name}.")
         if split is not None:
             found[split] = root / name
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -95,16 +92,12 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def ignored(name: str) -> bool:
-    """Say whether a file or folder is none of ours."""
+    """Say whether a file or folder is hidden or left behind by the system."""
     return name.startswith(".") or name.lower() in IGNORED
 
 
 def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the class names that all splits have.
-
-    Raises:
-        DataError: They differ; the message says how.
-    """
+    """Return the class names that all splits have; DataError where they differ."""
     if not found:
         return ()
     first, *others = found
@@ -119,33 +112,21 @@ def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(found[first])
 
 
-def list_classes(root: Path, folder: Path, classes: Sequence[str]) -> Part:
-    """List the images of one split, class by class.
-
-    Raises:
-        DataError: A class has none.
-    """
-    names: list[str] = []
+def list_images(root: Path, folder: Path, classes: Sequence[str] | None) -> Part:
+    """List the images of one split, class by class, or without labels if ``classes`` is None."""
+    files: list[Path] = []
     labels: list[int] = []
-    for label, title in enumerate(classes):
-        files = image_files(folder / title)
-        if not files:
-            raise DataError(f"The class folder {folder / title} is empty: {census(folder / title)}")
-        names += [file.relative_to(root).as_posix() for file in files]
-        labels += [label] * len(files)
-    numbers: Int64Array = np.array(labels, np.int64)
-    return Part.whole(FileSource(root, tuple(names), numbers))
-
-
-def list_unlabelled(root: Path, folder: Path) -> Part:
-    """List the images that lie directly in a split's folder."""
-    files = image_files(folder)
-    if not files:
-        raise DataError(
-            f"The split folder {folder} has neither class folders nor images: {census(folder)}"
-        )
+    for label, title in enumerate(classes or [""]):
+        found = image_files(folder / title)
+        if not found:
+            problem = f"The class folder {folder / title} is empty"
+            if classes is None:
+                problem = f"The split folder {folder} has neither class folders nor images"
+            raise DataError(f"{problem}: {census(folder / title)}")
+        files += found
+        labels += [label] * len(found)
     names = tuple(file.relative_to(root).as_posix() for file in files)
-    return Part.whole(FileSource(root, names, None))
+    return Part.whole(FileSource(root, names, np.array(labels, np.int64) if classes else None))
 
 
 def image_files(folder: Path) -> list[Path]:

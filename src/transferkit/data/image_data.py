@@ -2,113 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from transferkit._format import describe, table
 from transferkit._typing import JSON, Int64Array, UInt8Array
-from transferkit.data.array_conversion import TensorLike, chunks, to_images, to_labels
+from transferkit.data.array_conversion import (
+    Indices,
+    TensorLike,
+    check_label_range,
+    check_lengths,
+    chunks,
+    to_class_names,
+    to_images,
+    to_labels,
+    to_rows,
+    to_sizes,
+)
 from transferkit.errors import DataError
 
 if TYPE_CHECKING:
     import torch
 
 
-Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
-
-
-def as_rows(indices: Indices, count: int) -> Int64Array:
-    """Turn numbers or a mask into row numbers."""
-    rows = np.asarray(indices)
-    if rows.dtype == bool:
-        if rows.shape != (count,):
-            raise DataError(f"A mask must have one entry an image, {count}, got {rows.shape}.")
-        return np.flatnonzero(rows).astype(np.int64)
-    if rows.dtype.kind not in "iu" and rows.size:
-        raise DataError(f"Images are chosen by whole numbers or a mask, got {indices!r}.")
-    numbers = rows.astype(np.int64).reshape(-1)
-    if numbers.size and not -count <= numbers.min() <= numbers.max() < count:
-        raise DataError(f"There is no image {numbers[np.argmax(np.abs(numbers))]} of {count}.")
-    return numbers
-
-
-def check_lengths(count: int, fields: Mapping[str, object]) -> None:
-    """Raise unless every field has one entry an image."""
-    for key, value in fields.items():
-        length = len(value) if hasattr(value, "__len__") else -1
-        if length != count:
-            raise DataError(f"{count} images but {length} {key}; each image needs exactly one.")
-
-
-def as_sizes(sizes: ArrayLike, count: int) -> Int64Array:
-    """Return the original sizes as whole numbers (N, 2)."""
-    try:
-        return np.asarray(sizes, np.int64).reshape(count, 2)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"sizes must be a height and a width for each image: {error}.") from error
-
-
-def class_names(labels: Int64Array | None, classes: object) -> tuple[str, ...]:
-    """Return the class names, by default the numbers up to the largest label."""
-    if classes is None:
-        top = -1 if labels is None or len(labels) == 0 else int(labels.max())
-        return tuple(map(str, range(top + 1)))
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise DataError(f"classes must be a list of class names, got {classes!r}.")
-    titles = tuple(map(str, classes))
-    if len(set(titles)) < len(titles):
-        raise DataError(f"Class names must differ, got {', '.join(titles)}.")
-    return titles
-
-
-def check_range(labels: Int64Array | None, classes: tuple[str, ...], names: Sequence[str]) -> None:
-    """Raise if a label is not in [0, K), naming the first image that has one."""
-    if labels is None:
-        return
-    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(bad):
-        first = int(bad[0])
-        raise DataError(
-            f"Label {labels[first]} of {names[first]} is outside 0..{len(classes) - 1} "
-            f"(classes: {', '.join(classes)}); {len(bad)} labels are."
-        )
-
-
-def no_images(what: str, value: object) -> DataError:
-    """Build the error for ``value`` in the place of images.
-
-    Args:
-        what: What was wanted, to begin the sentence with: ``"The train split"``.
-        value: What came.
-    """
-    return DataError(f"{what} must be an ImageData, got {describe(value)}. {_instead(value)}")
-
-
-def no_splits(value: object) -> DataError:
-    """Build the error for ``value`` in the place of splits."""
+def require_images(what: str, value: object) -> ImageData:
+    """Return ``value`` if it is an ImageData; else raise, naming it and how to make one of it."""
+    if isinstance(value, ImageData):
+        return value
     if isinstance(value, str | os.PathLike):
-        hint = f"Load the folder or file first: tk.load_splits({os.fspath(value)!r})."
-    else:
-        hint = 'Give a mapping from names to images: {"train": ..., "val": ..., "test": ...}.'
-    return DataError(f"Expected splits, got {describe(value)}. {hint}")
-
-
-def _instead(value: object) -> str:
-    """Say how to make images of a value."""
-    if isinstance(value, str | os.PathLike):
-        return f"Load it first: tk.load_splits({os.fspath(value)!r}), and give one of the splits."
-    if isinstance(value, Mapping):
+        path = os.fspath(value)
+        advice = f"Load it first: tk.load_splits({path!r}), and give one of the splits."
+    elif isinstance(value, Mapping):
         named = ", ".join(map(repr, value)) or "none"
-        return f'Give one of its parts, such as splits["train"]; it has {named}.'
-    if isinstance(value, TensorLike) or hasattr(value, "__array__"):
-        return "Put pixels and class numbers together: tk.ImageData(images, labels)."
-    return "Make one of arrays, tk.ImageData(images, labels), or of files, tk.load_splits(path)."
+        advice = f'Give one of its parts, such as splits["train"]; it has {named}.'
+    elif isinstance(value, TensorLike) or hasattr(value, "__array__"):
+        advice = "Put pixels and class numbers together: tk.ImageData(images, labels)."
+    else:
+        advice = "Make one of arrays, tk.ImageData(images, labels), or files, tk.load_splits(path)."
+    raise DataError(f"{what} must be an ImageData, got {describe(value)}. {advice}")
+
+
+def require_splits(value: object) -> Splits:
+    """Return splits that are given as such or as any mapping; else raise DataError."""
+    return value if isinstance(value, Splits) else Splits(cast("Mapping[str, ImageData]", value))
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
@@ -153,10 +96,13 @@ class ImageData:
         sizes: ArrayLike | None = None,
         groups: Sequence[str] | None = None,
     ) -> None:
-        """Check and convert; see ``arrays.to_images`` for the layouts and types taken.
+        """Check and convert.
 
         Args:
-            images: (N, H, W), (N, H, W, C) or (N, C, H, W).
+            images: (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels; where both
+                ends look like channels, the last axis is taken. Alpha is composited on black.
+                Types: uint8; bool (0 and 255); uint16 (divided by 257); other integers in 0..255;
+                floats in [0, 1] (times 255) or in [0, 255].
             labels: Class numbers, (N,) or (N, 1).
             classes: Class names; ``"0"``, ``"1"``, ... if None.
             names: Names of the images; ``"image[0]"``, ... if None.
@@ -173,20 +119,11 @@ class ImageData:
             names = [f"image[{i}]" for i in range(count)]
         if sizes is None:
             sizes = np.broadcast_to(np.array(pixels.shape[1:3], np.int64), (count, 2))
-        lengths = {"labels": numbers, "names": names, "sizes": sizes, "groups": groups}
-        check_lengths(count, {key: value for key, value in lengths.items() if value is not None})
-        titles = class_names(numbers, classes)
-        check_range(numbers, titles, names)
-        fields = {
-            "images": pixels,
-            "labels": numbers,
-            "classes": titles,
-            "names": tuple(names),
-            "sizes": as_sizes(sizes, count),
-            "groups": None if groups is None else tuple(map(str, groups)),
-        }
-        for key, value in fields.items():
-            object.__setattr__(self, key, value)
+        check_lengths(count, {"labels": numbers, "names": names, "sizes": sizes, "groups": groups})
+        titles = to_class_names(classes, numbers)
+        check_label_range(numbers, titles, names)
+        grouping = None if groups is None else map(str, groups)
+        set_fields(self, pixels, numbers, titles, names, to_sizes(sizes, count), grouping)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -212,14 +149,14 @@ class ImageData:
 
     def subset(self, indices: Indices) -> ImageData:
         """Return the images at ``indices`` (numbers, or a mask of length N), in that order."""
-        rows = as_rows(indices, len(self))
-        return ImageData(
+        rows = to_rows(indices, len(self))
+        return trusted_images(
             self.images[rows],
             None if self.labels is None else self.labels[rows],
-            classes=self.classes,
-            names=[self.names[i] for i in rows],
-            sizes=self.sizes[rows],
-            groups=None if self.groups is None else [self.groups[i] for i in rows],
+            self.classes,
+            [self.names[i] for i in rows],
+            self.sizes[rows],
+            None if self.groups is None else [self.groups[i] for i in rows],
         )
 
     def batch(self, indices: Indices) -> torch.Tensor:
@@ -229,14 +166,14 @@ class ImageData:
         """
         import torch
 
-        rows = as_rows(indices, len(self))
+        rows = to_rows(indices, len(self))
         return torch.from_numpy(np.ascontiguousarray(self.images[rows])).permute(0, 3, 1, 2)
 
     def require_labels(self, purpose: str) -> Int64Array:
         """Return the labels.
 
         Args:
-            purpose: What needs them, to begin the sentence of the error with.
+            purpose: What needs them, the first words of the error: ``"Evaluation"``.
 
         Raises:
             DataError: There are none.
@@ -259,6 +196,36 @@ class ImageData:
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, "<i8").data)
         return digest.hexdigest()
+
+
+def set_fields(
+    data: ImageData,
+    images: UInt8Array,
+    labels: Int64Array | None,
+    classes: tuple[str, ...],
+    names: Iterable[str],
+    sizes: Int64Array,
+    groups: Iterable[str] | None,
+) -> None:
+    """Fill in the fields of a frozen ImageData."""
+    grouping = None if groups is None else tuple(groups)
+    fields = (images, labels, classes, tuple(names), sizes, grouping)
+    for field, value in zip(dataclasses.fields(data), fields, strict=True):
+        object.__setattr__(data, field.name, value)
+
+
+def trusted_images(
+    images: UInt8Array,
+    labels: Int64Array | None,
+    classes: tuple[str, ...],
+    names: Iterable[str],
+    sizes: Int64Array,
+    groups: Iterable[str] | None,
+) -> ImageData:
+    """Make an ImageData of fields that are right already, without checking them."""
+    data = ImageData.__new__(ImageData)
+    set_fields(data, images, labels, classes, names, sizes, groups)
+    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +274,18 @@ class Splits(Mapping[str, ImageData]):
         Raises:
             DataError: No split, an empty split, or classes or channels that differ.
         """
-        parts = check_splits(splits)
-        titles = next((data.classes for data in parts.values() if data.classes), ())
+        if not isinstance(splits, Mapping):
+            raise DataError(f"Expected splits, got {describe(splits)}. {splits_advice(splits)}")
+        parts = {str(k): require_images(f"The {k!r} split", data) for k, data in splits.items()}
+        if not parts:
+            raise DataError("Expected at least one split, got none.")
+        for name, data in parts.items():
+            if len(data) == 0:
+                raise DataError(f"The {name!r} split has no images.")
+        first, *others = [name for name, data in parts.items() if data.classes] or parts
+        for other in others:
+            check_pair(first, parts[first], other, parts[other])
+        titles = parts[first].classes
         self._splits = {name: with_classes(data, titles) for name, data in parts.items()}
         self.skipped = tuple(skipped)
 
@@ -363,49 +340,11 @@ class Splits(Mapping[str, ImageData]):
         }
 
 
-def require_images(what: str, value: object) -> ImageData:
-    """Return images that a caller has given.
-
-    Args:
-        what: What they are, to begin the sentence of the error with.
-        value: What came.
-
-    Raises:
-        DataError: Something else came; the message says how to make images of it.
-    """
-    if isinstance(value, ImageData):
-        return value
-    raise no_images(what, value)
-
-
-def require_splits(value: object) -> Splits:
-    """Return splits that a caller has given, as such or as any mapping.
-
-    Raises:
-        DataError: Something else came, or the parts do not fit together.
-    """
-    return value if isinstance(value, Splits) else Splits(check_splits(value))
-
-
-def check_splits(value: object) -> dict[str, ImageData]:
-    """Return the parts of a mapping: at least one, none empty, of the same classes and channels.
-
-    Raises:
-        DataError: They are not.
-    """
-    if not isinstance(value, Mapping):
-        raise no_splits(value)
-    splits = {str(k): require_images(f"The {k!r} split", data) for k, data in value.items()}
-    if not splits:
-        raise DataError("Expected at least one split, got none.")
-    empty = [name for name, data in splits.items() if len(data) == 0]
-    if empty:
-        raise DataError(f"The {empty[0]!r} split has no images.")
-    named = {name: data for name, data in splits.items() if data.classes}
-    first, *others = named or splits
-    for other in others:
-        check_pair(first, splits[first], other, splits[other])
-    return splits
+def splits_advice(value: object) -> str:
+    """Say how to make splits of a value."""
+    if isinstance(value, str | os.PathLike):
+        return f"Load the folder or file first: tk.load_splits({os.fspath(value)!r})."
+    return 'Give a mapping from names to images: {"train": ..., "val": ..., "test": ...}.'
 
 
 def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
@@ -426,9 +365,7 @@ def with_classes(data: ImageData, classes: tuple[str, ...]) -> ImageData:
     """Give class names to unlabelled images that have none."""
     if data.classes == classes:
         return data
-    return ImageData(
-        data.images, classes=classes, names=data.names, sizes=data.sizes, groups=data.groups
-    )
+    return trusted_images(data.images, None, classes, data.names, data.sizes, data.groups)
 
 
 def table_row(name: str, data: ImageData) -> list[str]:

@@ -9,21 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from transferkit._sampling import quotas
-from transferkit._typing import UInt8Array
-from transferkit._validation import check_among, check_number, check_whole, to_path, to_sides
+from transferkit._typing import Int64Array, UInt8Array
+from transferkit._validation import check_number, check_whole, to_path, to_sides
+from transferkit.data.array_conversion import chunks
 from transferkit.data.array_layouts import read_npy_folder, read_npz
 from transferkit.data.decoded_cache import read_or_map
 from transferkit.data.folder_layout import image_files, scan_folder
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData, SkippedFile, Splits, trusted_images
 from transferkit.data.image_decoding import Resize, decode, fit
 from transferkit.data.pixel_reader import (
     ArraySource,
+    CacheChoice,
     Channels,
-    Keep,
+    DecodedImages,
     OnError,
-    Options,
     Part,
-    assemble,
+    ReadOptions,
+    unreadable,
 )
 from transferkit.data.splitting import divide, groups_from_names
 from transferkit.errors import ConfigError, DataError
@@ -42,7 +44,7 @@ def load_splits(
     resize: Resize = "squash",
     workers: int | None = None,
     memory_limit: int = 2 << 30,
-    cache: Keep | None = "auto",
+    cache: CacheChoice | None = "auto",
     cache_folder: str | os.PathLike[str] | None = None,
     cache_limit: int = 20_000_000_000,
     progress: bool | None = None,
@@ -50,9 +52,9 @@ def load_splits(
     r"""Read a dataset of images into uint8 arrays.
 
     Three layouts are known. A folder of ``train``, ``val`` (or ``valid``, ``validation``) and
-    ``test`` folders, each with a folder of images a class; without split folders, the folders are
-    classes, and ``val_share`` of the images becomes val and as much test. A MedMNIST ``.npz``. A
-    folder of ``.npy`` arrays, one a class and split: ``normal.npy``, ``test_normal.npy``.
+    ``test`` folders, each with one folder of images per class; without split folders, the folders
+    are classes, and ``val_share`` of the images becomes val and as much test. A MedMNIST ``.npz``.
+    A folder of ``.npy`` arrays, one per class and split: ``normal.npy``, ``test_normal.npy``.
 
     Where there is no val split, ``val_share`` of train becomes it, stratified by class and, where
     groups are given, without tearing a group apart.
@@ -70,7 +72,7 @@ def load_splits(
             ``Splits.skipped``.
         channels: 1 or 3; ``"auto"`` takes 1 if every image is grey, also if stored as RGB.
         resize: ``"squash"`` changes the aspect ratio; ``"crop"`` and ``"pad"`` keep it.
-        workers: Threads that decode; None takes one a processor, 16 at most.
+        workers: Threads that decode; None takes one per processor, 16 at most.
         memory_limit: Bytes of pixels above which they lie in a memory-mapped file.
         cache: Whether decoded image files are kept on disk, where a later call maps them instead
             of decoding: ``"disk"`` keeps them; ``"auto"`` where that saves seconds (files of more
@@ -113,54 +115,47 @@ def load_splits(
     """
     root = to_path("path", path)
     check_number("val_share", val_share, least=0, below=1)
-    counts = {"seed": (seed, 0), "memory_limit": (memory_limit, 0), "cache_limit": (cache_limit, 0)}
-    if workers is not None:
-        counts["workers"] = (workers, 1)
-    for name, (count, least) in counts.items():
-        check_whole(name, count, least=least)
-    check_among("on_error", on_error, ("raise", "skip"))
-    check_among("channels", channels, ("auto", 1, 3))
-    check_among("resize", resize, ("squash", "crop", "pad"))
-    check_among("cache", cache, ("auto", "disk", None))
-    size = None if image_size is None else to_sides("image_size", image_size)
-    parts, classes = read_layout(root, class_files)
-    if len(classes) < 2:
-        raise DataError(
-            f"{path} has one class only ({', '.join(classes) or 'no labels at all'}); "
-            "classification needs two or more."
-        )
-    grouping = None if groups is None else group_files(parts, groups)
-    parts = carve(parts, val_share, grouping, seed)
-    options = Options(
-        size=size,
+    check_whole("seed", seed)
+    options = ReadOptions(
+        size=None if image_size is None else to_sides("image_size", image_size),
         resize=resize,
         channels=channels,
         on_error=on_error,
-        workers=workers or min(16, os.cpu_count() or 1),
+        workers=workers,
         memory_limit=memory_limit,
         cache=cache,
         cache_folder=None if cache_folder is None else to_path("cache_folder", cache_folder),
         cache_limit=cache_limit,
         progress=progress,
     )
-    return assemble(read_or_map(parts, options), classes, grouping, options)
+    parts, classes = read_layout(root, class_files)
+    grouping = None if groups is None else group_files(parts, groups)
+    parts = make_missing_splits(parts, val_share, grouping, seed)
+    return assemble(read_or_map(parts, options), parts, classes, grouping, options)
 
 
 def read_layout(
     path: Path, class_files: Mapping[str, tuple[str, str]] | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """Find out which layout it is, and list its images."""
+    """Find out which layout it is, and list its images and classes."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of images or a MedMNIST .npz file.")
     if path.is_dir():
         arrays = class_files is not None or any(path.glob("*.npy"))
-        return read_npy_folder(path, class_files) if arrays else scan_folder(path)
-    if path.suffix.lower() == ".npz":
-        return read_npz(path)
-    raise DataError(
-        f"{path.name} is neither a folder nor an .npz file. Give the folder that holds the images, "
-        "or a MedMNIST archive."
-    )
+        parts, classes = read_npy_folder(path, class_files) if arrays else scan_folder(path)
+    elif path.suffix.lower() == ".npz":
+        parts, classes = read_npz(path)
+    else:
+        raise DataError(
+            f"{path.name} is neither a folder nor an .npz file. Give the folder that holds the "
+            "images, or a MedMNIST archive."
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"{path} has one class only ({', '.join(classes) or 'no labels at all'}); "
+            "classification needs two or more."
+        )
+    return parts, classes
 
 
 def group_files(parts: Mapping[str, Part], pattern: str) -> dict[str, str]:
@@ -171,18 +166,18 @@ def group_files(parts: Mapping[str, Part], pattern: str) -> dict[str, str]:
     return dict(zip(names, groups_from_names(names, pattern), strict=True))
 
 
-def carve(
+def make_missing_splits(
     parts: Mapping[str, Part], val_share: float, grouping: Mapping[str, str] | None, seed: int
 ) -> dict[str, Part]:
     """Make a val split where there is none, and a test split too where there are no splits."""
     if "all" in parts:
-        wanted = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
-        if wanted["train"] <= 0:
+        shares = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
+        if shares["train"] <= 0:
             raise ConfigError(
                 "Without split folders val_share goes to val and as much to test, so it must be "
                 f"below 0.5, got {val_share}."
             )
-        return divide_part(parts["all"], wanted, grouping, seed)
+        return divide_part(parts["all"], shares, grouping, seed)
     train = parts.get("train")
     if val_share == 0 or train is None or "val" in parts or train.labels is None:
         return dict(parts)
@@ -196,11 +191,69 @@ def divide_part(
     """Divide one labelled part into several, leaving out those of no share."""
     wanted = {name: share for name, share in shares.items() if share > 0}
     sizes = quotas(np.array(list(wanted.values())), len(part.rows))
-    named = None if grouping is None else [grouping[name] for name in part.names]
+    groups = None if grouping is None else [grouping[name] for name in part.names]
     if part.labels is None:
         raise DataError("Images without labels cannot be split.")
-    rows = divide(part.labels, sizes, seed=seed, groups=named)
+    rows = divide(part.labels, sizes, seed=seed, groups=groups)
     return {name: part.take(own) for name, own in zip(wanted, rows, strict=True)}
+
+
+def assemble(
+    images: DecodedImages,
+    parts: Mapping[str, Part],
+    classes: tuple[str, ...],
+    grouping: Mapping[str, str] | None,
+    options: ReadOptions,
+) -> Splits:
+    """Make the splits of decoded images.
+
+    Raises:
+        DataError: A file could not be read and that is an error, or a split or class is empty.
+    """
+    row_of = {name: row for row, name in enumerate(images.names)}
+    splits: dict[str, ImageData] = {}
+    skipped: list[SkippedFile] = []
+    for split, part in parts.items():
+        lost = [SkippedFile(n, images.skipped[n]) for n in part.names if n in images.skipped]
+        if lost and options.on_error == "raise":  # decoded earlier, with on_error="skip"
+            raise unreadable(lost[0].path, lost[0].reason)
+        skipped += lost
+        kept = part.take(np.array([i for i, name in enumerate(part.names) if name in row_of], int))
+        if not len(kept.rows):
+            raise DataError(
+                f"No image of the {split} split can be read: {lost[0].path}: {lost[0].reason}."
+            )
+        rows = np.array([row_of[name] for name in kept.names])
+        splits[split] = trusted_images(
+            take_rows(images.pixels, rows, options),
+            kept.labels,
+            classes,
+            kept.names,
+            images.sizes[rows],
+            None if grouping is None else [grouping[name] for name in kept.names],
+        )
+        if lost and kept.labels is not None:
+            check_classes_left(split, splits[split])
+    return Splits(splits, skipped=skipped)
+
+
+def take_rows(pixels: UInt8Array, rows: Int64Array, options: ReadOptions) -> UInt8Array:
+    """Return some rows, without copying where they lie side by side."""
+    first, count = int(rows[0]), len(rows)
+    if np.array_equal(rows, np.arange(first, first + count)):
+        return pixels[first : first + count]
+    images = options.reserve((count, *pixels.shape[1:]))
+    for part in chunks(images):
+        images[part] = pixels[rows[part]]
+    return images
+
+
+def check_classes_left(split: str, data: ImageData) -> None:
+    """Raise if so many files were left out that a class is empty."""
+    counts = data.class_counts()
+    if counts.min() == 0:
+        title = data.classes[int(counts.argmin())]
+        raise DataError(f"No image of the class {title} in the {split} split can be read.")
 
 
 def load_images(paths: Sequence[Path], *, image_size: tuple[int, int]) -> ImageData:

@@ -1,10 +1,12 @@
-"""Reading the pixels of listed images: decode in threads, bring to one size, store once."""
+"""Reading listed images: decode in threads, bring to one size, store once."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -13,15 +15,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from transferkit._typing import Int64Array, UInt8Array
+from transferkit._validation import check_among, check_whole
 from transferkit.data.array_conversion import (
-    chunks,
     drop_alpha,
     pixel_scale,
     rescale,
     to_channels_last,
 )
-from transferkit.data.disk_cache import PixelStore, Room, Temporary
-from transferkit.data.image_data import ImageData, SkippedFile, Splits
+from transferkit.data.disk_cache import temporary_pixels
 from transferkit.data.image_decoding import (
     Resize,
     decode,
@@ -32,9 +33,21 @@ from transferkit.data.image_decoding import (
 )
 from transferkit.errors import DataError
 
+Channels: TypeAlias = Literal["auto", 1, 3]
+OnError: TypeAlias = Literal["raise", "skip"]
+CacheChoice: TypeAlias = Literal["auto", "disk"]
+Reserve: TypeAlias = Callable[[tuple[int, ...]], UInt8Array]
+"""Returns a new array of the given shape, to be filled."""
+
+CHUNK = 16
+"""Images that one worker reads before it hands them over."""
+
+LARGEST = 256
+"""The most pixels a side that mixed sizes are brought to unasked."""
+
 
 class Source(Protocol):
-    """N images that can be read one at a time."""
+    """N images that can be read one at a time; ``names`` are unique in the dataset."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,57 +81,41 @@ class FileSource:
         return probe(self.root / self.names[row])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class ArraySource:
-    """Images of one or more arrays, which may be memory maps, one after the other.
+    """Images of named arrays (n, H, W, C), which may be memory maps, one after the other."""
 
-    Attributes:
-        arrays: Each (n, H, W, C), of any type whose scale is clear.
-        scales: Factor from each array's values to 0..255.
-        starts: Row at which each array begins, and the total at the end.
-    """
-
-    names: tuple[str, ...]
-    labels: Int64Array | None
-    arrays: tuple[NDArray[np.generic], ...]
-    scales: tuple[float, ...]
-    starts: Int64Array
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         arrays: Sequence[tuple[str, NDArray[np.generic]]],
         names: Sequence[str],
         labels: Int64Array | None,
-    ) -> ArraySource:
-        """Check layout and scale of named arrays.
-
-        Raises:
-            DataError: An array's layout or values cannot be understood; the message names it.
-        """
-        views, scales = [], []
+    ) -> None:
+        """Check layout and scale; a DataError names the array."""
+        self.names = tuple(names)
+        self.labels = labels
+        self.arrays: list[NDArray[np.generic]] = []
+        self.scales: list[float] = []
         for title, array in arrays:
             try:
-                view = to_channels_last(array)
-                scales.append(pixel_scale(view))
+                self.arrays.append(to_channels_last(array))
+                self.scales.append(pixel_scale(self.arrays[-1]))
             except DataError as error:
                 raise DataError(f"{title}: {error}") from error
-            views.append(view)
-        starts = np.cumsum([0, *map(len, views)]).astype(np.int64)
-        return cls(tuple(names), labels, tuple(views), tuple(scales), starts)
+        self.starts = np.cumsum([0, *map(len, self.arrays)])
 
     def read(self, row: int) -> UInt8Array:
         """Convert one image."""
-        which = int(np.searchsorted(self.starts, row, side="right")) - 1
+        which = self._array_of(row)
         values = self.arrays[which][row - self.starts[which]]
-        image = rescale(values, self.scales[which])
-        return drop_equal_channels(drop_alpha(image))
+        return drop_equal_channels(drop_alpha(rescale(values, self.scales[which])))
 
     def size(self, row: int) -> tuple[int, int] | None:
         """Return the size of the array's images."""
-        which = int(np.searchsorted(self.starts, row, side="right")) - 1
-        height, width = self.arrays[which].shape[1:3]
-        return height, width
+        array = self.arrays[self._array_of(row)]
+        return int(array.shape[1]), int(array.shape[2])
+
+    def _array_of(self, row: int) -> int:
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,184 +145,159 @@ class Part:
         return Part(self.source, self.rows[rows])
 
 
-Channels: TypeAlias = Literal["auto", 1, 3]
-OnError: TypeAlias = Literal["raise", "skip"]
-Keep: TypeAlias = Literal["auto", "disk"]
-
-AT_ONCE = 16
-"""Images that one worker reads before it hands them over."""
-
-LARGEST = 256
-"""The most pixels a side that mixed sizes are brought to unasked."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How images are read; see ``load.load_splits``."""
+class ReadOptions:
+    """How images are read; see ``load_splits``, whose options these are."""
 
     size: tuple[int, int] | None
     resize: Resize
     channels: Channels
     on_error: OnError
-    workers: int
+    workers: int | None
     memory_limit: int
-    cache: Keep | None
+    cache: CacheChoice | None
     cache_folder: Path | None
     cache_limit: int
     progress: bool | None
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that cannot work."""
+        check_whole("memory_limit", self.memory_limit)
+        check_whole("cache_limit", self.cache_limit)
+        if self.workers is not None:
+            check_whole("workers", self.workers, least=1)
+        check_among("on_error", self.on_error, ("raise", "skip"))
+        check_among("channels", self.channels, ("auto", 1, 3))
+        check_among("resize", self.resize, ("squash", "crop", "pad"))
+        check_among("cache", self.cache, ("auto", "disk", None))
+
     @property
-    def temporary(self) -> Temporary:
-        """Where pixels go that are not kept."""
-        return Temporary(self.memory_limit, self.cache_folder)
+    def threads(self) -> int:
+        """Threads that decode."""
+        return self.workers or min(16, os.cpu_count() or 1)
+
+    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
+        """Return an array for pixels that are not kept."""
+        return temporary_pixels(shape, limit=self.memory_limit, folder=self.cache_folder)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """The pixels of all images, and which of them make each split."""
+class DecodedImages:
+    """All images of a dataset that could be read, whatever split they are in.
+
+    Attributes:
+        pixels: (M, H, W, C) with M >= N; row i belongs to name i, rows at the end may be empty.
+        names: N names.
+        sizes: Original heights and widths, (N, 2).
+        skipped: Why a file was left out, by name.
+    """
 
     pixels: UInt8Array
-    splits: Mapping[str, Filled]
+    names: Sequence[str]
+    sizes: Int64Array
+    skipped: Mapping[str, str]
 
 
-def working_size(parts: Mapping[str, Part], options: Options) -> tuple[int, int]:
+def working_size(parts: Mapping[str, Part], options: ReadOptions) -> tuple[int, int]:
     """Return the height and width to store images at."""
     if options.size is not None:
         return options.size
-    with ThreadPoolExecutor(options.workers) as pool:
+    with ThreadPoolExecutor(options.threads) as pool:
         found = pool.map(lambda job: [job[0].source.size(row) for row in job[1]], jobs(parts))
-        sizes = [size for chunk in found for size in chunk if size is not None]
-    return common_size(sizes)
-
-
-def jobs(parts: Mapping[str, Part]) -> Iterator[tuple[Part, list[int]]]:
-    """Cut every part's rows into pieces of work."""
-    for part in parts.values():
-        for start in range(0, len(part.rows), AT_ONCE):
-            yield part, part.rows[start : start + AT_ONCE].tolist()
-
-
-def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the one size, or a square of the median side, ``LARGEST`` at most."""
+        sizes: list[tuple[int, int]] = [size for chunk in found for size in chunk if size]
     if len(set(sizes)) == 1:
         return sizes[0]
     side = min(LARGEST, int(np.median(sizes))) if sizes else 1
     return side, side
 
 
-def read_parts(
-    parts: Mapping[str, Part], size: tuple[int, int], options: Options, room: Room
-) -> Read:
-    """Read all pixels into one array, of which each split is a slice."""
+def jobs(parts: Mapping[str, Part]) -> Iterator[tuple[Part, list[int]]]:
+    """Cut every part's rows into pieces of work."""
+    for part in parts.values():
+        for start in range(0, len(part.rows), CHUNK):
+            yield part, part.rows[start : start + CHUNK].tolist()
+
+
+def read_images(
+    parts: Mapping[str, Part], size: tuple[int, int], options: ReadOptions, reserve: Reserve
+) -> DecodedImages:
+    """Read all images into one array, part by part.
+
+    Raises:
+        DataError: An image cannot be read, and ``options.on_error`` is ``"raise"``.
+    """
     total = sum(len(part.rows) for part in parts.values())
-    channels = 3 if options.channels == 3 else 1
-    store = PixelStore(total, size, channels=channels, room=room)
-    filled: dict[str, Filled] = {}
-    hide = None if options.progress is None else not options.progress
-    with (
-        ThreadPoolExecutor(options.workers) as pool,
-        tqdm(total=total, desc="reading images", unit="image", disable=hide) as bar,
-    ):
-        for name, part in parts.items():
-            filled[name] = fill(store, size, part, options, pool, bar.update)
-    return Read(store.array, filled)
-
-
-def assemble(
-    read: Read,
-    classes: tuple[str, ...],
-    grouping: Mapping[str, str] | None,
-    options: Options,
-) -> Splits:
-    """Make the splits of their pixels."""
-    return Splits(
-        {
-            name: collect(name, taken(read.pixels, own.where, options), own, classes, grouping)
-            for name, own in read.splits.items()
-        },
-        skipped=[file for own in read.splits.values() for file in own.skipped],
-    )
-
-
-def taken(pixels: UInt8Array, where: slice | Int64Array, options: Options) -> UInt8Array:
-    """Return some rows: without copying where they lie side by side."""
-    if isinstance(where, slice):
-        return pixels[where]
-    images = options.temporary.reserve((len(where), *pixels.shape[1:]))
-    for part in chunks(images):
-        images[part] = pixels[where[part]]
-    return images
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Filled:
-    """One split that was read: its rows of the pixels, images, sizes, and what was left out."""
-
-    where: slice | Int64Array
-    part: Part
-    sizes: Int64Array
-    skipped: tuple[SkippedFile, ...]
-
-
-def fill(
-    store: PixelStore,
-    size: tuple[int, int],
-    part: Part,
-    options: Options,
-    pool: ThreadPoolExecutor,
-    advance: Callable[[], object],
-) -> Filled:
-    """Read one split into the store."""
-    start = store.used
-    rows: list[int] = []
+    pixels = PixelBuffer((total, *size, 3 if options.channels == 3 else 1), reserve)
+    names: list[str] = []
     sizes: list[tuple[int, ...]] = []
-    skipped: list[SkippedFile] = []
-    for row, result in enumerate(read_rows(part, size, options, pool)):
-        advance()
-        if isinstance(result, DataError):
-            name = part.source.names[part.rows[row]]
-            skipped.append(leave_out(name, result, options.on_error))
-            continue
-        image, original = result
-        store.append(image)
-        rows.append(row)
-        sizes.append(original)
-    originals = np.array(sizes, np.int64).reshape(-1, 2)
-    kept = part.take(np.array(rows, np.int64))
-    return Filled(slice(start, store.used), kept, originals, tuple(skipped))
+    skipped: dict[str, str] = {}
+    hide = None if options.progress is None else not options.progress
+    with tqdm(total=total, desc="reading images", unit="image", disable=hide) as bar:
+        for name, result in read_in_order(parts, size, options):
+            bar.update()
+            if isinstance(result, DataError):
+                if options.on_error == "raise":
+                    raise unreadable(name, result)
+                skipped[name] = str(result)
+                continue
+            image, original = result
+            pixels.append(image)
+            names.append(name)
+            sizes.append(original)
+    return DecodedImages(pixels.array, names, np.array(sizes, np.int64).reshape(-1, 2), skipped)
 
 
-def leave_out(name: str, error: DataError, on_error: OnError) -> SkippedFile:
-    """Note an unreadable file, or raise."""
-    if on_error == "skip":
-        return SkippedFile(name, str(error))
-    raise DataError(
-        f"Cannot read {name}: {error}. Repair or remove it, or load with on_error='skip' to leave "
-        "such files out and have them listed."
-    ) from error
+class PixelBuffer:
+    """A uint8 array (N, H, W, C) that is filled image by image.
+
+    It starts with one channel and goes over to three when the first coloured image comes, so that
+    grey data never take three times the room.
+    """
+
+    def __init__(self, shape: tuple[int, ...], reserve: Reserve) -> None:
+        """Reserve room for as many images as may come."""
+        self.reserve = reserve
+        self.used = 0
+        self.array = reserve(shape)
+
+    def append(self, image: UInt8Array) -> None:
+        """Add one image, (H, W) or (H, W, 3)."""
+        if image.ndim == 3 and self.array.shape[3] == 1:
+            grey, self.array = self.array, self.reserve((*self.array.shape[:3], 3))
+            for row in range(self.used):
+                self.array[row] = grey[row]
+        self.array[self.used] = image if image.ndim == 3 else image[..., None]
+        self.used += 1
 
 
 Outcome: TypeAlias = tuple[UInt8Array, tuple[int, ...]] | DataError
 
 
-def read_rows(
-    part: Part, size: tuple[int, int], options: Options, pool: ThreadPoolExecutor
-) -> Iterator[Outcome]:
-    """Read a split's images in order, a bounded number ahead."""
-    chunks = [rows for _, rows in jobs({"": part})]
-    ahead = 2 * options.workers
-    for start in range(0, len(chunks), ahead):
-        window = chunks[start : start + ahead]
-        for results in pool.map(
-            lambda rows: [read(part, row, size, options) for row in rows], window
-        ):
-            yield from results
+def read_in_order(
+    parts: Mapping[str, Part], size: tuple[int, int], options: ReadOptions
+) -> Iterator[tuple[str, Outcome]]:
+    """Read all images in threads, a bounded number ahead; yield name and outcome in order."""
+    work = list(jobs(parts))
+    window = 2 * options.threads
+    read = partial(read_chunk, size=size, options=options)
+    with ThreadPoolExecutor(options.threads) as pool:
+        for start in range(0, len(work), window):
+            for results in pool.map(read, work[start : start + window]):
+                yield from results
 
 
-def read(part: Part, row: int, size: tuple[int, int], options: Options) -> Outcome:
+def read_chunk(
+    job: tuple[Part, list[int]], *, size: tuple[int, int], options: ReadOptions
+) -> list[tuple[str, Outcome]]:
+    """Read some rows of a part."""
+    part, rows = job
+    return [(part.source.names[row], read_one(part.source, row, size, options)) for row in rows]
+
+
+def read_one(source: Source, row: int, size: tuple[int, int], options: ReadOptions) -> Outcome:
     """Read one image and bring it to the working size; an error is returned, not raised."""
     try:
-        image = part.source.read(row)
+        image = source.read(row)
     except DataError as error:
         return error
     original = image.shape[:2]
@@ -334,24 +306,9 @@ def read(part: Part, row: int, size: tuple[int, int], options: Options) -> Outco
     return fit(image, size, options.resize), original
 
 
-def collect(
-    name: str,
-    images: UInt8Array,
-    own: Filled,
-    classes: tuple[str, ...],
-    grouping: Mapping[str, str] | None,
-) -> ImageData:
-    """Make one split of its pixels.
-
-    Raises:
-        DataError: So many files were left out that the split or one of its classes is empty.
-    """
-    names, labels = own.part.names, own.part.labels
-    if not names:
-        raise DataError(f"No image of the {name} split can be read: {own.skipped[0]}.")
-    groups = None if grouping is None else [grouping[file] for file in names]
-    data = ImageData(images, labels, classes=classes, names=names, sizes=own.sizes, groups=groups)
-    if labels is not None and own.skipped and data.class_counts().min() == 0:
-        title = classes[int(data.class_counts().argmin())]
-        raise DataError(f"No image of the class {title} in the {name} split can be read.")
-    return data
+def unreadable(name: str, reason: object) -> DataError:
+    """Build the error for a file that cannot be read."""
+    return DataError(
+        f"Cannot read {name}: {reason}. Repair or remove it, or load with on_error='skip' to leave "
+        "such files out and have them listed."
+    )

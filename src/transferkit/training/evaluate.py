@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from transferkit.data.image_data import ImageData, no_images, require_images
+from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier, require_classifier
@@ -105,7 +105,7 @@ def _images_of(data: object) -> ImageData:
     if isinstance(data, ImageData):
         return data
     if data is None or isinstance(data, str | Path | Mapping):
-        raise no_images("What is predicted on", data)
+        return require_images("What is predicted on", data)
     return ImageData(cast(ArrayLike, data))
 
 

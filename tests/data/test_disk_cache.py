@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
@@ -8,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferkit.data.disk_cache import ArrayStore, default_folder, stores_below
+from transferkit.data import disk_cache
+from transferkit.data.disk_cache import (
+    ArrayStore,
+    default_folder,
+    remove_with,
+    stores_below,
+    temporary_pixels,
+)
 from transferkit.errors import OutputError
 
 
@@ -104,14 +112,14 @@ def test_an_unreadable_entry_goes(store):
 
 
 def test_an_entry_may_grow_array_by_array(store):
-    with store.drafting("a") as draft:
-        narrow = draft.claim((10, 1), np.uint8)
+    with store.adding("a") as entry:
+        narrow = entry.add((10, 1), np.uint8)
         narrow[:] = 3
-        wide = draft.claim((10, 3), np.uint8)
+        entry.restart()
+        wide = entry.add((10, 3), np.uint8)
         wide[:] = narrow
-        draft.drop(narrow)
-        draft.claim((2,), np.int64)[:] = (7, 8)
-        assert draft.size == 30 + 16
+        entry.add((2,), np.int64)[:] = (7, 8)
+        assert entry.size == 30 + 16
     wide, numbers = store.get("a")
     assert wide.shape == (10, 3)
     assert (wide == 3).all()
@@ -120,9 +128,9 @@ def test_an_entry_may_grow_array_by_array(store):
 
 def test_an_entry_that_outgrows_the_limit_leaves_nothing(store):
     def write() -> None:
-        with store.drafting("b") as draft:
-            draft.claim((60_000,), np.uint8)
-            draft.claim((60_000,), np.uint8)
+        with store.adding("b") as entry:
+            entry.add((60_000,), np.uint8)
+            entry.add((60_000,), np.uint8)
 
     with pytest.raises(OutputError, match="limit"):
         write()
@@ -187,3 +195,52 @@ def test_a_user_without_a_home(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     assert default_folder() == Path(tempfile.gettempdir()) / "transferkit"
+
+
+def test_the_file_goes_away_with_the_array(tmp_path):
+    folder = tmp_path / "new"
+    pixels = temporary_pixels((5, 4, 5, 1), limit=0, folder=folder)
+    view = pixels[1:3]
+    del pixels
+    gc.collect()
+    view[:] = 7
+    assert view.sum() == 2 * 4 * 5 * 7
+    del view
+    gc.collect()
+    assert not list(folder.iterdir())
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk_cache, "reserve", full)
+    with pytest.raises(OutputError, match=r"No room for 0\.00 GiB .*cache_folder"):
+        temporary_pixels((5, 4, 5, 1), limit=0, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="Cannot write"):
+        temporary_pixels((5, 4, 5, 1), limit=0, folder=tmp_path / "file")
+
+
+def test_where_open_files_cannot_be_removed_they_go_with_the_array(tmp_path, monkeypatch):
+    path = tmp_path / "x.pixels"
+    path.write_bytes(b"")
+    refused = []
+
+    def unlink(self, missing_ok=False):
+        if not refused:
+            refused.append(self)
+            raise PermissionError
+        self.rmdir() if self.is_dir() else __import__("os").remove(self)
+
+    monkeypatch.setattr(type(path), "unlink", unlink)
+    array = np.zeros(3, np.uint8)
+    remove_with(array, path)
+    assert path.exists()
+    del array
+    gc.collect()
+    assert not path.exists()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as array_of
 
-from transferkit.data import array_conversion as arrays
+from transferkit.data import array_conversion
 from transferkit.data.array_conversion import drop_alpha, to_images, to_labels
 from transferkit.errors import DataError
 
@@ -52,7 +52,7 @@ def test_alpha_is_composited_on_black():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_pixel_that_is_no_number_is_named(value, monkeypatch):
-    monkeypatch.setattr(arrays, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(array_conversion, "CHUNK_BYTES", 64)
     images = np.random.default_rng(0).random((9, 4, 4))
     images[6, 1, 2] = value
     with pytest.raises(DataError, match="NaN or infinite pixels in image 6"):

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.data import decoded_cache as decoded
-from transferkit.data import pixel_reader as source
+from transferkit.data import decoded_cache, pixel_reader
 from transferkit.data.disk_cache import ArrayStore, CacheWarning
 from transferkit.data.load import load_splits
 from transferkit.errors import DataError
@@ -65,8 +64,8 @@ def no_decoding(monkeypatch):
     def refuse(path):
         raise AssertionError(f"{path} is read again")
 
-    monkeypatch.setattr(source, "decode", refuse)
-    monkeypatch.setattr(source, "probe", refuse)
+    monkeypatch.setattr(pixel_reader, "decode", refuse)
+    monkeypatch.setattr(pixel_reader, "probe", refuse)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +161,9 @@ def test_other_pixels_are_another_entry(load, folder, options):
 def test_another_decoder_is_another_entry(load, folder, monkeypatch, name):
     load()
     if name == "Pillow":
-        monkeypatch.setattr(decoded.PIL, "__version__", "0")
+        monkeypatch.setattr(decoded_cache.PIL, "__version__", "0")
     else:
-        monkeypatch.setattr(decoded, name, -1)
+        monkeypatch.setattr(decoded_cache, name, -1)
     load()
     assert len(entries(folder)) == 2
 
@@ -175,11 +174,11 @@ def test_auto_keeps_what_takes_seconds_or_exceeds_memory(data, folder, monkeypat
     assert not folder.exists()
     auto(memory_limit=100)
     assert len(entries(folder)) == 1
-    monkeypatch.setattr(decoded, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(decoded_cache, "WORTH_KEEPING", 0)
     auto(image_size=8)
     assert len(entries(folder)) == 2
     no_decoding(monkeypatch)
-    monkeypatch.setattr(decoded, "WORTH_KEEPING", 1 << 30)
+    monkeypatch.setattr(decoded_cache, "WORTH_KEEPING", 1 << 30)
     assert isinstance(auto()["train"].images, np.memmap)
 
 
