@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from coverage_shapes import CLASSES, CheckError, random_images, require
 from transferkit.models.classifier import Classifier
-from transferkit.models.freezing import freeze, unfreeze
+from transferkit.models.freezing import freeze, param_groups, unfreeze
 from transferkit.models.frozen_prefix import NoCut, cut_at_boundary
-from transferkit.models.param_groups import param_groups
 
 _TOLERANCE = 1e-3
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transferkit.backbones.meta_forward import skeleton
 from transferkit.errors import ConfigError
 from transferkit.models.classifier import Classifier, create_classifier
-from transferkit.models.freezing import freeze, unfreeze
-from transferkit.models.param_groups import param_groups
+from transferkit.models.freezing import freeze, param_groups, unfreeze
 
 CLASSES = 7
 BATCH = 3

@@ -26,8 +26,7 @@ from .errors import (
 from .metrics.evaluation import Evaluation, Predictions
 from .models.classifier import Classifier, create_classifier
 from .models.features import Features, extract_features
-from .models.freezing import freeze, stages, summary, unfreeze
-from .models.param_groups import param_groups
+from .models.freezing import freeze, param_groups, stages, summary, unfreeze
 from .models.prefix_cache import Cache
 from .models.save_load import load_classifier, save_classifier
 from .training.checkpoint import TrainState

@@ -15,10 +15,12 @@ Maker = Callable[..., Classifier]
 
 
 @pytest.fixture(autouse=True)
-def few_threads() -> Iterator[None]:
+def one_thread_and_one_seed() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
     torch.set_num_threads(before)
 
 

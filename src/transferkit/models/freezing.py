@@ -1,66 +1,29 @@
-"""Freezing: which stages learn, and the promise that the others do not change at all."""
+"""Freezing: which stages train, and the promise that the others do not change at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 from torch import nn
 
-from transferkit._format import describe, table
+from transferkit._format import table
 from transferkit._typing import JSON
-from transferkit.backbones.meta_forward import Call, record_calls
-from transferkit.backbones.stages import LARGEST_SHARE, Stage, trace_stages
+from transferkit._validation import check_number
+from transferkit.backbones.stages import Stage
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.classifier import Classifier
-
-_USUAL_SIDES = (224, 299, 256, 384, 64, 32)
+from transferkit.models.plain_model import plain_stages
 
 
 def layout(model: nn.Module) -> tuple[Stage, ...]:
-    """The stages of a model from input to output; the last is its head.
-
-    The head of a plain timm model is the classifier that timm names. Of any other plain model
-    it is the last part that is called and has parameters (``"fc"``, ``"classifier"``), so that
-    a head of several layers put there by hand is one head; where that part holds most of the
-    network (VGG, AlexNet), it is the last of its layers. A model without a classifier has an
-    empty stage ``"head"``.
-
-    Raises:
-        ConfigError: It is no model, or takes no image of the sizes tried.
-    """
-    if isinstance(model, Classifier):
-        return model.stages
-    _require_module(model)
-    refusals = []
-    for size in _sizes(model):
-        try:
-            return trace_stages(model, size, head=_heads(model, size))
-        except ConfigError as error:
-            refusals.append(error)
-    raise refusals[0]
-
-
-def _require_module(value: object) -> None:
-    if not isinstance(value, nn.Module):
-        raise ConfigError(
-            f"Expected a Classifier or another torch module, got {describe(value)}. Build one "
-            "with tk.create_classifier(name, num_classes)."
-        )
+    """The stages of a classifier or a plain model from input to output; the last is its head."""
+    return model.stages if isinstance(model, Classifier) else plain_stages(model)
 
 
 def boundary_index(stages: tuple[Stage, ...], upto: object) -> int:
-    """Position of the stage that ``upto`` means.
-
-    Args:
-        stages: The stages of a model.
-        upto: A stage's name; a dotted prefix that covers consecutive stages (``"stages.2"`` for
-            ``"stages.2.blocks.0"`` and on), which means the first of them; ``"head"`` for the
-            last stage; or a position, from the end where negative.
-
-    Raises:
-        UnknownNameError: No such stage; the message lists them.
-    """
+    """Position of the stage that ``upto`` means, as in :func:`unfreeze`."""
     names = [stage.name for stage in stages]
     if isinstance(upto, int):
         if not -len(names) <= upto < len(names):
@@ -80,70 +43,21 @@ def boundary_index(stages: tuple[Stage, ...], upto: object) -> int:
     raise UnknownNameError.among("stage", upto, names)
 
 
-def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
-    """Input sizes worth trying, the likeliest first."""
-    published = _published(model).get("input_size")
-    channels, *_ = published if isinstance(published, tuple | list) else (3,)
-    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    depths = dict.fromkeys((next(convolutions, channels), channels, 3))
-    own = [getattr(model, name, None) for name in ("image_size", "img_size")]
-    own += [getattr(getattr(model, "patch_embed", None), "img_size", None)]
-    sides = [tuple(published[1:])] if isinstance(published, tuple | list) else []
-    sides = [_pair(side) for side in own if side] + sides + [_pair(s) for s in _USUAL_SIDES]
-    for height, width in dict.fromkeys(sides):
-        for depth in depths:
-            yield depth, height, width
-
-
-def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
-
-
-def _published(model: nn.Module) -> dict[str, object]:
-    """What timm says of a model that it built; empty for any other."""
-    config = getattr(model, "pretrained_cfg", None)
-    return config if isinstance(config, dict) else {}
-
-
-def _heads(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
-    named = _published(model).get("classifier")
-    names = (named,) if isinstance(named, str) else named
-    known = {name for name, _ in model.named_modules()}
-    if isinstance(names, tuple | list) and names and known.issuperset(names):
-        return tuple(names)
-    return (_last_part(model, record_calls(model, size)) or "head",)
-
-
-def _last_part(model: nn.Module, root: Call) -> str | None:
-    """Name of the part that classifies: the last one called, if it ends in a weight matrix."""
-    modules = dict(model.named_modules())
-    limit = LARGEST_SHARE * _size(model)
-    call: Call | None = root
-    while call and (call is root or _size(modules[call.name]) > limit):
-        call = next((inner for inner in reversed(call.inner) if _size(modules[inner.name])), None)
-    if call is None:
-        return None
-    own = [list(modules[leaf.name].parameters(recurse=False)) for leaf in call.leaves()]
-    last = next((parameters for parameters in reversed(own) if parameters), None)
-    return call.name if last and any(parameter.ndim > 1 for parameter in last) else None
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 class KeepEval:
-    """Takes the place of a module's ``train``: the module stays in eval mode.
+    """Takes the place of a frozen module's ``train``: the module stays in eval mode.
 
-    The children are still told the mode, so that a trainable part inside a container that
-    also holds frozen ones learns as usual. Survives pickling and deep copies.
+    Setting ``training = False`` once would not last: every ``model.train()`` sets it again, and
+    with it batch norms update and dropout samples. So the frozen module's own ``train`` is
+    replaced. It still passes the mode on to its children, so that a trainable part inside a
+    container that also holds frozen ones trains as usual. An object and not a closure, so that it
+    can be pickled, and in a deep copy holds the copied module.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def __call__(self, mode: bool = True) -> nn.Module:
-        """Keep the module in eval mode and pass ``mode`` on to its children."""
+        """Pass ``mode`` on to the children only."""
         self.module.training = False
         for child in self.module.children():
             child.train(mode)
@@ -189,14 +103,14 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
 
     A frozen stage has no parameter that requires a gradient, and stays in eval mode through
     every ``.train()``: its normalisation layers do not update and its dropout and drop-path do
-    not sample. A module that holds stages on both sides stays in eval mode itself and passes
-    the mode on. What was frozen or trainable before does not matter.
+    not sample. A module that holds frozen and trainable stages stays in eval mode itself and
+    passes the mode on. What was frozen or trainable before does not matter.
 
     Args:
         model: A ``Classifier``, or a plain torchvision or timm model.
-        upto: A stage's name; a dotted prefix of consecutive stages (the first of them is
-            meant); a position, from the end where negative (-1 is the head); or None for the
-            whole model.
+        upto: A stage's name (``"layer3"``); a dotted prefix of consecutive stages (``"stages.2"``
+            for ``"stages.2.blocks.0"`` and on), which means the first of them; ``"head"`` for the
+            last stage; a position, from the end where negative; or None for the whole model.
 
     Raises:
         UnknownNameError: No such stage; the message lists them.
@@ -235,7 +149,7 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
 
 
 def frozen_stages(model: nn.Module) -> tuple[Stage, ...]:
-    """The leading stages that are frozen, parameters and mode, as ``unfreeze`` leaves them."""
+    """The stages, from the input on, that ``unfreeze`` froze: parameters and mode."""
     parts = layout(model)
     parameters = dict(model.named_parameters())
     modules = dict(model.named_modules())
@@ -249,39 +163,37 @@ def frozen_stages(model: nn.Module) -> tuple[Stage, ...]:
 
 
 def is_held(module: nn.Module) -> bool:
-    """Whether a module is kept in eval mode by a freeze."""
+    """Whether ``unfreeze`` keeps a module in eval mode."""
     return isinstance(module.__dict__.get("train"), KeepEval)
 
 
 def _mode(model: nn.Module, head: Stage) -> bool:
-    """The mode that was last asked for: of the head's modules, which are never held."""
+    """The mode that the model was last set to: that of the head, which always follows it."""
     known = dict(model.named_modules())
     return any(known[name].training for name in head.modules) if head.modules else model.training
 
 
 def _held(model: nn.Module, frozen: Sequence[Stage], trainable: Sequence[Stage]) -> set[nn.Module]:
-    """Modules to keep in eval mode: those of frozen stages, and containers of any of them.
-
-    A module without parameters that belongs to no stage, because it is used without being called
-    (the position embeddings of DINOv3, which are jittered in training), is kept too.
-    """
+    """The modules to keep in eval mode: those of frozen stages, and containers of any of them."""
     if not frozen:
         return set()
     scope = model.backbone if isinstance(model, Classifier) else model
-    still = _inside(model, frozen)
-    learning = _inside(model, trainable)
+    held = _inside(model, frozen)
+    in_trainable = _inside(model, trainable)
     names = {name for stage in frozen for name in stage.parameters}
-    quiet = {id(parameter) for name, parameter in model.named_parameters() if name in names}
+    frozen_ids = {id(parameter) for name, parameter in model.named_parameters() if name in names}
     for module in scope.modules():
+        # a module that is used without being called belongs to no stage: it is held where all its
+        # parameters are frozen, also where it has none (DINOv3's jittered position embeddings)
         own = [id(parameter) for parameter in module.parameters()]
-        if quiet.issuperset(own) and (own or module not in learning):
-            still.add(module)
-    around = {
+        if frozen_ids.issuperset(own) and (own or module not in in_trainable):
+            held.add(module)
+    containers = {
         module
         for module in scope.modules()
-        if module not in learning and not still.isdisjoint(module.modules())
+        if module not in in_trainable and not held.isdisjoint(module.modules())
     }
-    return still | around
+    return held | containers
 
 
 def _inside(model: nn.Module, stages: Iterable[Stage]) -> set[nn.Module]:
@@ -291,14 +203,69 @@ def _inside(model: nn.Module, stages: Iterable[Stage]) -> set[nn.Module]:
     return {inner for module in named for inner in module.modules()}
 
 
+class ParamGroup(TypedDict):
+    """One parameter group of a torch optimizer, named after the stage it belongs to."""
+
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
+    name: str
+
+
+def param_groups(
+    model: nn.Module, lr: float, *, decay: float = 1.0, weight_decay: float = 0.0
+) -> list[ParamGroup]:
+    """Parameter groups of exactly the trainable parameters, stage by stage, input first.
+
+    The head has learning rate ``lr``, the stage before it ``lr * decay``, and so on towards the
+    input (discriminative fine-tuning: Howard and Ruder 2018, section 3.2, arXiv:1801.06146).
+
+    Args:
+        model: A ``Classifier``, or a plain torchvision or timm model.
+        lr: Learning rate of the head.
+        decay: Factor of the learning rate at each stage towards the input, in (0, 1].
+        weight_decay: Weight decay of matrices and convolutions. Vectors and scalars (biases,
+            normalisation) are not decayed; they have a group of their own, "<stage>, vectors".
+
+    Raises:
+        ConfigError: An option outside its range.
+
+    Example:
+        >>> import torch
+        >>> import transferkit as tk
+        >>> model = tk.create_classifier("resnet18", 2, weights=None)
+        >>> tk.unfreeze(model, upto="layer3")
+        >>> groups = tk.param_groups(model, lr=0.01, decay=0.5)
+        >>> [(group["name"], group["lr"]) for group in groups]
+        [('layer3', 0.0025), ('layer4', 0.005), ('head', 0.01)]
+        >>> optimizer = torch.optim.AdamW(groups)
+    """
+    check_number("lr", lr, above=0)
+    check_number("decay", decay, above=0, most=1)
+    check_number("weight_decay", weight_decay, least=0)
+    parts = layout(model)
+    parameters = dict(model.named_parameters())
+    groups = []
+    for distance, stage in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+        trainable = [p for p in map(parameters.__getitem__, stage.parameters) if p.requires_grad]
+        matrices = [p for p in trainable if p.ndim > 1 or not weight_decay]
+        vectors = [p for p in trainable if p.ndim <= 1 and weight_decay]
+        rate = lr * decay**distance
+        groups += [
+            ParamGroup(params=matrices, lr=rate, weight_decay=weight_decay, name=stage.name),
+            ParamGroup(params=vectors, lr=rate, weight_decay=0.0, name=f"{stage.name}, vectors"),
+        ]
+    return [group for group in groups if group["params"]]
+
+
 @dataclass(frozen=True, slots=True)
 class StageSummary:
     """One stage of a model.
 
     Attributes:
         name: Name of the stage.
-        parameters: How many numbers its parameters hold.
-        trainable: How many of them learn.
+        parameters: Number of parameters.
+        trainable: Number of trainable parameters.
     """
 
     name: str
@@ -319,7 +286,7 @@ class Summary:
 
     Attributes:
         name: The backbone's full name, or the class of a plain model.
-        stages: One entry a stage; the last is the head.
+        stages: One row per stage; the last is the head.
     """
 
     name: str
@@ -327,12 +294,12 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the parameters hold."""
+        """Number of parameters."""
         return sum(stage.parameters for stage in self.stages)
 
     @property
     def trainable(self) -> int:
-        """How many of them learn."""
+        """Number of trainable parameters."""
         return sum(stage.trainable for stage in self.stages)
 
     def to_dict(self) -> dict[str, JSON]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,17 +16,9 @@ HeadKind: TypeAlias = Literal["linear", "mlp"]
 HeadBuilder: TypeAlias = Callable[[int, int], nn.Module]
 """From the width of the features and the number of classes to a module."""
 
-KINDS: tuple[HeadKind, ...] = ("linear", "mlp")
-
 
 def linear_head(in_features: int, num_classes: int, *, dropout: float = 0.0) -> nn.Module:
-    """One linear layer, after dropout where any is asked for.
-
-    Args:
-        in_features: Width D of the features.
-        num_classes: Number K of classes.
-        dropout: Share of the features dropped in training, in [0, 1).
-    """
+    """A linear layer, with dropout before it if there is any."""
     layer = nn.Linear(in_features, num_classes)
     return nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer
 
@@ -33,14 +26,7 @@ def linear_head(in_features: int, num_classes: int, *, dropout: float = 0.0) -> 
 def mlp_head(
     in_features: int, num_classes: int, *, dropout: float = 0.0, hidden: int = 512
 ) -> nn.Module:
-    """One hidden layer with a ReLU, and dropout before both linear layers.
-
-    Args:
-        in_features: Width D of the features.
-        num_classes: Number K of classes.
-        dropout: Share dropped in training, of the features and of the hidden units, in [0, 1).
-        hidden: Width of the hidden layer.
-    """
+    """A hidden layer with a ReLU and an output layer, with dropout before each."""
     return nn.Sequential(
         nn.Dropout(dropout),
         nn.Linear(in_features, hidden),
@@ -53,47 +39,42 @@ def mlp_head(
 def build_head(
     head: HeadKind | HeadBuilder, in_features: int, num_classes: int, *, dropout: float
 ) -> nn.Module:
-    """Build a head by name or by a callable.
+    """Build a head by name or by a callable, which is checked.
 
     Raises:
         ConfigError: An unknown name, a dropout outside [0, 1) or with a callable, or a callable
             whose module does not turn (B, D) into (B, K).
     """
     check_number("dropout", dropout, least=0, below=1)
-    if callable(head):
-        if dropout:
-            raise ConfigError("A head of your own brings its own dropout; leave dropout at 0.")
-        try:
-            built = head(in_features, num_classes)
-        except TypeError as error:
-            raise ConfigError(
-                f"The head must be a callable of (in_features, num_classes): {error}."
-            ) from error
-        _check(built, in_features, num_classes)
-        return built
     if head == "linear":
         return linear_head(in_features, num_classes, dropout=dropout)
     if head == "mlp":
         return mlp_head(in_features, num_classes, dropout=dropout)
-    raise ConfigError(f"Expected head 'linear', 'mlp' or a callable, got {head!r}.")
+    if not callable(head):
+        raise ConfigError(f"head must be 'linear', 'mlp' or a callable, got {head!r}.")
+    if dropout:
+        raise ConfigError("A head of your own brings its own dropout; leave dropout at 0.")
+    try:
+        built = head(in_features, num_classes)
+    except TypeError as error:
+        raise ConfigError(
+            f"The head must be a callable of (in_features, num_classes): {error}."
+        ) from error
+    _check(built, in_features, num_classes)
+    return built
 
 
 def _check(head: object, in_features: int, num_classes: int) -> None:
-    """Run a head once, in eval mode, and look at the shape that comes."""
+    """Run a copy of the head in eval mode on two samples, to see that it gives (2, K)."""
     if not isinstance(head, nn.Module):
-        raise ConfigError(f"Expected the head to be an nn.Module, got {type(head).__name__}.")
-    modes = [(module, module.training) for module in head.modules()]
-    head.eval()
+        raise ConfigError(f"The head must be an nn.Module, got {type(head).__name__}.")
     try:
         with torch.no_grad():
-            shape = tuple(head(torch.zeros(2, in_features)).shape)
+            shape = tuple(deepcopy(head).eval()(torch.zeros(2, in_features)).shape)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"The head cannot take features (2, {in_features}): {error}") from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if shape != (2, num_classes):
         raise ConfigError(
-            f"Expected the head to turn features (2, {in_features}) into logits "
-            f"(2, {num_classes}), got {shape}."
+            f"The head must turn features (2, {in_features}) into logits (2, {num_classes}), "
+            f"got {shape}."
         )

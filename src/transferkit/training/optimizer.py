@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from transferkit.errors import TrainingError
-from transferkit.models.param_groups import ParamGroup, param_groups
+from transferkit.models.freezing import ParamGroup, param_groups
 from transferkit.training.options import OptimizerName, Options
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]

@@ -6,14 +6,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import transferkit as tk
 from transferkit.backbones.stages import Stage
-from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.freezing import boundary_index, layout
+from transferkit.errors import ConfigError
+from transferkit.models.freezing import layout
 
 
 def plain(name: str, **options: object) -> nn.Module:
@@ -77,43 +75,3 @@ def test_a_model_without_a_classifier_has_an_empty_head() -> None:
 def test_a_model_that_takes_no_image_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot take images"):
         tk.stages(nn.Linear(5, 2))
-
-
-NAMES = ("stem", "stages.0", "stages.2.down", "stages.2.blocks.0", "stages.2.blocks.1", "fc")
-STAGES = tuple(Stage(name, (), ()) for name in NAMES)
-
-
-@pytest.mark.parametrize(
-    ("upto", "index"),
-    [
-        ("stem", 0),
-        ("stages", 1),
-        ("stages.2", 2),
-        ("stages.2.blocks", 3),
-        ("stages.2.blocks.1", 4),
-        ("head", 5),
-        ("fc", 5),
-        (0, 0),
-        (-1, 5),
-        (-6, 0),
-    ],
-)
-def test_names_fine_and_coarse(upto: str | int, index: int) -> None:
-    assert boundary_index(STAGES, upto) == index
-
-
-@pytest.mark.parametrize("upto", ["stage", "stages.1", "stages.2.bl", "", 6, -7])
-def test_an_unknown_stage_lists_the_stages(upto: str | int) -> None:
-    with pytest.raises(UnknownNameError, match=r"stem, stages\.0, stages\.2\.down"):
-        boundary_index(STAGES, upto)
-
-
-def test_a_prefix_of_scattered_stages_means_none() -> None:
-    scattered = tuple(Stage(name, (), ()) for name in ("blocks.0.0", "pos.0", "blocks.0.1", "fc"))
-    with pytest.raises(UnknownNameError, match=r"pos\.0"):
-        boundary_index(scattered, "blocks.0")
-
-
-@given(st.integers(-6, 5))
-def test_positions_count_as_in_a_list(position: int) -> None:
-    assert STAGES[boundary_index(STAGES, position)] is STAGES[position]
