@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 import transferkit as tk
 from audit_draws import RESULTS
-from transferkit.audit.gap import Estimate, ScoredSplit, explain_scores
+from transferkit.audit.gap import Estimate
+from transferkit.audit.gap_parts import ScoredSplit, explain_scores
 from transferkit.metrics.logistic_probe import fit_probe
 from transferkit.workflows.audit import embed, leaked_from_train
 

@@ -1,24 +1,21 @@
-"""Results as text: one table format for the terminal and one for numbers with intervals."""
+"""Results as text and as JSON: tables, percentages, intervals, plain values."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line formats its help without NumPy
+    from _typeshed import DataclassInstance
+
     from transferkit._typing import JSON
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Lay out ``rows`` under ``header`` in aligned columns.
-
-    Args:
-        header: Column titles, K of them.
-        rows: Rows of K cells, already formatted.
-        left: How many leading columns are flush left; the rest are flush right.
-    """
+    """Align ``rows`` under ``header``: the first ``left`` columns flush left, the rest right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -40,13 +37,12 @@ def percent_interval(value: float, interval: tuple[float, float], *, digits: int
 
 
 def plain(value: object) -> JSON:
-    """Turn arrays, tuples, mappings and NumPy numbers into lists, dicts and Python numbers.
+    """Turn results, arrays, sequences, mappings and NumPy numbers into values for JSON.
 
-    What is not finite has no place in JSON and becomes None.
-
-    Raises:
-        TypeError: A value with no plain form.
+    NaN and infinity, which JSON does not have, become None.
     """
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        return plain(to_dict())
     if callable(tolist := getattr(value, "tolist", None)):  # NumPy arrays and numbers
         return plain(tolist())
     if value is None or isinstance(value, bool | int | str):
@@ -57,7 +53,12 @@ def plain(value: object) -> JSON:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence):
         return [plain(item) for item in value]
-    raise TypeError(f"No plain form for {type(value).__name__}.")
+    raise TypeError(f"{type(value).__name__} has no form in JSON.")
+
+
+def plain_fields(result: DataclassInstance) -> dict[str, JSON]:
+    """The fields of a dataclass as values for JSON."""
+    return {field.name: plain(getattr(result, field.name)) for field in fields(result)}
 
 
 def describe(value: object) -> str:

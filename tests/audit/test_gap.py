@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transferkit.audit.checks_gap import gap_findings
 from transferkit.audit.finding import AuditConfig
-from transferkit.audit.gap import (
+from transferkit.audit.gap_parts import (
     ScoredSplit,
     best_offsets,
     choice_optimism,
@@ -78,9 +78,25 @@ def test_the_report_names_the_worst_class_and_is_json():
     assert abs(report.parts["prior shift"].value) < 0.02
     json.dumps(report.to_dict(), allow_nan=False)
     assert "within NORMAL" in str(report)
-    found = {finding.check: finding for finding in gap_findings(report, config=AuditConfig())}
+    found = {finding.check: finding for finding in gap_findings(report, AuditConfig())}
     assert found["gap"].severity == "error"
     assert "class NORMAL" in found["gap"].message
+
+
+def test_the_verdict_names_a_class_only_where_there_is_a_gap():
+    good, bad = ([0.5, 0.5], [0.97, 0.96]), ([0.5, 0.5], [0.65, 0.97])
+    names = ["a", "b"]
+    lost = explain_scores(drawn(600, *good, 0), drawn(600, *bad, 1), classes=names)
+    assert lost.verdict == "The gap lies mostly in class a."
+    gained = explain_scores(drawn(600, *bad, 0), drawn(600, *good, 1), classes=names)
+    assert "higher than on val" in gained.verdict
+    (finding,) = gap_findings(gained, AuditConfig())
+    assert finding.severity == "error"
+    assert not finding.advice
+    alike = explain_scores(drawn(100, *good, 0), drawn(100, *good, 1), classes=names)
+    assert alike.gap.interval[0] < 0 < alike.gap.interval[1]
+    assert alike.verdict == "There is no gap beyond the noise of the samples."
+    assert alike.verdict in str(alike)
 
 
 CASES = {
@@ -200,21 +216,6 @@ def test_choosing_among_equals_flatters_and_a_clear_winner_does_not():
     assert choice_optimism(clear).value == pytest.approx(0, abs=1e-9)
     with pytest.raises(DataError, match="two groups"):
         choice_optimism(coins, groups=["a"] * 100)
-
-
-@pytest.mark.parametrize(
-    ("side", "match"),
-    [
-        (ScoredSplit(np.zeros(0, int), np.zeros((0, 2))), "no labelled images"),
-        (ScoredSplit(np.zeros(3, int), np.zeros((2, 2))), "of shape"),
-        (ScoredSplit(np.zeros(3, int), np.full((3, 2), np.nan)), "NaN, the first in row 0"),
-        (ScoredSplit(np.zeros(3, int), np.zeros((3, 2)), ["a"]), "3 groups"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(side, match):
-    fine = ScoredSplit(np.zeros(3, int), np.zeros((3, 2)))
-    with pytest.raises(DataError, match=match):
-        explain_scores(fine, side, classes=["a", "b"])
 
 
 def test_one_image_a_side_still_gives_a_report():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from transferkit.audit.finding import Evidence, Finding, SplitSummary
-from transferkit.audit.gap import ScoredSplit, explain_scores
+from transferkit.audit.gap_parts import ScoredSplit, explain_scores
 from transferkit.audit.html import (
     data_uri,
     gap_waterfall,

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.finding import AuditConfig, Finding
-from transferkit.audit.gap import GapReport, explain_splits
+from transferkit.audit.gap import GapReport
+from transferkit.audit.gap_parts import explain_splits
 from transferkit.audit.image_statistics import ImageStatistics, image_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pairs
 from transferkit.audit.reshuffle import SEEDS

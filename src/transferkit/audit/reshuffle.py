@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from transferkit._format import plain_fields
 from transferkit._sampling import deal_groups, deal_rows, group_codes
 from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
 from transferkit._validation import check_finite
+from transferkit.audit.finding import json_interval, json_number
 from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.logistic_probe import STRENGTHS, fit_probe
 
@@ -25,6 +27,10 @@ class Score(NamedTuple):
     score: float
     interval: tuple[float, float]
 
+    def to_dict(self) -> dict[str, JSON]:
+        """Return score and interval as JSON-ready values."""
+        return {"score": json_number(self.score), "interval": json_interval(self.interval)}
+
 
 @dataclass(frozen=True, slots=True)
 class SplitScores:
@@ -35,7 +41,7 @@ class SplitScores:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the scores as JSON-ready lists."""
-        return {"val": list(self.val), "test": list(self.test)}
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +78,7 @@ class Reshuffle:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the experiment as JSON-ready values."""
-        return {
-            "official": self.official.to_dict(),
-            "at_random": self.at_random.to_dict(),
-            "by_group": self.by_group.to_dict() if self.by_group is not None else None,
-        }
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Swap:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the four scores as JSON-ready values."""
-        return {name: float(getattr(self, name)) for name in self.__slots__}
+        return plain_fields(self)
 
 
 def expected(scores: Sequence[float], *, confidence: float = 0.95) -> Score:

@@ -49,7 +49,8 @@ from transferkit.audit.checks_shift import (
 )
 from transferkit.audit.finding import AuditConfig, Finding, SplitSummary
 from transferkit.audit.forecast import forecast_accuracy
-from transferkit.audit.gap import Estimate, GapReport, ScoredSplit, choice_optimism, explain_scores
+from transferkit.audit.gap import Estimate, GapReport
+from transferkit.audit.gap_parts import ScoredSplit, choice_optimism, explain_scores
 from transferkit.audit.html import thumbnail
 from transferkit.audit.image_statistics import ImageStatistics, corner_statistics, image_statistics
 from transferkit.audit.label_shift import label_shift_test
@@ -783,7 +784,7 @@ def audit_splits(
             *image_findings(whole, stats, config, alpha),
             *_shifts(whole, stats, embedding, named, alpha, config, max_images, seed),
             *forecasts(whole, embedding, named, config, seed),
-            *(gap_findings(gap, config=config) if gap is not None else []),
+            *(gap_findings(gap, config) if gap is not None else []),
         ]
     return AuditReport(
         findings=tuple(findings),
