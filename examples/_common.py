@@ -57,8 +57,11 @@ class Setting:
         if self.epochs is None or strategy.epochs is not None:
             return strategy
         longer = 3 * self.epochs
-        probe = strategy.method == "linear_probe"
-        return replace(strategy, epochs=longer if probe else self.epochs, probe_epochs=longer)
+        if strategy.method == "linear_probe":
+            return replace(strategy, epochs=longer)
+        if strategy.method in ("lp_ft", "interpolate"):
+            strategy = replace(strategy, probe_epochs=longer)
+        return replace(strategy, epochs=self.epochs)
 
 
 def parse(description: str, *, backbones: Sequence[str], quick_backbones: Sequence[str]) -> Setting:
@@ -125,12 +128,16 @@ def conditions(baseline: tk.Strategy) -> list[tk.Strategy]:
         baseline,
         replace(baseline, name="lr 5e-4", lr=5e-4),
         replace(baseline, name="dropout 0.5", dropout=0.5),
-        replace(baseline, name="constant rate", scheduler="constant"),
-        replace(baseline, name="one-cycle", scheduler="one_cycle"),
-        replace(baseline, name="step", scheduler="step"),
+        _scheduled(baseline, "constant rate", "constant"),
+        _scheduled(baseline, "one-cycle", "one_cycle"),
+        _scheduled(baseline, "step", "step"),
         replace(baseline, name="6 outputs", outputs=6),
         replace(baseline, name="10 outputs", outputs=10),
     ]
+
+
+def _scheduled(baseline: tk.Strategy, name: str, scheduler: str) -> tk.Strategy:
+    return replace(baseline, name=name, options={**baseline.options, "scheduler": scheduler})
 
 
 def versions(backbones: Sequence[str]) -> list[str]:

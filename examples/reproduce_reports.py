@@ -22,9 +22,8 @@ NETWORKS = tuple(dict.fromkeys(row.network for row in REPORTED))
 QUICK_NETWORKS = ("resnet18", "mobilenet_v2")
 EPOCHS = 30
 TILED = {"train and val tiled": "tiled", "train tiled": "plain"}
-BASELINE = tk.Strategy(
-    name="fine-tune", method="fine_tune", lr=1e-3, optimizer="adam", scheduler="constant"
-)
+OPTIONS: tk.TrainOptions = {"optimizer": "adam", "scheduler": "constant"}
+BASELINE = tk.Strategy("fine_tune", name="fine-tune", lr=1e-3, options=OPTIONS)
 
 
 def strategy_of(row: Reported) -> tk.Strategy:
@@ -35,7 +34,7 @@ def strategy_of(row: Reported) -> tk.Strategy:
     if row.strategy == "from scratch":
         strategy = replace(strategy, method="from_scratch")
     if row.condition == "LR scheduler":
-        strategy = replace(strategy, scheduler="cosine")
+        strategy = replace(strategy, options=OPTIONS | {"scheduler": "cosine"})
     if row.condition.endswith("outputs"):
         strategy = replace(strategy, outputs=int(row.condition.split()[0]))
     lr = 5e-4 if row.condition == "lr 5e-4" else 1e-3

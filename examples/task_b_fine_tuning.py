@@ -5,8 +5,9 @@ from __future__ import annotations
 import transferkit as tk
 from _common import EMBEDDED, conditions, draw, parse, versions
 
-BASELINE = tk.Strategy(name="baseline, lr 1e-3", method="fine_tune", lr=1e-3, optimizer="adam")
-SCRATCH = tk.Strategy(name="from scratch", method="from_scratch", lr=1e-3, optimizer="adam")
+ADAM: tk.TrainOptions = {"optimizer": "adam"}
+BASELINE = tk.Strategy("fine_tune", name="baseline, lr 1e-3", lr=1e-3, options=ADAM)
+SCRATCH = tk.Strategy("from_scratch", name="from scratch", lr=1e-3, options=ADAM)
 
 
 def main() -> None:

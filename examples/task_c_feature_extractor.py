@@ -9,8 +9,9 @@ from __future__ import annotations
 import transferkit as tk
 from _common import EMBEDDED, conditions, draw, parse, versions, write_table
 
-BASELINE = tk.Strategy(name="baseline, lr 1e-3", method="linear_probe", lr=1e-3, optimizer="adam")
-FINE_TUNE = tk.Strategy(name="all layers", method="fine_tune", lr=1e-3, optimizer="adam")
+ADAM: tk.TrainOptions = {"optimizer": "adam"}
+BASELINE = tk.Strategy("linear_probe", name="baseline, lr 1e-3", lr=1e-3, options=ADAM)
+FINE_TUNE = tk.Strategy("fine_tune", name="all layers", lr=1e-3, options=ADAM)
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import transferkit as tk
 from _common import EMBEDDED, draw, parse
 
 STRATEGIES = [
-    tk.Strategy(name="fixed", method="linear_probe"),
-    tk.Strategy(name="fine-tuned", method="fine_tune", lr=1e-3, optimizer="adam"),
-    tk.Strategy(name="LP-FT", method="lp_ft"),
-    tk.Strategy(name="gradual", method="gradual_unfreeze"),
-    tk.Strategy(name="interpolated", method="interpolate"),
+    tk.Strategy("linear_probe", name="fixed"),
+    tk.Strategy("fine_tune", name="fine-tuned", lr=1e-3, options={"optimizer": "adam"}),
+    tk.Strategy("lp_ft", name="LP-FT"),
+    tk.Strategy("gradual_unfreeze", name="gradual"),
+    tk.Strategy("interpolate", name="interpolated"),
 ]
 
 

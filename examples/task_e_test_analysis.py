@@ -8,13 +8,17 @@ import transferkit as tk
 from _common import EMBEDDED, Setting, draw, parse, write_table
 from _tiling import tiling_accident
 
-FIXED = tk.Strategy(name="fixed", method="linear_probe")
-AUGMENTED_FIXED = tk.Strategy(name="fixed, augmented", method="linear_probe", augment=tk.Augment())
-TUNED = tk.Strategy(name="fine-tuned", method="fine_tune", lr=1e-3, optimizer="adam")
+FIXED = tk.Strategy("linear_probe", name="fixed")
+AUGMENTED_FIXED = tk.Strategy(
+    "linear_probe", name="fixed, augmented", options={"augment": tk.Augment()}
+)
+TUNED = tk.Strategy("fine_tune", name="fine-tuned", lr=1e-3, options={"optimizer": "adam"})
 AUGMENTED_TUNED = tk.Strategy(
-    name="fine-tuned, augmented", method="fine_tune", lr=1e-3, optimizer="adam",
-    augment=tk.Augment(),
-)  # fmt: skip
+    "fine_tune",
+    name="fine-tuned, augmented",
+    lr=1e-3,
+    options={"optimizer": "adam", "augment": tk.Augment()},
+)
 
 
 def explain(setting: Setting) -> None:

@@ -32,6 +32,7 @@ from .models.save_load import load_classifier, save_classifier
 from .training.checkpoint import TrainState
 from .training.evaluate import evaluate, predict
 from .training.history import EpochRecord, History
+from .training.options import TrainOptions
 from .training.trainer import Trainer
 from .workflows.advise import Advice, advise
 from .workflows.audit import audit_splits, explain_gap
@@ -47,6 +48,7 @@ from .workflows.strategies import (
     gradual_unfreeze,
     linear_probe,
     lp_ft,
+    run,
 )
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "Result",
     "Splits",
     "Strategy",
+    "TrainOptions",
     "TrainState",
     "Trainer",
     "TrainingError",
@@ -115,6 +118,7 @@ __all__ = [
     "rank_backbones",
     "register_backbone",
     "resplit",
+    "run",
     "save_classifier",
     "stages",
     "summary",

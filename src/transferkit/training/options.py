@@ -1,15 +1,17 @@
-"""The options of a training run, checked before anything else happens."""
+"""The options of a training run: their types, their defaults, and the checks on their values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass, is_dataclass
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
-from transferkit._validation import check_number, check_whole, is_number
+from transferkit._format import plain
+from transferkit._typing import JSON
+from transferkit._validation import check_among, check_number, check_whole, is_number
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.device import Precision
@@ -22,12 +24,67 @@ Augmentation: TypeAlias = Augment | Callable[[Tensor], Tensor]
 ClassWeights: TypeAlias = Literal["balanced"] | Sequence[float]
 
 
+class TrainOptions(TypedDict, total=False):
+    """Options of training, each documented at :class:`~transferkit.Trainer`; all may be left out.
+
+    The trainer and every strategy take them as keywords, :class:`~transferkit.Strategy` as a
+    dictionary.
+
+    Example:
+        >>> import transferkit as tk
+        >>> options: tk.TrainOptions = {"weight_decay": 0.05, "warmup": 0.1}
+        >>> gentle = tk.Strategy("fine_tune", lr=1e-5, options=options)
+    """
+
+    optimizer: OptimizerName
+    weight_decay: float | None
+    momentum: float
+    layer_decay: float
+    scheduler: ScheduleName | Schedule | Plateau
+    warmup: float | int
+    batch_size: int
+    label_smoothing: float
+    class_weights: ClassWeights | None
+    clip_norm: float | None
+    accumulate: int
+    precision: Precision
+    augment: Augmentation | None
+    monitor: Monitor
+    patience: int | None
+    device: torch.device | str | None
+    seed: int
+    progress: bool | None
+    cache: Cache | Where | None
+    compiled: bool
+
+
+def check_option_names(
+    names: Iterable[str],
+    *,
+    owner: str = "Trainer",
+    beside: Sequence[str] = ("lr", "restore_best"),
+) -> None:
+    """See that ``names`` are options of training; ``owner`` takes them, and others ``beside``.
+
+    Raises:
+        ConfigError: A name stands among the options that belongs beside them.
+        UnknownNameError: A name is no option; the message gives the nearest ones.
+    """
+    for name in names:
+        if name in beside:
+            raise ConfigError(f"{name} stands beside options: {owner}(..., {name}=...).")
+        if name not in TrainOptions.__annotations__:
+            known = (*beside, *TrainOptions.__annotations__)
+            raise UnknownNameError.among(f"option of {owner}", str(name), known)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to train; the fields are the keywords of :class:`~transferkit.Trainer`."""
+    """The options of one run, with their defaults, checked."""
 
-    optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
+    restore_best: bool = True
+    optimizer: OptimizerName = "adamw"
     weight_decay: float | None = None
     momentum: float = 0.9
     layer_decay: float = 1.0
@@ -42,7 +99,6 @@ class Options:
     augment: Augmentation | None = None
     monitor: Monitor = "val_accuracy"
     patience: int | None = None
-    restore_best: bool = True
     device: torch.device | str | None = None
     seed: int = 0
     progress: bool | None = None
@@ -69,11 +125,31 @@ class Options:
         if self.patience is not None:
             check_whole("patience", self.patience, least=1)
         check_whole("seed", self.seed)
+        if not isinstance(self.device, torch.device | str | None):
+            raise ConfigError(f"device must be a name such as 'cuda', got {self.device!r}.")
+        check_among("progress", self.progress, (True, False, None))
+        check_among("restore_best", self.restore_best, (True, False))
+        check_among("compiled", self.compiled, (True, False))
         _check_class_weights(self.class_weights)
         if self.augment is not None and not callable(self.augment):
             raise ConfigError(
-                f"augment is an Augment or a function of images, got {self.augment!r}."
+                f"augment must be an Augment or a function of images, got {self.augment!r}."
             )
+
+
+def plain_option(value: object) -> JSON:
+    """The value of an option as plain data, the same in every process.
+
+    A function is its module and name, an object its text form.
+    """
+    if isinstance(value, torch.device):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return repr(value)
+    if callable(value) and not callable(getattr(value, "tolist", None)):
+        name = getattr(value, "__qualname__", None) or type(value).__qualname__
+        return f"{value.__module__}.{name}"
+    return plain(value)
 
 
 def _among(option: str, value: str, known: Sequence[str]) -> None:
@@ -95,5 +171,6 @@ def _check_class_weights(weights: object) -> None:
     values = weights if isinstance(weights, Iterable) and not isinstance(weights, str) else [-1]
     if not all(is_number(value) and value >= 0 for value in values):
         raise ConfigError(
-            f"class_weights is 'balanced' or a number, 0 or more, for each class, got {weights!r}."
+            "class_weights must be 'balanced' or one number, 0 or more, for each class, "
+            f"got {weights!r}."
         )

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,13 +18,12 @@ from transferkit._typing import Int64Array
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import Precision, kept_memory, place, seeded, training_device
+from transferkit.models.device import kept_memory, place, seeded, training_device
 from transferkit.models.freezing import stages, unfreeze
 from transferkit.models.memory_format import fast_formats
-from transferkit.models.prefix_cache import Cache, Where
 from transferkit.training.batches import Feed, Feeds, batches_of, shuffled_plan
 from transferkit.training.checkpoint import Keeper, TrainState, Weights
-from transferkit.training.history import EpochRecord, History, Monitor
+from transferkit.training.history import EpochRecord, History
 from transferkit.training.optimizer import (
     build_optimizer,
     held_by,
@@ -31,21 +31,9 @@ from transferkit.training.optimizer import (
     moments,
     scale_rates,
 )
-from transferkit.training.options import (
-    Augmentation,
-    ClassWeights,
-    OptimizerName,
-    Options,
-)
+from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.progress import Progress
-from transferkit.training.schedules import (
-    Plateau,
-    Schedule,
-    ScheduleName,
-    multiplier,
-    schedule_named,
-    warm_up_steps,
-)
+from transferkit.training.schedules import multiplier, schedule_named, warm_up_steps
 from transferkit.training.train_epoch import Loop, Loss, class_weights, diverged
 
 
@@ -330,40 +318,51 @@ class Trainer:
 
     Args:
         model: The classifier; trained in place.
-        optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"`` (with momentum).
-        lr: The base rate, at the head.
-        weight_decay: Of weight matrices and kernels; biases and norms have none. By default 0.01
-            for AdamW, 0 for the others.
-        momentum: Of SGD.
-        layer_decay: The rate falls by this factor with every stage away from the head.
-        scheduler: A name, or a function ``(step, total) -> multiplier`` in optimizer steps.
-        warmup: Linear warm-up; a float is a share of the run, an int a number of steps.
-        batch_size: Images a batch; a trailing batch of one joins the one before.
-        label_smoothing: Share of the target that is spread over all classes.
-        class_weights: ``"balanced"``, or the weight of each class in the training loss.
-        clip_norm: The largest norm of the gradient.
-        accumulate: Batches to an optimizer step.
-        precision: ``"auto"`` is bfloat16 on a GPU that gains from it, float32 elsewhere.
-        augment: An :class:`~transferkit.Augment`, or a function of a uint8 batch (B, C, H, W) that
-            draws its random numbers from torch.
-        monitor: The val figure that chooses the best epoch; of equals the earliest is best.
-        patience: Stop after this many epochs without a better one; needs val.
+        lr: Learning rate of the head. Default: 0.001.
         restore_best: Leave the best epoch's weights in the model at the end. Without a val split
-            there is no best epoch, and the last one's stay.
-        device: By default a GPU if there is one, else where the model is.
-        seed: Of the order of samples, dropout and augmentation.
-        progress: True for a bar, False for nothing; None for a bar on a terminal and one plain
-            line an epoch in a log file.
-        cache: What the frozen part makes of each image is computed once and kept, where there is
-            no augmentation: ``"memory"``, ``"disk"`` (used again by later runs), ``"auto"``
-            (memory where it fits, else disk), a :class:`~transferkit.Cache` with a budget, or
-            None to compute it in every epoch. The results are the same to float rounding. With
+            there is no best epoch, and the last one's stay. Default: True.
+        optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"``. Default: "adamw".
+        weight_decay: Weight decay of matrices and kernels; biases and normalisation layers have
+            none. None is 0.01 for AdamW and 0 for the others. Default: None.
+        momentum: Momentum of SGD. Default: 0.9.
+        layer_decay: Factor on the learning rate from each stage to the one before it, towards the
+            input (layer-wise learning rates). Default: 1.0.
+        scheduler: Learning-rate schedule: ``"constant"``, ``"cosine"``, ``"one_cycle"``,
+            ``"step"``, ``"exponential"``, ``"plateau"``, or a function ``(step, total) ->
+            multiplier`` of optimizer steps. Default: "cosine".
+        warmup: Linear warm-up: a float is a share of the run, an int a number of optimizer steps.
+            Default: 0.0.
+        batch_size: Batch size; a trailing batch of one image joins the one before. Default: 32.
+        label_smoothing: Label smoothing, as in torch.nn.CrossEntropyLoss. Default: 0.0.
+        class_weights: ``"balanced"``, or the weight of each class in the training loss.
+            Default: None.
+        clip_norm: Largest norm of the gradient; larger ones are scaled down. Default: None.
+        accumulate: Batches per optimizer step (gradient accumulation). Default: 1.
+        precision: ``"float32"``, ``"bfloat16"`` (mixed precision), or ``"auto"``: bfloat16 on a
+            GPU with tensor cores for it, float32 elsewhere. Default: "auto".
+        augment: Random augmentation of the training images: an :class:`~transferkit.Augment`, or a
+            function of a uint8 batch (B, C, H, W) that draws its random numbers from torch.
+            Default: None.
+        monitor: ``"val_accuracy"`` or ``"val_loss"``: chooses the best epoch; of equal ones the
+            earliest. Default: "val_accuracy".
+        patience: Stop after this many epochs without a better one; needs val. Default: None.
+        device: Device to train on: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. None is a GPU
+            if there is one, else where the model is. Default: None.
+        seed: Seed of the order of samples, dropout and augmentation. Default: 0.
+        progress: True shows a bar, False nothing; None a bar on a terminal, and one line per epoch
+            in a log file. Default: None.
+        cache: Where to keep the output of the frozen layers for each image, which is computed once
+            where there is no augmentation: ``"memory"``, ``"disk"`` (later runs use it again),
+            ``"auto"`` (memory where it fits, else disk), a :class:`~transferkit.Cache`, or None to
+            compute it in every epoch. The results are the same to float rounding. With
             augmentation, ``Cache(views=k)`` keeps k augmented views of each training image.
-        compiled: Put the whole network through ``torch.compile`` where nothing is cached. The
-            compilation takes a minute or more, which small sets do not earn back.
+            Default: "auto".
+        compiled: Use ``torch.compile`` where nothing is cached. Compiling takes a minute or more,
+            which small datasets do not earn back. Default: False.
 
     Raises:
-        ConfigError: An option that cannot work.
+        ConfigError: An option has a value that cannot work.
+        UnknownNameError: There is no such option; the message gives the nearest ones.
 
     Example:
         >>> import transferkit as tk
@@ -384,53 +383,12 @@ class Trainer:
         self,
         model: Classifier,
         *,
-        optimizer: OptimizerName = "adamw",
         lr: float = 1e-3,
-        weight_decay: float | None = None,
-        momentum: float = 0.9,
-        layer_decay: float = 1.0,
-        scheduler: ScheduleName | Schedule | Plateau = "cosine",
-        warmup: float | int = 0.0,
-        batch_size: int = 32,
-        label_smoothing: float = 0.0,
-        class_weights: ClassWeights | None = None,
-        clip_norm: float | None = None,
-        accumulate: int = 1,
-        precision: Precision = "auto",
-        augment: Augmentation | None = None,
-        monitor: Monitor = "val_accuracy",
-        patience: int | None = None,
         restore_best: bool = True,
-        device: torch.device | str | None = None,
-        seed: int = 0,
-        progress: bool | None = None,
-        cache: Cache | Where | None = "auto",
-        compiled: bool = False,
+        **options: Unpack[TrainOptions],
     ) -> None:
-        self.options = Options(
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            layer_decay=layer_decay,
-            scheduler=scheduler,
-            warmup=warmup,
-            batch_size=batch_size,
-            label_smoothing=label_smoothing,
-            class_weights=class_weights,
-            clip_norm=clip_norm,
-            accumulate=accumulate,
-            precision=precision,
-            augment=augment,
-            monitor=monitor,
-            patience=patience,
-            restore_best=restore_best,
-            device=device,
-            seed=seed,
-            progress=progress,
-            cache=cache,
-            compiled=compiled,
-        )
+        check_option_names(options)
+        self.options = Options(lr=lr, restore_best=restore_best, **options)
         self._run = Run(model, self.options)
         self._feeds = Feeds(model, self.options, self._run.device)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import closing
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -111,7 +112,7 @@ def compare(
     Example:
         >>> import transferkit as tk
         >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
-        >>> top = tk.Strategy(name="top", method="fine_tune", upto="layer3", epochs=2)
+        >>> top = tk.Strategy("fine_tune", name="top", upto="layer3", epochs=2)
         >>> comparison = tk.compare(
         ...     ["transferkit/formula_resnet18"],
         ...     ["linear_probe", top],
@@ -233,11 +234,22 @@ def _check_strategies(
     strategies: Sequence[str | Strategy], epochs: int | None
 ) -> tuple[Strategy, ...]:
     _check_some(strategies=strategies)
-    chosen = tuple(strategy_named(one).spelled_out(epochs=epochs) for one in strategies)
+    chosen = tuple(_with_epochs(strategy_named(one), epochs) for one in strategies)
+    for strategy in chosen:
+        if "seed" in strategy.options:
+            raise ConfigError(
+                f"The strategy {strategy.name!r} has seed={strategy.options['seed']!r} among its "
+                "options; leave it out, and give compare(seeds=...)."
+            )
     names = [strategy.name for strategy in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"Every strategy needs a name of its own, got {', '.join(names)}.")
     return chosen
+
+
+def _with_epochs(strategy: Strategy, epochs: int | None) -> Strategy:
+    """The strategy with the length of the comparison, where it has none of its own."""
+    return strategy if strategy.epochs is not None else replace(strategy, epochs=epochs)
 
 
 def _check_some(**given: object) -> None:

@@ -29,7 +29,8 @@ from transferkit.metrics.paired import PairedTest, mcnemar, paired_bootstrap
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.prefix_cache import Cache
 from transferkit.training.history import History
-from transferkit.workflows.strategies import Setting, Strategy, run, with_outputs
+from transferkit.training.options import TrainOptions
+from transferkit.workflows.strategies import Strategy, run, with_outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +60,16 @@ class Task:
         """What the cell is called in messages."""
         return f"{self.backbone}, {self.strategy.name}, seed {self.seed}"
 
-    def setting(self, cache: Cache | None) -> Setting:
-        """What the workflow needs to know beside the strategy."""
-        return Setting(batch_size=self.batch_size, device=self.device, seed=self.seed, cache=cache)
+    def recipe(self, cache: Cache | None) -> Strategy:
+        """The strategy with the options that all cells of the comparison share."""
+        shared = TrainOptions(
+            batch_size=self.batch_size,
+            device=self.device,
+            seed=self.seed,
+            cache=cache,
+            progress=False,
+        )
+        return replace(self.strategy, options=shared | self.strategy.options)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -104,7 +112,7 @@ def run_task(task: Task, splits: Splits, cache: Cache | None = None) -> Cell:
         parts = with_outputs(splits, task.strategy.outputs)
         model = build(task, parts)
         started = time.perf_counter()
-        result = run(model, parts, task.strategy, task.setting(cache))
+        result = run(task.recipe(cache), model, parts)
         seconds = time.perf_counter() - started
     except Exception as error:
         return replace(blank, error=_said(error))

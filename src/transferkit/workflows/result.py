@@ -10,7 +10,7 @@ from transferkit._typing import JSON
 from transferkit.data.image_data import ImageData, Splits, require_splits
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation
-from transferkit.models.classifier import Classifier, create_classifier, require_classifier
+from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.training.evaluate import evaluate
 from transferkit.training.history import History
 
@@ -72,17 +72,13 @@ def checked_splits(splits: Mapping[str, ImageData]) -> Splits:
     return checked
 
 
-def classifier_for(model: Classifier | str, splits: Splits, *, seed: int) -> Classifier:
-    """The model itself, or a new one on the backbone of that name; it takes the splits' classes.
+def classifier_for(model: object, splits: Splits) -> Classifier:
+    """The classifier that a caller has given, which takes the class names of the splits.
 
     Raises:
         DataError: The model has another number of classes than the splits.
-        ConfigError: It is no model.
-        UnknownNameError: No backbone goes by the name.
-        WeightsError: The backbone's default weights cannot be had.
+        ConfigError: It is no classifier.
     """
-    if isinstance(model, str):
-        return create_classifier(model, splits.num_classes, classes=splits.classes, seed=seed)
     model = require_classifier(model)
     if model.num_classes != splits.num_classes:
         raise DataError(
