@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transferkit._sampling import quotas
 from transferkit.data.image_data import ImageData, Splits
-from transferkit.data.splitting import divide, groups_from_names, pool, quotas, resplit, split
-from transferkit.errors import ConfigError, DataError
+from transferkit.data.splitting import divide, groups_from_names, pool, resplit
+from transferkit.errors import DataError
 
 
 def make(count, *, start=0, groups=None, classes=2, size=4):
@@ -83,26 +84,6 @@ def test_too_few_to_split():
         divide(np.array([0, 1]), [2, 0], seed=0)
     with pytest.raises(DataError, match="Too few groups"):
         divide(np.array([0, 1, 0]), [2, 1], seed=0, groups=["a", "a", "a"])
-
-
-def test_split_by_shares():
-    splits = split(make(40), {"train": 3, "val": 1}, seed=0)
-    assert [data.class_counts().tolist() for data in splits.values()] == [[15, 15], [5, 5]]
-    assert sorted(identities(splits["train"]) + identities(splits["val"])) == list(range(40))
-
-
-def test_split_keeps_groups_unless_told_otherwise():
-    data = make(40, groups=[f"g{i // 4}" for i in range(40)])
-    splits = split(data, {"train": 0.5, "val": 0.5}, seed=0)
-    assert not set(splits["train"].groups or ()) & set(splits["val"].groups or ())
-    torn = split(data, {"train": 0.5, "val": 0.5}, seed=0, by_group=False)
-    assert set(torn["train"].groups or ()) & set(torn["val"].groups or ())
-
-
-@pytest.mark.parametrize("shares", [{}, {"train": 1, "val": 0}, {"train": float("nan")}])
-def test_shares_that_cannot_be(shares):
-    with pytest.raises(ConfigError):
-        split(make(10), shares, seed=0)
 
 
 def three(**fields):

@@ -53,10 +53,9 @@ def read_npz(path: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     classes = number_classes(path, labels)
     parts = {}
     for split in splits:
-        images = arrays[f"{split}_images"]
-        names = [f"{split}[{row}]" for row in range(len(images))]
-        title = f"{split}_images of {path.name}"
-        parts[split] = Part.whole(ArraySource([(title, images)], names, labels[split]))
+        source, key = ArraySource(), f"{split}_images"
+        names = source.add(split, arrays[key], title=f"{key} of {path.name}")
+        parts[split] = Part(source, names, labels[split])
     return parts, classes
 
 
@@ -173,13 +172,13 @@ def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:
 
 def stack_classes(root: Path, stems: list[str]) -> Part:
     """Put the arrays of all classes one after the other, labelled 0 to K-1."""
-    arrays = [(f"{stem}.npy", map_npy(root / f"{stem}.npy")) for stem in stems]
-    counts = [len(array) for _, array in arrays]
-    names = [
-        f"{stem}[{row}]" for stem, count in zip(stems, counts, strict=True) for row in range(count)
-    ]
-    labels = np.repeat(np.arange(len(stems), dtype=np.int64), counts)
-    return Part.whole(ArraySource(arrays, names, labels))
+    source = ArraySource()
+    names: list[str] = []
+    labels: list[int] = []
+    for label, stem in enumerate(stems):
+        names += source.add(stem, map_npy(root / f"{stem}.npy"), title=f"{stem}.npy")
+        labels += [label] * (len(names) - len(labels))
+    return Part(source, names, np.array(labels, np.int64))
 
 
 def map_npy(path: Path) -> NDArray[np.generic]:

@@ -125,8 +125,8 @@ def list_images(root: Path, folder: Path, classes: Sequence[str] | None) -> Part
             raise DataError(f"{problem}: {census(folder / title)}")
         files += found
         labels += [label] * len(found)
-    names = tuple(file.relative_to(root).as_posix() for file in files)
-    return Part.whole(FileSource(root, names, np.array(labels, np.int64) if classes else None))
+    names = [file.relative_to(root).as_posix() for file in files]
+    return Part(FileSource(root), names, np.array(labels, np.int64) if classes else None)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -190,7 +190,7 @@ def divide_part(
 ) -> dict[str, Part]:
     """Divide one labelled part into several, leaving out those of no share."""
     wanted = {name: share for name, share in shares.items() if share > 0}
-    sizes = quotas(np.array(list(wanted.values())), len(part.rows))
+    sizes = quotas(np.array(list(wanted.values())), len(part.names))
     groups = None if grouping is None else [grouping[name] for name in part.names]
     if part.labels is None:
         raise DataError("Images without labels cannot be split.")
@@ -219,7 +219,7 @@ def assemble(
             raise unreadable(lost[0].path, lost[0].reason)
         skipped += lost
         kept = part.take(np.array([i for i, name in enumerate(part.names) if name in row_of], int))
-        if not len(kept.rows):
+        if not kept.names:
             raise DataError(
                 f"No image of the {split} split can be read: {lost[0].path}: {lost[0].reason}."
             )

@@ -1,8 +1,8 @@
-"""The embedded dataset: drawn chest radiographs whose differences between splits are known."""
+"""The embedded dataset: drawn chest radiographs with known differences between splits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from zlib import crc32
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from transferkit._typing import BoolArray, Int64Array, UInt8Array
 from transferkit._validation import check_number, check_whole
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData, Splits, trusted_images
 from transferkit.data.phantom_anatomy import ANATOMY, POSE, Maps, attenuation, draw, draw_lesions
 from transferkit.data.phantom_imaging import AWAY, HOME, PhantomSite, column, expose
 from transferkit.errors import ConfigError
-
-__all__ = ["PhantomSite", "SiteChoice", "phantom_splits"]
 
 CLASSES = ("normal", "pneumonia")
 PIXELS_AT_ONCE = 1 << 19
@@ -27,15 +25,11 @@ Share: TypeAlias = float | Mapping[str, float]
 
 
 @dataclass(slots=True, eq=False)
-class Plan:
-    """Who is on each picture of one split, before anything is drawn.
+class SplitPlan:
+    """The patient and class of each of the n pictures of one split, before anything is drawn.
 
-    Attributes:
-        name: The split.
-        labels: True class of each picture, (n,).
-        owner: Split that each patient was drawn for, (n,).
-        patient: Number of the patient within that split, (n,).
-        copied: Row of the owner's picture that this one repeats pixel by pixel, or -1, (n,).
+    ``owner`` (n,) is the split that the patient was drawn for, ``patient`` (n,) its number there,
+    ``copied`` (n,) the row of the owner's picture that this one repeats pixel by pixel, or -1.
     """
 
     name: str
@@ -105,10 +99,17 @@ def phantom_splits(
         test       20  32x32x1      10         10
     """
     counts = named_sizes(sizes)
-    check_options(counts, image_size, opacity, opacity_size, images_per_patient, shift, seed)
+    for name, count in counts.items():
+        check_whole(f"size of {name}", count, least=1)
+    check_whole("image_size", image_size, least=16)
+    check_whole("images_per_patient", images_per_patient, least=1)
+    check_whole("seed", seed)
+    check_number("opacity", opacity, least=0)
+    check_number("opacity_size", opacity_size, above=0)
+    check_number("shift", shift)
     chosen = choose_sites(counts, shift, sites or {})
-    shares = per_split(positive_share, counts, 0.5, "positive_share")
-    wrong = per_split(label_noise, counts, 0.0, "label_noise")
+    shares = per_split("positive_share", positive_share, counts, 0.5)
+    wrong = per_split("label_noise", label_noise, counts, 0.0)
     plans = {
         name: plan_split(name, count, shares[name], images_per_patient, seed)
         for name, count in counts.items()
@@ -118,9 +119,10 @@ def phantom_splits(
     strength = (opacity, opacity_size)
     drawn = {n: render(plan, chosen[n], image_size, strength, seed) for n, plan in plans.items()}
     for name, plan in plans.items():
-        copy_pixels(plan, drawn, name)
-    given = {name: mislabel(plan, wrong[name], seed) for name, plan in plans.items()}
-    return Splits({name: collect(plan, drawn[name], given[name]) for name, plan in plans.items()})
+        for row in np.flatnonzero(plan.copied >= 0):
+            drawn[name][row] = drawn[plan.owner[row]][plan.copied[row]]
+    labels = {name: mislabel(plan, wrong[name], seed) for name, plan in plans.items()}
+    return Splits({name: collect(plan, drawn[name], labels[name]) for name, plan in plans.items()})
 
 
 def generator(seed: int, split: str, purpose: str) -> np.random.Generator:
@@ -130,7 +132,7 @@ def generator(seed: int, split: str, purpose: str) -> np.random.Generator:
 
 def named_sizes(sizes: object) -> dict[str, int]:
     """Return the size of each split; three sizes without names are train, val and test."""
-    if isinstance(sizes, Mapping):
+    if isinstance(sizes, Mapping) and sizes:
         return dict(sizes)
     if not isinstance(sizes, Sequence) or len(sizes) != 3:
         raise ConfigError(
@@ -139,118 +141,95 @@ def named_sizes(sizes: object) -> dict[str, int]:
     return dict(zip(("train", "val", "test"), sizes, strict=True))
 
 
-def check_options(
-    counts: Mapping[str, int],
-    image_size: int,
-    opacity: float,
-    opacity_size: float,
-    images_per_patient: int,
-    shift: float,
-    seed: int,
-) -> None:
-    """Raise ConfigError for a value that cannot be."""
-    least = {
-        "image_size": (image_size, 16),
-        "images_per_patient": (images_per_patient, 1),
-        "seed": (seed, 0),
-        **{f"size of {name}": (count, 1) for name, count in counts.items()},
-    }
-    for name, (value, low) in least.items():
-        check_whole(name, value, least=low)
-    check_number("opacity", opacity, least=0)
-    check_number("opacity_size", opacity_size, above=0)
-    check_number("shift", shift)
-    if not counts:
-        raise ConfigError("sizes must name at least one split.")
-
-
-def per_split(value: Share, counts: Mapping[str, int], other: float, what: str) -> dict[str, float]:
-    """Spell a share out for every split and check it."""
+def per_split(
+    option: str, value: Share, counts: Mapping[str, int], default: float
+) -> dict[str, float]:
+    """Return the share of every split."""
     if isinstance(value, Mapping):
-        check_known("split", value, counts, what)
-        shares = {name: value.get(name, other) for name in counts}
+        check_keys(option, "split", value, counts)
+        shares = {name: value.get(name, default) for name in counts}
     else:
         shares = dict.fromkeys(counts, value)
     for name, share in shares.items():
-        check_number(f"{what} of {name}", share, least=0, most=1)
+        check_number(f"{option} of {name}", share, least=0, most=1)
     return shares
 
 
-def check_known(kind: str, given: object, known: object, what: str) -> None:
-    """Raise ConfigError for a key that names nothing."""
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{what} must map each {kind} to a value, got {given!r}.")
-    names = list(known) if isinstance(known, (Mapping, tuple)) else []
-    for name in given:
-        if name not in names:
-            raise ConfigError(f"{what} names the {kind} {name!r}; there are: {', '.join(names)}.")
+def check_keys(option: str, kind: str, value: object, known: Collection[str]) -> None:
+    """Raise ConfigError unless an option maps known names to something."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{option} must map each {kind} to a value, got {value!r}.")
+    for name in value:
+        if name not in known:
+            raise ConfigError(f"{option} names the {kind} {name!r}; there are: {', '.join(known)}.")
 
 
 def choose_sites(
     counts: Mapping[str, int], shift: float, sites: Mapping[str, SiteChoice]
 ) -> dict[str, tuple[PhantomSite, ...]]:
     """Return the site of each class of each split."""
-    check_known("split", sites, counts, "sites")
+    check_keys("sites", "split", sites, counts)
     chosen = {}
     for name in counts:
         site = sites.get(name, HOME.toward(AWAY, shift) if name == "test" else HOME)
         if isinstance(site, PhantomSite):
             site = dict.fromkeys(CLASSES, site)
-        check_known("class", site, CLASSES, f"sites[{name!r}]")
+        check_keys(f"sites[{name!r}]", "class", site, CLASSES)
         chosen[name] = tuple(site.get(title, HOME) for title in CLASSES)
     return chosen
 
 
-def plan_split(name: str, count: int, share: float, per_patient: int, seed: int) -> Plan:
+def plan_split(name: str, count: int, share: float, per_patient: int, seed: int) -> SplitPlan:
     """Give each picture a patient and each patient a class."""
     patients = -(-count // per_patient)
     sick = np.arange(patients) < round(share * patients)
     labels = generator(seed, name, "labels").permutation(sick).astype(np.int64)
     patient = np.arange(count, dtype=np.int64) // per_patient
     nothing = np.full(count, -1, np.int64)
-    return Plan(name, labels[patient], np.full(count, name, dtype=object), patient, nothing)
+    return SplitPlan(name, labels[patient], np.full(count, name, dtype=object), patient, nothing)
 
 
 def plant(
-    plans: Mapping[str, Plan], wanted: Mapping[tuple[str, str], int], seed: int, *, copy: bool
+    plans: Mapping[str, SplitPlan],
+    wanted: Mapping[tuple[str, str], int],
+    seed: int,
+    *,
+    copy: bool,
 ) -> None:
     """Give pictures of one split the patients, or the very pixels, of another.
 
     A picture keeps its class, so the class shares stay what they were asked to be.
     """
-    what = "duplicates" if copy else "shared_patients"
-    for pair, count in pairs(wanted, what).items():
+    option = "duplicates" if copy else "shared_patients"
+    for pair, count in check_pairs(option, wanted, plans).items():
         source, target = pair
-        if source not in plans or target not in plans or source == target:
-            raise ConfigError(
-                f"{what} must name two of the splits {list(plans)}: {source, target}."
-            )
-        check_whole(f"{what} of {source}, {target}", count)
         a, b = plans[source], plans[target]
-        rng = generator(seed, f"{source}/{target}", what)
-        rows, origins = match_rows(a, b, count, rng, what)
+        rng = generator(seed, f"{source}/{target}", option)
+        rows, origins = match_rows(a, b, count, rng, option)
         b.owner[rows], b.patient[rows] = a.owner[origins], a.patient[origins]
         if copy:
             b.copied[rows] = origins
 
 
-def pairs(wanted: object, what: str) -> dict[tuple[str, str], int]:
-    """Return what maps pairs of splits to counts.
-
-    Raises:
-        ConfigError: It does not.
-    """
+def check_pairs(option: str, wanted: object, known: Collection[str]) -> dict[tuple[str, str], int]:
+    """Return an option that maps pairs of splits to counts; ConfigError if it does not."""
     found = dict(wanted) if isinstance(wanted, Mapping) else None
     if found is None or not all(isinstance(key, tuple) and len(key) == 2 for key in found):
         raise ConfigError(
-            f'{what} must map two splits to a count, such as {{("train", "test"): 3}}, got '
+            f'{option} must map two splits to a count, such as {{("train", "test"): 3}}, got '
             f"{wanted!r}."
         )
+    for (source, target), count in found.items():
+        if source not in known or target not in known or source == target:
+            raise ConfigError(
+                f"{option} must name two of the splits {list(known)}, got {source}, {target}."
+            )
+        check_whole(f"{option} of {source}, {target}", count)
     return found
 
 
 def match_rows(
-    a: Plan, b: Plan, count: int, rng: np.random.Generator, what: str
+    a: SplitPlan, b: SplitPlan, count: int, rng: np.random.Generator, option: str
 ) -> tuple[Int64Array, Int64Array]:
     """Pick ``count`` untouched rows of b, and for each another untouched row of a of its class."""
     free = rng.permutation(np.flatnonzero((b.owner == b.name) & (b.copied < 0)))
@@ -262,14 +241,14 @@ def match_rows(
         origins[here[: len(pool)]] = pool
     if len(rows) < count or np.any(origins < 0):
         raise ConfigError(
-            f"{what} wants {count} pictures of {b.name!r} taken from {a.name!r}, "
+            f"{option} wants {count} pictures of {b.name!r} taken from {a.name!r}, "
             f"but the splits have only {len(b.labels)} and {len(a.labels)} (by class)."
         )
     return rows, origins
 
 
 def render(
-    plan: Plan,
+    plan: SplitPlan,
     sites: tuple[PhantomSite, ...],
     image_size: int,
     strength: tuple[float, float],
@@ -303,7 +282,7 @@ def render(
     return images
 
 
-def patients_of(plan: Plan, seed: int) -> dict[str, Maps]:
+def patients_of(plan: SplitPlan, seed: int) -> dict[str, Maps]:
     """Return the build of the patient on each picture, wherever the patient comes from."""
     build = {name: np.empty((len(plan.patient), 1, 1), np.float32) for name in ANATOMY}
     for owner in sorted(set(plan.owner)):
@@ -315,14 +294,8 @@ def patients_of(plan: Plan, seed: int) -> dict[str, Maps]:
     return build
 
 
-def copy_pixels(plan: Plan, drawn: Mapping[str, UInt8Array], name: str) -> None:
-    """Overwrite the planted duplicates with the pictures that they repeat."""
-    for row in np.flatnonzero(plan.copied >= 0):
-        drawn[name][row] = drawn[plan.owner[row]][plan.copied[row]]
-
-
-def mislabel(plan: Plan, share: float, seed: int) -> Int64Array:
-    """Return the labels as given: a share of them, exactly, is the other class."""
+def mislabel(plan: SplitPlan, share: float, seed: int) -> Int64Array:
+    """Return the labels, of which exactly a share is the other class."""
     count = len(plan.labels)
     rows = generator(seed, plan.name, "mislabel").permutation(count)[: round(share * count)]
     labels = plan.labels.copy()
@@ -330,11 +303,12 @@ def mislabel(plan: Plan, share: float, seed: int) -> Int64Array:
     return labels
 
 
-def collect(plan: Plan, images: UInt8Array, labels: Int64Array) -> ImageData:
+def collect(plan: SplitPlan, images: UInt8Array, labels: Int64Array) -> ImageData:
     """Name the pictures after class, patient and visit, as a folder of files would."""
     groups = [f"{o}-{p:05d}" for o, p in zip(plan.owner, plan.patient, strict=True)]
     names = [
         f"{plan.name}/{CLASSES[label]}/{group}_{row:05d}.png"
         for row, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
-    return ImageData(images, labels, classes=CLASSES, names=names, groups=groups)
+    sizes = np.tile(np.array(images.shape[1:3], np.int64), (len(images), 1))
+    return trusted_images(images, labels, CLASSES, names, sizes, groups)

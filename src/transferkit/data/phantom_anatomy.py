@@ -56,15 +56,7 @@ POSE = {"turn": (0.0, 0.025), "shift_x": (0.0, 0.03), "shift_y": (0.0, 0.03), "z
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesions:
-    """The opacities of n pictures: ``BLOBS`` each, some of no strength, and a diffuse haze.
-
-    Attributes:
-        strength: Attenuation added at the centre, (n, BLOBS).
-        x: Centre, (n, BLOBS).
-        y: Centre, (n, BLOBS).
-        radius: (n, BLOBS).
-        haze: Attenuation added to the whole of both lungs, (n,).
-    """
+    """The opacities of n pictures: ``BLOBS`` each (n, BLOBS), and a haze over both lungs (n,)."""
 
     strength: NDArray[np.float64]
     x: NDArray[np.float64]
@@ -91,14 +83,7 @@ def draw_lesions(
     opacity: float,
     opacity_size: float,
 ) -> Lesions:
-    """Draw opacities for the positive pictures, and faint ones for a few of the others.
-
-    Args:
-        positive: (n,), which pictures show the disease.
-        rng: Where the numbers come from.
-        opacity: Factor on the strength.
-        opacity_size: Factor on the radius.
-    """
+    """Draw opacities for the ``positive`` pictures (n,), and faint ones for a few others."""
     count = len(positive)
     u = rng.random((count, 4 * BLOBS + 3))
     place = u[:, : 4 * BLOBS].reshape(count, 4, BLOBS)
@@ -126,17 +111,10 @@ def attenuation(
     *,
     field_of_view: Maps,
 ) -> Maps:
-    """Draw n chests.
+    """Return the attenuation of n chests (n, H, W), 0 for air, about 1 for bone over heart.
 
-    Args:
-        patient: Numbers named as in ``ANATOMY``, each (n, 1, 1).
-        pose: Numbers named as in ``POSE``, each (n, 1, 1).
-        lesions: The opacities.
-        texture: White noise (n, H, W), which becomes vessels and ragged edges.
-        field_of_view: Half the width of what is seen, (n, 1, 1).
-
-    Returns:
-        Attenuation (n, H, W), 0 for air and about 1 for bone over heart.
+    ``patient`` and ``pose`` hold the numbers of ``ANATOMY`` and ``POSE``, each (n, 1, 1);
+    ``texture`` is white noise (n, H, W), which becomes vessels and ragged edges.
     """
     x, y = coordinates(pose, texture.shape[1:], field_of_view)
     x = x / patient["width"]
@@ -152,7 +130,8 @@ def attenuation(
     total = patient["tissue"] * body * depth * (1 - air)
     total += 0.05 * heart + 0.11 * middle + 0.06 * spine(x, y) * body
     total += patient["bone"] * bones(patient, x, y) * body
-    total += aerated * (ill + vessels(patient, x, y, texture, coarse) + lesion_grain(ill, coarse))
+    # the last term is the air that is left in an opacity, which makes it uneven
+    total += aerated * (ill + vessels(patient, x, y, texture, coarse) + 0.22 * ill * coarse)
     total += soft_parts(patient, x, y) * body
     chest: Maps = np.maximum(total, 0)
     return chest
@@ -275,12 +254,6 @@ def lesion_map(lesions: Lesions, x: Maps, y: Maps, coarse: Maps) -> Maps:
         total += strength * bell(np.maximum(distance + 0.35 * coarse, 0))
     filled: Maps = FULL * (1 - np.exp(-total / FULL))
     return filled
-
-
-def lesion_grain(ill: Maps, coarse: Maps) -> Maps:
-    """The unevenness of an opacity: air that is left in it."""
-    grain: Maps = 0.22 * ill * coarse
-    return grain
 
 
 def soft_parts(patient: dict[str, Maps], x: Maps, y: Maps) -> Maps:

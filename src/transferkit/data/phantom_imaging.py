@@ -73,16 +73,7 @@ NOISE_JITTER = 0.4
 
 
 def expose(attenuation: Maps, sites: Sequence[PhantomSite], rng: np.random.Generator) -> UInt8Array:
-    """Turn attenuation into pictures, each exposed a little differently.
-
-    Args:
-        attenuation: (n, H, W).
-        sites: Where each picture was taken, n of them.
-        rng: Where exposure, grain and markers come from.
-
-    Returns:
-        uint8 (n, H, W, 1).
-    """
+    """Turn attenuation (n, H, W) into pictures uint8 (n, H, W, 1), each exposed differently."""
     count, height, width = attenuation.shape
     draws = rng.random((count, 4), dtype=np.float32)[:, :, None, None]
     contrast = column(sites, "contrast") * (1 + CONTRAST_JITTER * (2 * draws[:, 0] - 1))

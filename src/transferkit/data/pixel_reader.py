@@ -47,102 +47,70 @@ LARGEST = 256
 
 
 class Source(Protocol):
-    """N images that can be read one at a time; ``names`` are unique in the dataset."""
+    """Images that can be read one at a time, by name."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """N names."""
-
-    @property
-    def labels(self) -> Int64Array | None:
-        """Class numbers (N,), or None where there are none."""
-
-    def read(self, row: int) -> UInt8Array:
+    def read(self, name: str) -> UInt8Array:
         """Return one image, (H, W) or (H, W, 3); DataError (why, not which) if damaged."""
 
-    def size(self, row: int) -> tuple[int, int] | None:
+    def size(self, name: str) -> tuple[int, int] | None:
         """Return an image's height and width, or None if it is damaged."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class FileSource:
-    """Image files below one folder; ``names`` are their paths relative to it, with slashes."""
+    """Image files below one folder; names are their paths relative to it, with slashes."""
 
     root: Path
-    names: tuple[str, ...]
-    labels: Int64Array | None
 
-    def read(self, row: int) -> UInt8Array:
+    def read(self, name: str) -> UInt8Array:
         """Decode one file."""
-        return decode(self.root / self.names[row])
+        return decode(self.root / name)
 
-    def size(self, row: int) -> tuple[int, int] | None:
+    def size(self, name: str) -> tuple[int, int] | None:
         """Read one file's header."""
-        return probe(self.root / self.names[row])
+        return probe(self.root / name)
 
 
 class ArraySource:
-    """Images of named arrays (n, H, W, C), which may be memory maps, one after the other."""
+    """Images of arrays (n, H, W, C), which may be memory maps; names are ``"train[17]"``."""
 
-    def __init__(
-        self,
-        arrays: Sequence[tuple[str, NDArray[np.generic]]],
-        names: Sequence[str],
-        labels: Int64Array | None,
-    ) -> None:
-        """Check layout and scale; a DataError names the array."""
-        self.names = tuple(names)
-        self.labels = labels
-        self.arrays: list[NDArray[np.generic]] = []
-        self.scales: list[float] = []
-        for title, array in arrays:
-            try:
-                self.arrays.append(to_channels_last(array))
-                self.scales.append(pixel_scale(self.arrays[-1]))
-            except DataError as error:
-                raise DataError(f"{title}: {error}") from error
-        self.starts = np.cumsum([0, *map(len, self.arrays)])
+    def __init__(self) -> None:
+        """Begin without arrays."""
+        self.arrays: dict[str, tuple[NDArray[np.generic], float]] = {}
 
-    def read(self, row: int) -> UInt8Array:
+    def add(self, stem: str, array: NDArray[np.generic], *, title: str) -> list[str]:
+        """Add an array and return the names of its images; a DataError begins with ``title``."""
+        try:
+            view = to_channels_last(array)
+            self.arrays[stem] = view, pixel_scale(view)
+        except DataError as error:
+            raise DataError(f"{title}: {error}") from error
+        return [f"{stem}[{row}]" for row in range(len(array))]
+
+    def read(self, name: str) -> UInt8Array:
         """Convert one image."""
-        which = self._array_of(row)
-        values = self.arrays[which][row - self.starts[which]]
-        return drop_equal_channels(drop_alpha(rescale(values, self.scales[which])))
+        stem, _, row = name[:-1].rpartition("[")
+        array, scale = self.arrays[stem]
+        return drop_equal_channels(drop_alpha(rescale(array[int(row)], scale)))
 
-    def size(self, row: int) -> tuple[int, int] | None:
+    def size(self, name: str) -> tuple[int, int] | None:
         """Return the size of the array's images."""
-        array = self.arrays[self._array_of(row)]
+        array, _ = self.arrays[name.rpartition("[")[0]]
         return int(array.shape[1]), int(array.shape[2])
-
-    def _array_of(self, row: int) -> int:
-        return int(np.searchsorted(self.starts, row, side="right")) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The rows of a source that make one split."""
+    """The images of one split: their source, N names, unique in the dataset, and N labels."""
 
     source: Source
-    rows: Int64Array
-
-    @classmethod
-    def whole(cls, source: Source) -> Part:
-        """Take all rows."""
-        return cls(source, np.arange(len(source.names), dtype=np.int64))
-
-    @property
-    def labels(self) -> Int64Array | None:
-        """Class numbers of the rows."""
-        return None if self.source.labels is None else self.source.labels[self.rows]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the rows."""
-        return [self.source.names[row] for row in self.rows]
+    names: Sequence[str]
+    labels: Int64Array | None
 
     def take(self, rows: Int64Array) -> Part:
-        """Keep some of the rows, counted within this part."""
-        return Part(self.source, self.rows[rows])
+        """Keep some of the images."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Part(self.source, [self.names[row] for row in rows], labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +171,7 @@ def working_size(parts: Mapping[str, Part], options: ReadOptions) -> tuple[int, 
     if options.size is not None:
         return options.size
     with ThreadPoolExecutor(options.threads) as pool:
-        found = pool.map(lambda job: [job[0].source.size(row) for row in job[1]], jobs(parts))
+        found = pool.map(lambda job: [job[0].size(name) for name in job[1]], jobs(parts))
         sizes: list[tuple[int, int]] = [size for chunk in found for size in chunk if size]
     if len(set(sizes)) == 1:
         return sizes[0]
@@ -211,11 +179,11 @@ def working_size(parts: Mapping[str, Part], options: ReadOptions) -> tuple[int, 
     return side, side
 
 
-def jobs(parts: Mapping[str, Part]) -> Iterator[tuple[Part, list[int]]]:
-    """Cut every part's rows into pieces of work."""
+def jobs(parts: Mapping[str, Part]) -> Iterator[tuple[Source, Sequence[str]]]:
+    """Cut the names of every part into pieces of work."""
     for part in parts.values():
-        for start in range(0, len(part.rows), CHUNK):
-            yield part, part.rows[start : start + CHUNK].tolist()
+        for start in range(0, len(part.names), CHUNK):
+            yield part.source, part.names[start : start + CHUNK]
 
 
 def read_images(
@@ -226,7 +194,7 @@ def read_images(
     Raises:
         DataError: An image cannot be read, and ``options.on_error`` is ``"raise"``.
     """
-    total = sum(len(part.rows) for part in parts.values())
+    total = sum(len(part.names) for part in parts.values())
     pixels = PixelBuffer((total, *size, 3 if options.channels == 3 else 1), reserve)
     names: list[str] = []
     sizes: list[tuple[int, ...]] = []
@@ -287,17 +255,17 @@ def read_in_order(
 
 
 def read_chunk(
-    job: tuple[Part, list[int]], *, size: tuple[int, int], options: ReadOptions
+    job: tuple[Source, Sequence[str]], *, size: tuple[int, int], options: ReadOptions
 ) -> list[tuple[str, Outcome]]:
-    """Read some rows of a part."""
-    part, rows = job
-    return [(part.source.names[row], read_one(part.source, row, size, options)) for row in rows]
+    """Read some images of a source."""
+    source, names = job
+    return [(name, read_one(source, name, size, options)) for name in names]
 
 
-def read_one(source: Source, row: int, size: tuple[int, int], options: ReadOptions) -> Outcome:
+def read_one(source: Source, name: str, size: tuple[int, int], options: ReadOptions) -> Outcome:
     """Read one image and bring it to the working size; an error is returned, not raised."""
     try:
-        image = source.read(row)
+        image = source.read(name)
     except DataError as error:
         return error
     original = image.shape[:2]
