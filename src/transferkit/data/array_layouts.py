@@ -23,7 +23,7 @@ DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.err
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Turn what NumPy raises on a file that it cannot read into a DataError."""
+    """Turn errors of NumPy on a damaged or pickled file into a DataError that names it."""
     try:
         yield
     except DAMAGED as error:

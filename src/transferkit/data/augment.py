@@ -110,16 +110,13 @@ class Augment:
 def affine(
     angle: Tensor, side: Tensor, mirrored: Tensor, across: Tensor, down: Tensor, aspect: float
 ) -> Tensor:
-    """Return where each output position is looked up, (B, 2, 3), in units of half a side.
+    """Return the (B, 2, 3) matrices for ``affine_grid``: output to input, in half sides.
 
-    Args:
-        angle: Turn of the picture, counter-clockwise, in radians, (B,).
-        side: Side of the crop as a share, (B,).
-        mirrored: Whether it is flipped left to right, (B,).
-        across: Place of the crop from left, -1, to right, 1, (B,).
-        down: Place of the crop from top, -1, to bottom, 1, (B,).
-        aspect: Width over height.
+    ``angle`` is counter-clockwise in radians, ``side`` the share that the crop keeps, ``across``
+    and ``down`` its place from -1 to 1, each (B,); ``aspect`` is width over height.
     """
+    # The grid's x and y are in units of half the width and half the height, so a turn in pixels
+    # mixes them by sin / aspect and sin * aspect. A crop of side s can move by 1 - s either way.
     cos, sin = torch.cos(angle) * side, torch.sin(angle) * side
     sign = torch.where(mirrored, -1.0, 1.0)
     free = 1 - side

@@ -1,4 +1,4 @@
-"""Decoded image files on disk: what one run has decoded, later runs map."""
+"""Decoded image files kept on disk: decoded by one run, memory-mapped by later ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
                 write(entry, parts, size, options)
             found = look_up(store, key)
             if found is None:
-                raise OutputError(f"The cache {store.folder} lost what was written to it.")
+                raise OutputError(f"The cache {store.folder} lost an entry just written.")
             return found
         except OutputError as error:
             message = f"{error} The images are decoded, but not kept for the next run."
@@ -90,11 +90,11 @@ def image_paths(parts: Mapping[str, Part]) -> dict[str, Path]:
 
 
 def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int]:
-    """Return the key of what these files become, and their bytes in all.
+    """Return the key of these files once decoded, and their total size in bytes.
 
-    It is made of every file's name, size and time of change, the first bytes of some, the options
-    that change pixels, and the versions of what decodes. The split that a file is in is not part
-    of it, nor is the folder's own place: another seed, or a copy that keeps the times, finds it.
+    The key covers every file's name, size and time of change, the first bytes of some, the options
+    that change pixels, and the versions of the decoders. It covers neither the splits nor the
+    folder's own path, so another seed, or a copy that keeps the times, finds the same entry.
     """
     digest = hashlib.blake2b(digest_size=16)
     settings = (LAYOUT, VERSION, PIL.__version__, options.size, options.resize, options.channels)

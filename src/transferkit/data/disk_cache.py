@@ -1,4 +1,4 @@
-"""Arrays on disk: kept under the key of what they were computed from, or for one process only."""
+"""Arrays on disk: kept for later runs under a key, or for one process only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transferkit.errors import OutputError
 Stored: TypeAlias = NDArray[np.generic]
 
 KINDS = {"boundary": "activations", "images": "decoded images"}
-"""Folders below the cache folder, and what is in them."""
+"""Folders below the cache folder, and their contents."""
 
 _FOLDER_VARIABLE = "TRANSFERKIT_CACHE"
 _PREFIX = "arrays-"
@@ -67,7 +67,7 @@ class ArrayStore:
     limit: int
 
     def entries(self) -> tuple[Entry, ...]:
-        """Return what is stored, the least recently used first."""
+        """Return all entries, the least recently used first."""
         if not self.folder.is_dir():
             return ()
         found = [_entry(path) for path in self.folder.iterdir() if _is_entry(path)]
@@ -166,7 +166,7 @@ class ArrayStore:
         return self.folder / f"{_PREFIX}{key}"
 
     def _unfinished(self, key: str) -> Path:
-        """Return a new path for what is not an entry yet, or not any more."""
+        """Return a new path for an entry being written or removed."""
         return self.folder / f".{_PREFIX}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     def _remove_abandoned(self) -> None:
@@ -201,14 +201,14 @@ class NewEntry:
         return array
 
     def restart(self) -> None:
-        """Leave out the arrays so far; what they hold can still be read."""
+        """Remove the arrays so far from the entry; their mappings stay readable."""
         for number in range(len(self.arrays)):
             (self.folder / f"{number}.npy").unlink()
         self.arrays.clear()
 
 
 def stores_below(folder: Path) -> dict[str, ArrayStore]:
-    """Return the stores of a cache folder by what is in them, to look at or to clear."""
+    """Return the stores of a cache folder by their contents, to list or to clear."""
     below = {kind: ArrayStore(folder / name, limit=0) for name, kind in KINDS.items()}
     return {**below, "other": ArrayStore(folder, limit=0)}
 

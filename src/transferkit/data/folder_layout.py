@@ -85,7 +85,7 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without what systems leave behind."""
+    """Return the names of the folders in a folder, sorted, without hidden and system folders."""
     return sorted(
         entry.name for entry in os.scandir(folder) if entry.is_dir() and not ignored(entry.name)
     )
@@ -140,7 +140,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def census(folder: Path) -> str:
-    """Say what files there are, for the message that there are no images."""
+    """Count the files by suffix, for the message that there are no images."""
     kinds = Counter(path.suffix or path.name for path in folder.rglob("*") if path.is_file())
     if not kinds:
         return "it holds no files. Remove it, or put images there."

@@ -50,7 +50,7 @@ def require_images(what: str, value: object) -> ImageData:
 
 
 def require_splits(value: object) -> Splits:
-    """Return splits that are given as such or as any mapping; else raise DataError."""
+    """Return ``value`` as Splits, from any mapping of ImageData; else raise DataError."""
     return value if isinstance(value, Splits) else Splits(cast("Mapping[str, ImageData]", value))
 
 
@@ -64,7 +64,7 @@ class ImageData:
         classes: K class names.
         names: N file names, relative to the folder that holds the splits, or ``"train[17]"``.
         sizes: int64 (N, 2), the height and width of each image before it came to one size.
-        groups: N names of what must not straddle splits (patients, films), or None.
+        groups: N group names (patients, films), or None. A group must not straddle splits.
 
     Example:
         >>> import numpy as np
@@ -122,19 +122,14 @@ class ImageData:
         check_lengths(count, {"labels": numbers, "names": names, "sizes": sizes, "groups": groups})
         titles = to_class_names(classes, numbers)
         check_label_range(numbers, titles, names)
-        grouping = None if groups is None else map(str, groups)
-        set_fields(self, pixels, numbers, titles, names, to_sizes(sizes, count), grouping)
+        grouping = None if groups is None else tuple(map(str, groups))
+        set_fields(self, pixels, numbers, titles, tuple(names), to_sizes(sizes, count), grouping)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[UInt8Array, int]:
-        """Return one image (H, W, C) and its label.
-
-        Raises:
-            IndexError: There is no such image.
-            DataError: The images have no labels (take ``data.images[index]``).
-        """
+        """Return one image (H, W, C) and its label; images without labels are a DataError."""
         return self.images[index], int(self.require_labels("Indexing")[index])
 
     def __repr__(self) -> str:
@@ -198,19 +193,9 @@ class ImageData:
         return digest.hexdigest()
 
 
-def set_fields(
-    data: ImageData,
-    images: UInt8Array,
-    labels: Int64Array | None,
-    classes: tuple[str, ...],
-    names: Iterable[str],
-    sizes: Int64Array,
-    groups: Iterable[str] | None,
-) -> None:
-    """Fill in the fields of a frozen ImageData."""
-    grouping = None if groups is None else tuple(groups)
-    fields = (images, labels, classes, tuple(names), sizes, grouping)
-    for field, value in zip(dataclasses.fields(data), fields, strict=True):
+def set_fields(data: ImageData, *values: object) -> None:
+    """Fill in the fields of a frozen ImageData, in their order."""
+    for field, value in zip(dataclasses.fields(data), values, strict=True):
         object.__setattr__(data, field.name, value)
 
 
@@ -224,7 +209,8 @@ def trusted_images(
 ) -> ImageData:
     """Make an ImageData of fields that are right already, without checking them."""
     data = ImageData.__new__(ImageData)
-    set_fields(data, images, labels, classes, names, sizes, groups)
+    grouping = None if groups is None else tuple(groups)
+    set_fields(data, images, labels, classes, tuple(names), sizes, grouping)
     return data
 
 
@@ -332,10 +318,10 @@ class Splits(Mapping[str, ImageData]):
         return f"{text}\n{len(self.skipped)} files skipped" if self.skipped else text
 
     def to_dict(self) -> dict[str, JSON]:
-        """Return what the table shows, ready for JSON."""
+        """Return the figures of the table, ready for JSON."""
         return {
             "classes": list(self.classes),
-            "splits": {name: split_facts(data) for name, data in self.items()},
+            "splits": {name: to_figures(data) for name, data in self.items()},
             "skipped": [{"path": file.path, "reason": file.reason} for file in self.skipped],
         }
 
@@ -356,7 +342,7 @@ def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
         )
     if a.images.shape[3] != b.images.shape[3]:
         raise DataError(
-            f"{first} has {a.images.shape[3]} channels an image and {second} has "
+            f"{first} has {a.images.shape[3]} channels per image and {second} has "
             f"{b.images.shape[3]}; load them with the same number of channels."
         )
 
@@ -374,7 +360,7 @@ def table_row(name: str, data: ImageData) -> list[str]:
     return [name, str(len(data)), "x".join(map(str, data.images.shape[1:])), *counts]
 
 
-def split_facts(data: ImageData) -> dict[str, JSON]:
+def to_figures(data: ImageData) -> dict[str, JSON]:
     """Return one split's figures, ready for JSON."""
     height, width, channels = data.images.shape[1:]
     counts = None if data.labels is None else data.class_counts().tolist()

@@ -43,12 +43,7 @@ ORIENTATION = 0x0112
 def decode(path: Path) -> UInt8Array:
     """Read one image file: upright, uint8, (H, W) if it is grey and (H, W, 3) if not.
 
-    16-bit values are divided by 257, floats in [0, 1] multiplied by 255, palettes and CMYK brought
-    to RGB, transparency composited on black, the EXIF orientation applied. Of several frames the
-    first is taken.
-
-    Raises:
-        DataError: The file is empty, damaged or no image; the message says why, not which file.
+    Of several frames the first is taken. A DataError says why the file cannot be read, not which.
     """
     try:
         with Image.open(path) as image:
@@ -109,14 +104,7 @@ def luminance(image: UInt8Array) -> UInt8Array:
 
 
 def fit(image: UInt8Array, size: tuple[int, int], how: Resize) -> UInt8Array:
-    """Bring one image to a height and width, antialiased (bilinear).
-
-    Args:
-        image: (H, W) or (H, W, 3).
-        size: Height and width to come to.
-        how: ``"squash"`` changes the aspect ratio; ``"crop"`` keeps it and cuts the longer side
-            about the middle; ``"pad"`` keeps it and fills the shorter side with black.
-    """
+    """Bring one image, (H, W) or (H, W, 3), to a height and width, antialiased (bilinear)."""
     height, width = size
     if image.shape[:2] == size:
         return image

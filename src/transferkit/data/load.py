@@ -56,8 +56,8 @@ def load_splits(
     are classes, and ``val_share`` of the images becomes val and as much test. A MedMNIST ``.npz``.
     A folder of ``.npy`` arrays, one per class and split: ``normal.npy``, ``test_normal.npy``.
 
-    Where there is no val split, ``val_share`` of train becomes it, stratified by class and, where
-    groups are given, without tearing a group apart.
+    Where there is no val split, ``val_share`` of train becomes it, stratified by class, with each
+    group in one split where there are groups.
 
     Args:
         path: The folder or the ``.npz`` file.
@@ -79,7 +79,7 @@ def load_splits(
             than 32 MB together, or pixels beyond ``memory_limit``); None never, and pixels beyond
             ``memory_limit`` go to a temporary file. What is kept is used only while every file
             has the same name, size and time of change.
-        cache_folder: Folder of what is kept; ``$TRANSFERKIT_CACHE`` or the user's cache folder by
+        cache_folder: Folder of the cache; ``$TRANSFERKIT_CACHE`` or the user's cache folder by
             default. See ``transferkit cache``.
         cache_limit: Bytes that all decoded folders may take there; the least recently used give
             way.

@@ -79,7 +79,7 @@ def phantom_splits(
             (same build and class, another picture).
         duplicates: ``{("train", "test"): 8}`` makes 8 pictures of test exact copies of pictures of
             train, each of another one.
-        label_noise: Share of labels that are given wrong, for all splits or by split (others 0).
+        label_noise: Share of labels that are wrong, for all splits or by split (others 0).
         seed: Any whole number from 0.
 
     Returns:

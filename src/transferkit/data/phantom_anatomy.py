@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Maps: TypeAlias = NDArray[np.floating]
-"""float32 of shape (n, H, W), or (n, 1, 1) for one number a picture."""
+"""float32 of shape (n, H, W), or (n, 1, 1) for one number per picture."""
 
 BLOBS = 4
 """The most opacities that one picture can have."""
@@ -68,7 +68,7 @@ class Lesions:
 def draw(
     table: dict[str, tuple[float, float]], count: int, rng: np.random.Generator
 ) -> dict[str, Maps]:
-    """Draw one number a row and name; row i is the same whatever the count."""
+    """Draw one number per row and name; row i does not depend on the count."""
     z = np.clip(rng.standard_normal((count, len(table))), -2.5, 2.5)
     return {
         name: (mean + deviation * z[:, column]).astype(np.float32)[:, None, None]

@@ -37,13 +37,13 @@ Channels: TypeAlias = Literal["auto", 1, 3]
 OnError: TypeAlias = Literal["raise", "skip"]
 CacheChoice: TypeAlias = Literal["auto", "disk"]
 Reserve: TypeAlias = Callable[[tuple[int, ...]], UInt8Array]
-"""Returns a new array of the given shape, to be filled."""
+"""Makes a new array of this shape, to be filled."""
 
 CHUNK = 16
 """Images that one worker reads before it hands them over."""
 
 LARGEST = 256
-"""The most pixels a side that mixed sizes are brought to unasked."""
+"""Largest side that images of mixed sizes are brought to by default."""
 
 
 class Source(Protocol):

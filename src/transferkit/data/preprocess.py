@@ -1,9 +1,9 @@
-"""From stored images to what a backbone takes: size, channels and normalisation, on the device."""
+"""Preparing stored images for a backbone: size, channels and normalisation, on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from transferkit._format import describe
 from transferkit._typing import JSON
+from transferkit._validation import check_among, check_whole, to_sides
 from transferkit.errors import ConfigError, DataError
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
@@ -33,7 +34,7 @@ class Preprocess(nn.Module):
         image_size: Height and width that come out.
         in_channels: Channels that come out.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
-        statistics: Mean and std as they were given, in double precision.
+        statistics: Mean and std as passed, in double precision.
     """
 
     mean: Tensor
@@ -48,14 +49,7 @@ class Preprocess(nn.Module):
         in_channels: int = 3,
         interpolation: Interpolation = "bilinear",
     ) -> None:
-        """Fix the recipe.
-
-        Args:
-            image_size: Height and width in pixels.
-            mean: One value a channel, or one for all, in units of [0, 1].
-            std: The same.
-            in_channels: Channels that the network takes.
-            interpolation: How sizes are changed.
+        """Take height and width, and mean and std per channel (or one for all) of [0, 1] pixels.
 
         Raises:
             ConfigError: A size or count below 1, a std not above 0, or lengths that do not fit.
@@ -102,7 +96,11 @@ class Preprocess(nn.Module):
 
     def check(self, images: Tensor) -> None:
         """Raise unless ``images`` is a batch that can be prepared."""
-        require_tensor(images)
+        if not isinstance(images, Tensor):
+            raise DataError(
+                f"Expected images as a tensor (B, C, H, W), got {describe(images)}. "
+                "For arrays there is tk.predict(model, images)."
+            )
         channels = sorted({1, 3, self.in_channels})
         if images.ndim != 4 or images.shape[1] not in channels:
             raise DataError(
@@ -141,17 +139,8 @@ def channel_values(values: Sequence[float], in_channels: int) -> Tensor:
     return tensor.expand(in_channels).clone().view(1, in_channels, 1, 1)
 
 
-def require_tensor(value: object) -> None:
-    """Raise unless a tensor was given."""
-    if not isinstance(value, Tensor):
-        raise DataError(
-            f"Expected images as a tensor (B, C, H, W), got {describe(value)}. "
-            "For arrays there is tk.predict(model, images)."
-        )
-
-
 def check_unit_range(images: Tensor) -> None:
-    """Raise unless float images lie in [0, 1], with room for what interpolation overshoots."""
+    """Raise unless float images lie in [0, 1], with slack for the overshoot of interpolation."""
     low, high = (value.item() for value in images.detach().aminmax())
     if not (low >= -SLACK and high <= 1 + SLACK):
         raise DataError(
@@ -167,17 +156,12 @@ def check_recipe(
     in_channels: int,
     interpolation: str,
 ) -> None:
-    """Raise ConfigError unless the recipe makes sense."""
-    if len(image_size) != 2 or min(image_size) < 1:
-        raise ConfigError(
-            f"image_size must be a height and a width of 1 or more, got {image_size}."
-        )
-    if in_channels < 1:
-        raise ConfigError(f"in_channels must be 1 or more, got {in_channels}.")
+    """Raise ConfigError for a value that cannot work."""
+    to_sides("image_size", image_size)
+    check_whole("in_channels", in_channels, least=1)
+    check_among("interpolation", interpolation, get_args(Interpolation))
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, in_channels):
             raise ConfigError(f"{name} must have 1 or {in_channels} values, got {len(values)}.")
     if not all(value > 0 for value in std):
         raise ConfigError(f"std must be above 0, got {tuple(std)}.")
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ConfigError(f"interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}.")

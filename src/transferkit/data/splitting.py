@@ -96,7 +96,7 @@ def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str] | None:
 
 
 def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:
-    """Return what ``pattern`` matches in each file name; the whole name where it does not."""
+    """Return the match of ``pattern`` in each file name, or the whole name without a match."""
     try:
         finder = re.compile(pattern)
     except re.error as error:
@@ -130,9 +130,9 @@ def divide(
         part = deal_large_groups_first(classes, group_codes(groups, len(labels)), sizes, rng)
     parts = [np.flatnonzero(part == number).astype(np.int64) for number in range(len(sizes))]
     if any(len(rows) == 0 for rows in parts):
-        what = "images" if groups is None else "groups"
+        unit = "images" if groups is None else "groups"
         got = [len(rows) for rows in parts]
-        raise DataError(f"Too few {what} to split: parts of {list(map(int, sizes))} became {got}.")
+        raise DataError(f"Too few {unit} to split: parts of {list(map(int, sizes))} became {got}.")
     return parts
 
 
