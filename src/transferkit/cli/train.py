@@ -16,7 +16,6 @@ from transferkit._format import percent, percent_interval, table
 from transferkit.cli.options import (
     OnError,
     batch_size_option,
-    cache_option,
     data_argument,
     device_option,
     image_size_option,
@@ -26,16 +25,12 @@ from transferkit.cli.options import (
     skip_broken_option,
     weights_argument,
 )
+from transferkit.cli.recipe import STRATEGY, help_text, recipe_options, typed_strategy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from transferkit.models.prefix_cache import Where
     from transferkit.workflows.result import Result
-
-
-DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
-"""Epochs and learning rate of each strategy."""
 
 
 @click.command("train")
@@ -46,42 +41,26 @@ DEFAULTS = {"linear_probe": (30, 1e-2), "fine_tune": (10, 1e-4)}
 )
 @click.option(
     "--strategy",
-    type=click.Choice(["linear_probe", "fine_tune"]),
+    "method",
     default="linear_probe",
     show_default=True,
-)
-@click.option("--unfreeze", help="fine_tune from this stage on.  [default: all stages]")
-@click.option("--epochs", type=click.IntRange(1), help="[default: 30 to probe, 10 to fine-tune]")
-@click.option(
-    "--lr", type=float, help="Learning rate.  [default: 0.01 to probe, 0.0001 to fine-tune]"
-)
-@click.option(
-    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True
+    help=help_text(STRATEGY["method"]),
 )
 @click.option("--augment", is_flag=True, help="Random flips, small rotations, crops and exposure.")
+@recipe_options
 @skip_broken_option
-@batch_size_option
 @image_size_option
-@seed_option
-@device_option
-@cache_option
 @out_option
+@click.pass_context
 def train_command(
+    context: click.Context,
     data: Path,
     backbone: str,
     weights: str,
-    strategy: str,
-    unfreeze: str | None,
-    epochs: int | None,
-    lr: float | None,
-    dropout: float,
+    method: str,
     augment: bool,
     on_error: OnError,
-    batch_size: int,
     image_size: int | None,
-    seed: int,
-    device: str | None,
-    cache: Where | None,
     out: Path,
 ) -> None:
     """Train a classifier on DATA, a folder of images or an .npz file, and judge it.
@@ -89,39 +68,18 @@ def train_command(
     DATA holds train, val and test (val may be absent: a share of train is split off). Writes
     classifier.safetensors, history.csv, evaluation.json and figures into the folder --out.
     """
-    if unfreeze is not None and strategy == "linear_probe":
-        raise click.UsageError(
-            "--unfreeze belongs to --strategy fine_tune; a linear probe trains the head only."
-        )
-    from transferkit.data.augment import Augment
     from transferkit.data.load import load_splits
-    from transferkit.models.classifier import create_classifier
-    from transferkit.workflows.strategies import fine_tune, linear_probe
+    from transferkit.workflows.strategies import new_classifier, run
 
+    if method == "from_scratch" and weights not in ("default", "none"):
+        raise click.UsageError("from_scratch starts from random weights; leave --weights out.")
     make_folder(out)
-    splits = load_splits(data, seed=seed, on_error=on_error)
+    strategy = typed_strategy(context, method, augment=augment)
+    splits = load_splits(data, seed=strategy.options.get("seed", 0), on_error=on_error)
     click.echo(f"{splits}\n")
-    model = create_classifier(
-        backbone,
-        splits.num_classes,
-        weights=weights_argument(weights),
-        dropout=dropout,
-        image_size=image_size,
-        seed=seed,
-    )
-    job = linear_probe if strategy == "linear_probe" else partial(fine_tune, upto=unfreeze)
-    default_epochs, default_lr = DEFAULTS[strategy]
-    result = job(
-        model,
-        splits,
-        epochs=epochs or default_epochs,
-        lr=lr or default_lr,
-        batch_size=batch_size,
-        augment=Augment() if augment else None,
-        seed=seed,
-        device=device,
-        cache=cache,
-    )
+    chosen = weights_argument(weights)
+    model = new_classifier(strategy, backbone, splits, weights=chosen, image_size=image_size)
+    result = run(strategy, model, splits)
     click.echo(f"{result}\n")
     if result.test is not None:
         click.echo(f"test split\n{result.test}\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, Unpack, get_args
 
@@ -385,6 +386,27 @@ def gradual_unfreeze(
     return run(_all_said(strategy), model, splits)
 
 
+def new_classifier(
+    strategy: Strategy,
+    backbone: str,
+    splits: Splits,
+    *,
+    weights: str | Path | None = "default",
+    image_size: int | tuple[int, int] | None = None,
+) -> Classifier:
+    """The untrained classifier that a strategy starts from; ``from_scratch`` takes no weights."""
+    splits = with_outputs(splits, strategy.outputs)
+    return create_classifier(
+        backbone,
+        splits.num_classes,
+        weights=None if strategy.method == "from_scratch" else weights,
+        dropout=strategy.dropout,
+        image_size=image_size,
+        classes=splits.classes,
+        seed=strategy.options.get("seed", 0),
+    )
+
+
 def with_outputs(splits: Splits, outputs: int | None) -> Splits:
     """The same images with more classes, of which the new ones have no image."""
     if outputs is None or outputs == splits.num_classes:
@@ -419,14 +441,7 @@ def _all_said(strategy: Strategy) -> Strategy:
 def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Classifier:
     """The classifier to train: built on a backbone's name, or the caller's, which must fit."""
     if isinstance(model, str):
-        return create_classifier(
-            model,
-            data.num_classes,
-            weights=None if strategy.method == "from_scratch" else "default",
-            dropout=strategy.dropout,
-            classes=data.classes,
-            seed=strategy.options.get("seed", 0),
-        )
+        return new_classifier(strategy, model, data)
     classifier = classifier_for(model, data)
     shares = {module.p for module in classifier.head.modules() if isinstance(module, nn.Dropout)}
     if strategy.dropout and strategy.dropout not in shares:
