@@ -131,8 +131,10 @@ def false(options: argparse.Namespace) -> str:
     data = drawn(options.data, options.images or 1000, options.seed)
     cost, pairs = timed(lambda: near_duplicate_pairs(data.images))
     lines = [table(("images", "pairs", *COSTS), [[str(len(data)), str(len(pairs)), *cost]])]
-    for first, second, agreement in zip(pairs.first, pairs.second, pairs.agreement, strict=True):
-        lines.append(f"{data.names[first]} and {data.names[second]}: agreement {agreement:.2f}")
+    for first, second, correlation in zip(
+        pairs.first, pairs.second, pairs.correlation, strict=True
+    ):
+        lines.append(f"{data.names[first]} and {data.names[second]}: correlation {correlation:.2f}")
     return "\n".join(lines)
 
 

@@ -29,8 +29,9 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 import transferkit as tk
+from transferkit.audit.audit_data import COMPONENTS
 from transferkit.data.image_data import ImageData, Splits
-from transferkit.workflows.audit import COMPONENTS, embed
+from transferkit.workflows.audit import audit_data
 
 PHANTOMS = 24_000
 Pixels = NDArray[np.uint8]
@@ -121,7 +122,7 @@ def relu() -> NDArray[np.float32]:
 
 def embedded(images: Pixels) -> NDArray[np.float32]:
     splits = Splits({"all": ImageData(images[..., None])})
-    return np.asarray(embed(splits, None).features["all"], dtype=np.float32)
+    return np.asarray(audit_data(splits).splits["all"].features, dtype=np.float32)
 
 
 def main() -> None:

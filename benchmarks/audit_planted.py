@@ -27,8 +27,7 @@ import transferkit as tk
 from audit_draws import RESULTS
 from transferkit.audit.gap import Estimate
 from transferkit.audit.gap_parts import ScoredSplit, explain_scores
-from transferkit.metrics.logistic_probe import fit_probe
-from transferkit.workflows.audit import embed, leaked_from_train
+from transferkit.workflows.audit import audit_data
 
 PLANTED = RESULTS / "audit_planted.csv"
 POOL = 4000
@@ -92,17 +91,22 @@ def populations(plant: str) -> tuple[Population, Population]:
     """Draw, embed and score the population of one plant."""
     options, pool = PLANTS[plant], FEW.get(plant, POOL)
     splits = tk.phantom_splits(sizes=(TRAIN, pool, pool), image_size=32, seed=0, **options)
-    features = embed(splits, None).features
-    probe = fit_probe(features["train"], splits["train"].require_labels(plant), num_classes=2)
-    leaks = leaked_from_train(splits, None) if "duplicates" in options else {}
+    data = audit_data(splits)
+    assert data.scores is not None
+    train = data.hashes["train"]
+    leaks = {n: np.isin(data.hashes[n], train) for n in ("val", "test")}
     found = []
     for name in ("val", "test"):
-        data, members = splits[name], None
+        part, members = data.splits[name], None
         if "images_per_patient" in options:
-            patients = np.unique(np.array(data.groups), return_inverse=True)[1]
+            patients = np.unique(np.array(part.groups), return_inverse=True)[1]
             members = tuple(np.flatnonzero(patients == one) for one in range(patients.max() + 1))
-        labels = data.require_labels(plant)
-        scored = ScoredSplit(labels, probe.scores(features[name]), None, leaks.get(name))
+        scored = ScoredSplit(
+            data.labels[name],
+            data.scores[name],
+            None,
+            leaks[name] if "duplicates" in options else None,
+        )
         found.append(Population(scored, members))
     return found[0], found[1]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit.audit_data import AuditData, SplitArrays
+from transferkit.audit.audit_data import AuditData, SplitArrays, content_hashes
 from transferkit.audit.two_sample import SplitPair
 
 
@@ -63,3 +63,21 @@ def test_the_gap_is_explained_once():
     assert data.gap.val_score == pytest.approx(
         (data.scores["val"].argmax(axis=1) == data.labels["val"]).mean()
     )
+
+
+def test_hashes_tell_pixels_and_shape():
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 1), dtype=np.uint8)
+    images[2] = images[0]
+    hashes = content_hashes(images)
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert content_hashes(images.reshape(3, 12, 48, 1))[0] != hashes[0]
+    one_bit = images.copy()
+    one_bit[0, 0, 0, 0] ^= 1
+    assert content_hashes(one_bit)[0] != hashes[0]
+
+
+def test_what_leaked_from_train_is_its_pixels_and_its_groups():
+    train, val = split(20, 0, groups=["p"] * 20), split(8, 1, groups=["q"] * 7 + ["p"])
+    val.images[2] = train.images[5]
+    data = AuditData({"train": train, "val": val}, ("a", "b"))
+    assert np.flatnonzero(data.leaked("val")).tolist() == [2, 7]

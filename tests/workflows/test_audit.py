@@ -258,7 +258,7 @@ def test_features_that_cannot_be_used_are_named():
         features[3, 5] = np.nan
         return features
 
-    with pytest.raises(DataError, match=r"train.*image\[3\].*feature 5"):
+    with pytest.raises(DataError, match=r"train.*image\[3\].*column 5"):
         audit(splits, model=broken)
     with pytest.raises(DataError, match=r"\(30, D\)"):
         audit(splits, model=lambda images: np.zeros((2, 2)))

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
-from transferkit.audit.finding import AuditConfig, Finding
+from transferkit.audit.finding import AuditConfig, Evidence, Finding, Thresholds
 from transferkit.audit.gap import GapReport
 from transferkit.audit.gap_parts import explain_splits
 from transferkit.audit.image_statistics import ImageStatistics, image_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pairs
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.audit.two_sample import SplitPair
+from transferkit.metrics.intervals import wilson_interval
 from transferkit.metrics.logistic_probe import fit_probe
 
 Check: TypeAlias = "Callable[[AuditData], Iterator[Finding]]"
@@ -184,7 +185,7 @@ class AuditData:
             self.scores,
             classes=self.classes,
             groups=self.groups,
-            leaked={name: self._leaked(name) for name in ("val", "test")},
+            leaked={name: self.leaked(name) for name in ("val", "test")},
             scored="the classifier" if by_classifier else f"a probe on {self.embedding}",
             epoch_predictions=self.epoch_predictions,
             seeds=self.seeds,
@@ -192,7 +193,39 @@ class AuditData:
             seed=self.seed,
         )
 
-    def _leaked(self, split: str) -> BoolArray:
+    def share_of_images(
+        self,
+        check: str,
+        limits: Thresholds,
+        splits: tuple[str, ...],
+        evidence: Sequence[Evidence],
+        *,
+        total: int,
+        found: str,
+        nothing: str = "",
+        advice: str,
+        concerned: int | None = None,
+        statistic: int | None = None,
+    ) -> Finding:
+        """Make a finding whose effect is the share of the images concerned among ``total``.
+
+        One image is concerned per piece of evidence, and the statistic is their number, unless
+        these are given. The message is ``found``, or ``nothing`` where there are none.
+        """
+        count = len(evidence) if concerned is None else concerned
+        return Finding(
+            check=check,
+            severity=limits.severity(count / total),
+            splits=splits,
+            statistic=count if statistic is None else statistic,
+            effect=count / total,
+            interval=wilson_interval(count, total),
+            message=found if count else nothing,
+            evidence=tuple(evidence[: self.config.evidence]),
+            advice=advice if count else "",
+        )
+
+    def leaked(self, split: str) -> BoolArray:
         """Mark the images (N,) that are pixel-identical to one of train, or of its groups."""
         leaked = np.isin(self.hashes[split], self.hashes["train"])
         if self.groups is not None:

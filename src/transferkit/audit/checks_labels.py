@@ -1,101 +1,177 @@
-"""Labels that contradict each other, and labels that a trivial statistic gives away."""
+"""Labels that are missing, that contradict each other, or that a trivial statistic gives away."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
-from transferkit.audit.finding import AuditConfig, Evidence, Finding
-from transferkit.audit.image_statistics import ImageStatistics
-from transferkit.audit.near_duplicates import DuplicatePairs
-from transferkit.errors import DataError
-from transferkit.metrics.intervals import wilson_interval
+from transferkit._typing import BoolArray, FloatArray, Int64Array
+from transferkit.audit.audit_data import AuditData
+from transferkit.audit.finding import Evidence, Finding
+from transferkit.audit.image_statistics import ImageStatistics, corner_statistics
 
 FEWEST = 5
 """Images that a class and the rest must have for a shortcut to be looked for."""
 
 
-def check_label_conflicts(
-    hashes: NDArray[np.bytes_],
-    labels: Int64Array,
-    *,
-    classes: Sequence[str],
-    names: Sequence[str],
-    splits: Sequence[str],
-    near: DuplicatePairs | None = None,
-    config: AuditConfig | None = None,
-) -> Finding:
-    """Find the same picture under two labels, within a split or across splits.
-
-    Args:
-        hashes: Content hash of each pooled image (N,).
-        labels: Its class (N,).
-        classes: K class names.
-        names: Its file name (N,).
-        splits: Names of the splits that were pooled.
-        near: Near-duplicates among the images, which should agree too.
-        config: Threshold ``label_conflict``.
-
-    Returns:
-        ``conflicting_labels``; the statistic is the number of images concerned.
-    """
-    config = config or AuditConfig()
-    if not len(hashes) == len(labels) == len(names):
-        raise DataError(
-            f"expected as many hashes, labels and names, got {len(hashes)}, {len(labels)} and "
-            f"{len(names)}"
+def missing_labels(data: AuditData) -> Iterator[Finding]:
+    """Splits without labels: several checks cannot run there."""
+    missing = tuple(split for split in data.splits if split not in data.labels)
+    if missing:
+        yield Finding(
+            check="labels",
+            severity="warning" if not data.labels else "info",
+            splits=missing,
+            statistic=len(missing),
+            message=f"No labels in {', '.join(missing)}: there, nothing is compared within "
+            "classes and no score is measured.",
         )
-    pairs = _identical(hashes, labels)
-    if near is not None:
-        differ = labels[near.first] != labels[near.second]
-        pairs += list(zip(near.first[differ].tolist(), near.second[differ].tolist(), strict=True))
+
+
+def empty_classes(data: AuditData) -> Iterator[Finding]:
+    """Classes without an image in a labelled split."""
+    for split, counts in data.class_counts.items():
+        for name, count in zip(data.classes, counts, strict=True):
+            if count:
+                continue
+            yield Finding(
+                check="empty_class",
+                severity="error" if split == "train" else "warning",
+                splits=(split,),
+                class_name=name,
+                statistic=0,
+                message=f"{split} has no image of class {name}.",
+                advice=f"Split again, stratified by class, or leave {name} out everywhere.",
+            )
+
+
+def conflicting_labels(data: AuditData) -> Iterator[Finding]:
+    """The same picture under two labels, within a split or across splits."""
+    if not data.labels:
+        return
+    labels = np.concatenate(list(data.labels.values()))
+    names = [name for split in data.labels for name in data.splits[split].names]
+    pairs = _identical_but_for_the_label(
+        np.concatenate([data.hashes[split] for split in data.labels]), labels
+    )
+    if data.copies is not None and len(data.labels) == len(data.splits):
+        edited = zip(data.copies.first.tolist(), data.copies.second.tolist(), strict=True)
+        pairs += [(i, j) for i, j in edited if labels[i] != labels[j]]
     pairs = list(dict.fromkeys(pairs))
     concerned = len({row for pair in pairs for row in pair})
-    effect = concerned / max(1, len(labels))
-    evidence = tuple(
-        Evidence((names[a], names[b]), f"labels {classes[labels[a]]} and {classes[labels[b]]}")
-        for a, b in pairs[: config.evidence]
+    titles = [data.classes[label] for label in labels]
+    yield data.share_of_images(
+        "conflicting_labels",
+        data.config.label_conflict,
+        tuple(data.labels),
+        [Evidence((names[i], names[j]), f"labels {titles[i]} and {titles[j]}") for i, j in pairs],
+        concerned=concerned,
+        total=len(labels),
+        found=f"{concerned} images show the same picture under different labels.",
+        nothing="No picture has two labels.",
+        advice="Have these labels checked: at most one of each pair is right.",
     )
+
+
+def _identical_but_for_the_label(
+    hashes: NDArray[np.bytes_], labels: Int64Array
+) -> list[tuple[int, int]]:
+    """Pair each image with the first of the same pixels, where their labels differ."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    twin = first[inverse]
+    odd = np.flatnonzero(labels != labels[twin])
+    order = odd[np.argsort(inverse[odd], kind="stable")]
+    return list(zip(twin[order].tolist(), order.tolist(), strict=True))
+
+
+def shortcuts(data: AuditData) -> Iterator[Finding]:
+    """Classes that one trivial statistic tells from the rest, the strongest for each class.
+
+    A network learns the cheapest rule that works: if exposure or a marker in a corner gives the
+    label away, it learns that, and fails where the shortcut is absent.
+    """
+    for split, labels in data.labels.items():
+        measured = data.statistics[split].beside(corner_statistics(data.splits[split].images))
+        best = _best_statistics(measured, labels, len(data.classes))
+        if not best:
+            message = f"{split} has too few images of two classes to look for a shortcut."
+            yield Finding(check="shortcut", severity="info", splits=(split,), message=message)
+            continue
+        findings = [
+            _shortcut(data, split, label, name, measured[name], auc)
+            for label, (name, auc) in best.items()
+        ]
+        grave = [finding for finding in findings if finding.severity != "info"]
+        yield from grave or [max(findings, key=lambda finding: finding.effect or 0.0)]
+
+
+def _best_statistics(
+    measured: ImageStatistics, labels: Int64Array, num_classes: int
+) -> dict[int, tuple[str, Auc]]:
+    """Return the statistic that best tells each class from the rest; of two classes, one."""
+    sizes = np.bincount(labels, minlength=num_classes)
+    usable = [k for k in range(num_classes) if FEWEST <= sizes[k] <= len(labels) - FEWEST]
+    if num_classes == 2:
+        usable = usable[-1:]
+    varying = [name for name in measured.names if np.ptp(measured[name]) > 0]
+    tests = max(1, len(usable) * len(varying))
+    best: dict[int, tuple[str, Auc]] = {}
+    for label in usable if varying else []:
+        areas = {n: statistic_auc(measured[n], labels == label, tests=tests) for n in varying}
+        name = max(areas, key=lambda n: abs(areas[n].value - 0.5))
+        best[label] = (name, areas[name])
+    return best
+
+
+def _shortcut(
+    data: AuditData, split: str, label: int, name: str, values: FloatArray, auc: Auc
+) -> Finding:
+    effect, sign = abs(2 * auc.value - 1), 1 if auc.value >= 0.5 else -1
+    low, high = sorted(sign * (2 * bound - 1) for bound in auc.interval)
+    interval = (max(0.0, low), max(0.0, high))
+    severity = data.config.shortcut.severity(
+        effect, interval=interval, p_value=auc.p_value, alpha=data.alpha
+    )
+    class_name, area = data.classes[label], max(auc.value, 1 - auc.value)
+    if severity == "info":
+        message = (
+            f"In {split}, no trivial statistic gives a class away; the best is {name} with AUC "
+            f"{area:.2f} for {class_name}."
+        )
+        advice = ""
+    else:
+        message = (
+            f"In {split}, {name} alone tells {class_name} from the rest with AUC {area:.2f} "
+            f"({'higher' if sign > 0 else 'lower'} in {class_name})."
+        )
+        advice = "Remove the shortcut (crop, mask or normalise it) or collect data without it."
+    names, order = data.splits[split].names, np.argsort(values)
     return Finding(
-        check="conflicting_labels",
-        severity=config.label_conflict.severity(effect),
-        splits=tuple(splits),
-        statistic=concerned,
+        check="shortcut",
+        severity=severity,
+        splits=(split,),
+        class_name=class_name,
+        statistic=auc.value,
+        p_value=auc.p_value,
         effect=effect,
-        interval=wilson_interval(concerned, len(labels)),
-        message=f"{concerned} images show the same picture under different labels."
-        if concerned
-        else "No picture has two labels.",
-        evidence=evidence,
-        advice="Have these labels checked: at most one of each pair is right." if pairs else "",
+        interval=interval,
+        message=message,
+        evidence=tuple(
+            Evidence((names[row],), f"{name} {values[row]:.1f}")
+            for row in (int(order[0]), int(order[-1]))
+        ),
+        advice=advice,
     )
 
 
-def _identical(hashes: NDArray[np.bytes_], labels: Int64Array) -> list[tuple[int, int]]:
-    """Return pairs of identical pixels and different labels, one per odd label."""
-    order = np.argsort(hashes, kind="stable")
-    starts = np.flatnonzero(np.append(True, hashes[order][1:] != hashes[order][:-1]))
-    pairs = []
-    for rows in np.split(order, starts[1:]):
-        if len(rows) > 1 and len(np.unique(labels[rows])) > 1:
-            odd = rows[labels[rows] != labels[rows[0]]]
-            pairs += [(int(rows[0]), int(row)) for row in odd]
-    return pairs
-
-
-@dataclass(frozen=True, slots=True)
-class Auc:
+class Auc(NamedTuple):
     """Area under the ROC curve of one statistic for one class against the rest.
 
-    Attributes:
-        value: The area, 0.5 for a statistic that says nothing.
-        interval: Its interval.
-        p_value: Two-sided, for an area of 0.5.
+    ``value`` is 0.5 for a statistic that says nothing; the p-value is two-sided, for 0.5.
     """
 
     value: float
@@ -104,16 +180,15 @@ class Auc:
 
 
 def statistic_auc(values: FloatArray, positive: BoolArray, *, tests: int = 1) -> Auc:
-    """Judge how well one statistic tells a class from the rest.
+    """Measure how well ``values`` (N,) tell the images of a class, ``positive`` (N,), apart.
 
-    Mid-ranks for ties; variance after DeLong, DeLong and Clarke-Pearson (1988), never smaller
-    than that of one undecided image a side; interval and p-value are Bonferroni-corrected.
-
-    Args:
-        values: The statistic (N,).
-        positive: Which images are of the class (N,).
-        tests: How many statistics and classes are looked at.
+    Interval and p-value are Bonferroni-corrected for ``tests``. DeLong, DeLong and Clarke-Pearson,
+    "Comparing the areas under two or more correlated ROC curves" (1988).
     """
+    # With mid-ranks R among all and r among the own class, an image of the class beats
+    # (R - r) / n_outside of the others, and the area is the mean of these placements. DeLong's
+    # variance is that of the placements of both sides. It is 0 where the classes are apart, which
+    # no sample proves: one undecided image a side is added.
     ranks = stats.rankdata(values)
     inside, outside = int(positive.sum()), int((~positive).sum())
     area = (ranks[positive].sum() - inside * (inside + 1) / 2) / (inside * outside)
@@ -128,103 +203,3 @@ def statistic_auc(values: FloatArray, positive: BoolArray, *, tests: int = 1) ->
         (max(0.0, float(area - z * error)), min(1.0, float(area + z * error))),
         min(1.0, tests * float(np.nan_to_num(test.pvalue, nan=1.0))),
     )
-
-
-def check_shortcuts(
-    measured: ImageStatistics,
-    labels: Int64Array,
-    *,
-    classes: Sequence[str],
-    split: str,
-    names: Sequence[str],
-    config: AuditConfig | None = None,
-    alpha: float = 0.05,
-) -> list[Finding]:
-    """Find a class that one trivial statistic tells from the rest.
-
-    A network learns the cheapest rule that works: if exposure or a marker in a corner gives the
-    label away, it learns that, and fails where the shortcut is absent.
-
-    Args:
-        measured: Image and corner statistics of the split.
-        labels: Classes (N,).
-        classes: K class names.
-        split: Name of the split.
-        names: File names (N,).
-        config: Threshold ``shortcut`` on 2 AUC - 1.
-        alpha: Level of the corrected test.
-
-    Returns:
-        ``shortcut`` findings, the strongest statistic of each class above the threshold, or one
-        without complaint that names the strongest. With two classes, each statistic counts once.
-    """
-    config = config or AuditConfig()
-    if len(measured.values) != len(labels):
-        raise DataError(f"got {len(labels)} labels for {len(measured.values)} measured images")
-    found = _areas(measured, labels, len(classes))
-    if not found:
-        message = f"{split} has too few images of two classes to look for a shortcut."
-        return [Finding(check="shortcut", severity="info", splits=(split,), message=message)]
-    findings = []
-    for label, (name, auc) in found.items():
-        rows = np.argsort(measured[name])
-        extremes = [int(rows[0]), int(rows[-1])]
-        findings.append(_shortcut(name, auc, classes[label], split, config, alpha))
-        findings[-1] = _with_evidence(findings[-1], measured[name], name, names, extremes)
-    grave = [finding for finding in findings if finding.severity != "info"]
-    return grave or [max(findings, key=lambda finding: finding.effect or 0.0)]
-
-
-def _areas(measured: ImageStatistics, labels: Int64Array, count: int) -> dict[int, tuple[str, Auc]]:
-    """Return the best statistic of each class that can be told from the rest."""
-    sizes = np.bincount(labels, minlength=count)
-    usable = [k for k in range(count) if FEWEST <= sizes[k] <= len(labels) - FEWEST]
-    if count == 2:
-        usable = usable[-1:]
-    varying = [n for n in measured.names if np.ptp(measured[n]) > 0]
-    tests = max(1, len(usable) * len(varying))
-    best: dict[int, tuple[str, Auc]] = {}
-    for label in usable:
-        areas = {n: statistic_auc(measured[n], labels == label, tests=tests) for n in varying}
-        if areas:
-            name = max(areas, key=lambda n: abs(areas[n].value - 0.5))
-            best[label] = (name, areas[name])
-    return best
-
-
-def _shortcut(
-    name: str, auc: Auc, class_name: str, split: str, config: AuditConfig, alpha: float
-) -> Finding:
-    effect = abs(2 * auc.value - 1)
-    ends = sorted((2 * bound - 1) * (1 if auc.value >= 0.5 else -1) for bound in auc.interval)
-    interval = (max(0.0, ends[0]), max(0.0, ends[1]))
-    severity = config.shortcut.severity(effect, interval=interval, p_value=auc.p_value, alpha=alpha)
-    high = "higher" if auc.value >= 0.5 else "lower"
-    area = max(auc.value, 1 - auc.value)
-    message = (
-        f"In {split}, {name} alone tells {class_name} from the rest with AUC {area:.2f} "
-        f"({high} in {class_name})."
-        if severity != "info"
-        else f"In {split}, no trivial statistic gives a class away; the best is {name} with "
-        f"AUC {area:.2f} for {class_name}."
-    )
-    advice = "Remove the shortcut (crop, mask or normalise it) or collect data without it."
-    return Finding(
-        check="shortcut",
-        severity=severity,
-        splits=(split,),
-        class_name=class_name,
-        statistic=auc.value,
-        p_value=auc.p_value,
-        effect=effect,
-        interval=interval,
-        message=message,
-        advice=advice if severity != "info" else "",
-    )
-
-
-def _with_evidence(
-    finding: Finding, values: Float64Array, name: str, names: Sequence[str], rows: Sequence[int]
-) -> Finding:
-    evidence = tuple(Evidence((names[row],), f"{name} {values[row]:.1f}") for row in rows)
-    return replace(finding, evidence=evidence)

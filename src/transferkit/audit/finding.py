@@ -112,6 +112,13 @@ class Finding:
         }
 
 
+def nothing_found(check: str, splits: tuple[str, ...], message: str) -> Finding:
+    """Make the finding of a check that found nothing wrong."""
+    return Finding(
+        check=check, severity="info", splits=splits, statistic=0, effect=0.0, message=message
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """From which effect on a check warns, and from which it fails.

@@ -40,14 +40,14 @@ class DuplicatePairs:
     Attributes:
         first: Index of one image of each pair (P,), the smaller one.
         second: Index of the other (P,).
-        agreement: Correlation of their fine detail (P,).
-        edit: In words, how one was made from the other, as far as a flip goes (P,).
+        correlation: Correlation of their fine detail (P,).
+        flip: How one is flipped against the other, in words; empty if it is not (P,).
     """
 
     first: Int64Array
     second: Int64Array
-    agreement: Float64Array
-    edit: tuple[str, ...]
+    correlation: Float64Array
+    flip: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.first)

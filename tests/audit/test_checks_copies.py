@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transferkit.audit.checks_copies import (
+    exact_duplicates,
+    near_duplicates,
+    repeated_images,
+    straddling_groups,
+)
+
+SPLITS = ("train", "val", "test")
+
+
+def noise(count, side=24, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 1), dtype=np.uint8)
+
+
+def exact(data):
+    return [*exact_duplicates(data), *repeated_images(data)]
+
+
+def test_planted_duplicates_come_back_with_their_names_and_nothing_else(audit_of):
+    splits = {"train": noise(30), "val": noise(10, seed=1), "test": noise(10, seed=2)}
+    splits["val"][4] = splits["train"][7]
+    splits["val"][5] = splits["train"][9]
+    found = exact(audit_of(splits))
+    assert [(f.check, f.splits, f.statistic) for f in found] == [
+        ("exact_duplicates", ("train", "val"), 2)
+    ]
+    assert found[0].severity == "error"
+    assert found[0].effect == pytest.approx(0.2)
+    assert found[0].interval[0] < 0.2 < found[0].interval[1]
+    assert found[0].evidence[0].names == ("train/7.png", "val/4.png")
+
+
+def test_each_leaked_or_repeated_image_is_one_pair(audit_of):
+    splits = {"train": noise(6), "test": noise(5, seed=1)}
+    splits["train"][1] = splits["train"][0]
+    splits["test"][:2] = splits["train"][0]
+    by_check = {(f.check, f.splits): f for f in exact(audit_of(splits))}
+    assert by_check["exact_duplicates", ("train", "test")].statistic == 2
+    assert by_check["exact_duplicates", ("train", "test")].effect == pytest.approx(2 / 5)
+    assert by_check["repeated_images", ("train",)].statistic == 1
+    assert by_check["repeated_images", ("test",)].statistic == 1
+
+
+def test_without_duplicates_one_finding_says_so(audit_of):
+    found = exact(audit_of({"train": noise(5), "test": noise(1, seed=1)}))
+    assert [(f.check, f.severity, f.statistic) for f in found] == [("exact_duplicates", "info", 0)]
+
+
+def test_the_eight_leaked_images_of_pneumoniamnist(shared_path, audit_of):
+    with np.load(shared_path / "data/pneumoniamnist.npz", allow_pickle=False) as file:
+        splits = {name: file[f"{name}_images"][..., None] for name in SPLITS}
+    found = [f for f in exact(audit_of(splits)) if f.check == "exact_duplicates"]
+    assert [(f.splits, f.statistic) for f in found] == [(("train", "val"), 8)]
+    assert len({item.names[1] for item in found[0].evidence}) == 8
+
+
+def test_near_duplicates_become_findings_by_split(xrays, audit_of):
+    train, test = (np.stack(xrays(n, seed=s))[..., None] for n, s in ((30, 2), (20, 3)))
+    test[3] = train[5][:, ::-1]
+    test[4] = train[6]
+    findings = list(near_duplicates(audit_of({"train": train, "test": test}, near_duplicates=True)))
+    across = [f for f in findings if f.splits == ("train", "test")]
+    assert len(across) == 1
+    assert across[0].evidence[0].names == ("train/5.png", "test/3.png")
+    assert "flipped" in across[0].evidence[0].note
+    assert across[0].severity == "error"
+
+
+def test_no_near_duplicates_is_one_finding_and_not_looking_is_none(audit_of):
+    blank = np.full((4, 64, 64, 3), 200, np.uint8)
+    (only,) = near_duplicates(audit_of({"train": blank}, near_duplicates=True))
+    assert (only.severity, only.statistic) == ("info", 0)
+    assert list(near_duplicates(audit_of({"train": blank}))) == []
+
+
+def grouped(groups):
+    return {s: {"images": noise(len(own)), "groups": own} for s, own in groups.items()}
+
+
+def test_straddling_groups_are_found_with_both_files(audit_of):
+    groups = {"train": ["p1", "p2", "p2"], "val": ["p3"], "test": ["p2", "p4", "p2", "p1"]}
+    found = list(straddling_groups(audit_of(grouped(groups))))
+    assert [(f.splits, f.statistic, f.effect) for f in found] == [(("train", "test"), 2, 0.75)]
+    assert found[0].severity == "error"
+    assert found[0].evidence[0].names == ("train/1.png", "test/0.png")
+
+
+def test_groups_apart_are_no_complaint_and_without_groups_nothing_is_said(audit_of):
+    found = straddling_groups(audit_of(grouped({"train": ["p"], "test": ["q"]})))
+    assert [(f.severity, f.statistic) for f in found] == [("info", 0)]
+    assert list(straddling_groups(audit_of({"train": noise(1), "test": noise(1)}))) == []

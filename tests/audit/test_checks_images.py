@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transferkit.audit.checks_images import (
+    blank_images,
+    constant_features,
+    corrupt_images,
+    few_images,
+    image_sizes,
+    low_information_images,
+    odd_sized_images,
+    outlying_images,
+    robust_scores,
+)
+
+SINGLE = (blank_images, low_information_images, odd_sized_images, outlying_images)
+
+
+def pictures(count=60, side=32, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    base = rng.normal(120, 5, (count, 1, 1, 1)) + rng.normal(0, 30, (count, side, side, channels))
+    return np.clip(base, 0, 255).astype(np.uint8)
+
+
+def planted():
+    images = pictures(200)
+    images[3] = 77
+    images[4, :, :] = np.where(np.arange(32)[:, None, None] < 16, 60, 190)
+    images[5] = np.clip(images[5].astype(int) + 110, 0, 255)
+    images[6, 20:] = 128
+    return images
+
+
+def test_planted_images_are_found_and_no_others(audit_of):
+    data = audit_of({"train": planted()})
+    found = {
+        check.__name__: [item.names[0] for finding in check(data) for item in finding.evidence]
+        for check in SINGLE
+    }
+    assert found["blank_images"] == ["train/3.png"]
+    assert found["low_information_images"] == ["train/4.png"]
+    assert found["odd_sized_images"] == []
+    assert "train/5.png" in found["outlying_images"]
+    assert set(found["outlying_images"]) <= {f"train/{i}.png" for i in (4, 5, 6)}
+    every_file, cut = corrupt_images(data)
+    assert every_file.severity == "info"
+    assert [item.names for item in cut.evidence] == [("train/6.png",)]
+    assert cut.severity == "warning"
+
+
+def test_clean_images_raise_no_complaint(audit_of):
+    data = audit_of({"train": pictures(100)})
+    for check in SINGLE:
+        (finding,) = check(data)
+        assert (finding.severity, finding.statistic) == ("info", 0)
+
+
+def test_odd_sizes_by_area_and_by_aspect(audit_of):
+    rng = np.random.default_rng(0)
+    sizes = np.column_stack([rng.integers(900, 1100, 100), rng.integers(1200, 1400, 100)])
+    sizes[7], sizes[8] = (60, 80), (400, 3000)
+    (found,) = odd_sized_images(audit_of({"test": {"images": pictures(100), "sizes": sizes}}))
+    assert [item.names[0] for item in found.evidence] == ["test/7.png", "test/8.png"]
+
+
+def test_sizes_that_differ_between_splits_are_an_error(audit_of):
+    (found,) = image_sizes(audit_of({"train": pictures(4), "test": pictures(4, side=28)}))
+    assert (found.check, found.severity, found.splits) == (
+        "image_size_shift",
+        "error",
+        ("train", "test"),
+    )
+    assert "32 x 32" in found.message
+    same = image_sizes(audit_of({"train": pictures(4), "val": pictures(4)}))
+    assert [f.severity for f in same] == ["info"]
+
+
+def test_unreadable_files_are_named(audit_of):
+    skipped = [("a/<i>.png", "truncated")]
+    found, _ = corrupt_images(audit_of({"train": pictures(9)}, skipped=skipped))
+    assert found.effect == pytest.approx(0.1)
+    assert found.evidence[0].names == ("a/<i>.png",)
+    assert next(corrupt_images(audit_of({"train": pictures(9)}))).severity == "info"
+
+
+def test_few_images_and_features_that_never_vary_are_said(audit_of):
+    wide = {"images": pictures(6), "features": np.ones((6, 8))}
+    data = audit_of({"train": wide, "test": pictures(9)})
+    assert [(f.splits, f.severity) for f in few_images(data)] == [(("train",), "warning")]
+    assert [f.severity for f in constant_features(data)] == ["warning"]
+    varied = audit_of({"train": {**wide, "features": np.eye(6)}})
+    assert [list(check(varied)) for check in (few_images, constant_features)] == [[], []]
+
+
+def test_robust_scores_survive_ties_and_constants():
+    assert robust_scores(np.ones(5)).tolist() == [0] * 5
+    tied = robust_scores(np.array([1.0] * 99 + [2.0]))
+    assert tied[-1] > 8

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from scipy import ndimage
+
+from transferkit.audit import near_duplicates
+from transferkit.audit.near_duplicates import near_duplicate_pairs
+
+
+def noise(count, side=24, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 1), dtype=np.uint8)
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def cropped(image, box):
+    return image.crop(box).resize(image.size, Image.Resampling.BILINEAR)
+
+
+EDITS = {
+    "jpeg": jpeg,
+    "bright": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
+    "dark": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+    "centre crop": lambda image: cropped(image, (6, 6, 218, 218)),
+    "corner crop": lambda image: cropped(image, (11, 11, 224, 224)),
+    "wide crop": lambda image: cropped(image, (11, 11, 213, 213)),
+    "rotation": lambda image: image.rotate(3, Image.Resampling.BILINEAR),
+    "other rotation": lambda image: image.rotate(-3),
+    "flip": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "upside down": lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+}
+
+
+def stacked(images):
+    return np.stack([np.asarray(image) for image in images])[..., None]
+
+
+def test_edited_copies_of_x_rays_are_found(xrays):
+    originals = xrays(160, seed=0)
+    copies = {kind: [edit(image) for image in originals[:40]] for kind, edit in EDITS.items()}
+    for kind, edited in copies.items():
+        pairs = near_duplicate_pairs(stacked(originals + edited))
+        own = (pairs.second - 160 == pairs.first) & (pairs.second >= 160)
+        assert own.sum() >= 38, kind
+        assert (~own).sum() == 0, kind
+        if "flip" in kind or "upside" in kind:
+            assert all(pairs.flip)
+
+
+@pytest.mark.slow
+def test_at_most_one_false_pair_in_a_thousand_x_rays(xrays):
+    pairs = near_duplicate_pairs(stacked(xrays(1000, seed=1)))
+    assert len(pairs) <= 1
+
+
+def test_images_that_look_alike_take_a_linear_number_of_comparisons(monkeypatch):
+    rng = np.random.default_rng(0)
+    base = ndimage.gaussian_filter(rng.normal(size=(64, 64)), 6)
+    fine = ndimage.gaussian_filter(rng.normal(size=(300, 64, 64)), (0, 2, 2))
+    mixed = base / base.std() + 0.2 * fine / fine.std()
+    images = np.clip(128 + 40 * mixed, 0, 255).astype(np.uint8)[..., None]
+    images[299] = images[7][:, ::-1]
+    laid = []
+    register = near_duplicates.register
+
+    def counting(templates, moving, warps, *, iterations):
+        laid.append(len(templates))
+        return register(templates, moving, warps, iterations=iterations)
+
+    monkeypatch.setattr(near_duplicates, "register", counting)
+    pairs = near_duplicate_pairs(images)
+    assert (7, 299) in set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    assert 300 < sum(laid) < 300 * (24 + 8 + 8)
+
+
+def test_blank_images_and_few_images_are_similar_to_nothing():
+    blank = np.full((4, 64, 64, 3), 200, np.uint8)
+    assert len(near_duplicate_pairs(blank)) == 0
+    assert len(near_duplicate_pairs(blank[:1])) == 0
+    assert len(near_duplicate_pairs(noise(2, side=8))) == 0
+
+
+def test_embeddings_add_candidates_that_pixels_alone_would_not():
+    images = noise(6, side=64)
+    images = np.repeat(np.repeat(images[:, ::8, ::8], 8, axis=1), 8, axis=2)
+    images[5] = images[0]
+    features = np.eye(6)
+    features[5] = features[0]
+    pairs = near_duplicate_pairs(images, features=features)
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0], [5])
