@@ -16,7 +16,7 @@ import transferkit as tk
 from _common import Setting, parse, write_table
 from _reports import REPORTED, Reported
 from _tiling import tiling_accident
-from transferkit.workflows.comparison import Cell
+from transferkit.workflows.comparison_rows import Cell
 
 NETWORKS = tuple(dict.fromkeys(row.network for row in REPORTED))
 QUICK_NETWORKS = ("resnet18", "mobilenet_v2")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line formats its help without NumPy
@@ -23,6 +24,53 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
         return "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in pairs).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of formatted cells.
+
+    Attributes:
+        title: Title, the caption in HTML.
+        header: K column titles.
+        rows: Rows of K cells.
+        left: How many leading columns are flush left; the rest are flush right.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+    def text(self) -> str:
+        """Aligned columns for a terminal."""
+        return table(self.header, self.rows, left=self.left)
+
+    def markdown(self) -> str:
+        """A pipe table, as GitHub and Sphinx read it."""
+        alignment = tuple(":--" if i < self.left else "--:" for i in range(len(self.header)))
+
+        def line(cells: tuple[str, ...]) -> str:
+            escaped = (cell.replace("|", r"\|").replace("\n", " ") for cell in cells)
+            return f"| {' | '.join(escaped)} |"
+
+        return "\n".join(map(line, (self.header, alignment, *self.rows)))
+
+    def html(self) -> str:
+        """A ``<table>`` with every cell escaped; columns that are flush left have the class l."""
+
+        def line(cells: tuple[str, ...], tag: str) -> str:
+            opened = (
+                f"<{tag} class=l>" if i < self.left else f"<{tag}>" for i in range(len(cells))
+            )
+            filled = (f"{o}{escape(c)}</{tag}>" for o, c in zip(opened, cells, strict=True))
+            return f"<tr>{''.join(filled)}</tr>"
+
+        body = "\n".join(line(row, "td") for row in self.rows)
+        return (
+            f"<table><caption>{escape(self.title)}</caption>\n"
+            f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>"
+        )
 
 
 def percent(value: float, *, digits: int = 1) -> str:

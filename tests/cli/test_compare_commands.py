@@ -47,7 +47,7 @@ def test_compare_lists_the_known_strategies(compare: Run, data_file: Path, tmp_p
 def test_ctrl_c_shows_what_is_done(
     compare: Run, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(task: object, splits: object, cache: object) -> None:
+    def interrupted(task: object, splits: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(comparing, "run_task", interrupted)

@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from html.parser import HTMLParser
 from multiprocessing import get_context
 from typing import get_args
@@ -19,7 +22,9 @@ import transferkit as tk
 from transferkit.metrics.intervals import wilson_interval
 from transferkit.metrics.paired import mcnemar, paired_bootstrap
 from transferkit.workflows import compare as comparing
-from transferkit.workflows.comparison import Cell, run_task
+from transferkit.workflows.compare import run_task
+from transferkit.workflows.comparison_rows import Cell
+from transferkit.workflows.comparison_store import CellStore, Task
 from transferkit.workflows.strategies import Method, with_outputs
 
 RUN = {"weights": None, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": False}
@@ -101,9 +106,9 @@ def test_groups_of_the_test_split_are_drawn_whole(pictures):
 def test_a_grid_goes_on_where_it_was(pictures, tmp_path, monkeypatch):
     ran = []
 
-    def counted(task, splits, cache):
+    def counted(task, splits):
         ran.append(task.name)
-        return run_task(task, splits, cache)
+        return run_task(task, splits)
 
     monkeypatch.setattr(comparing, "run_task", counted)
     options = {"out": tmp_path, **RUN}
@@ -162,7 +167,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(pictures, tmp_path):
 
 
 def test_a_cell_that_failed_is_tried_again(pictures, tmp_path, monkeypatch):
-    def failing(task, splits, cache):
+    def failing(task, splits):
         return Cell(backbone=task.backbone, strategy="linear_probe", seed=0, error="no luck")
 
     options = {"out": tmp_path, **RUN}
@@ -175,10 +180,10 @@ def test_a_cell_that_failed_is_tried_again(pictures, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_leaves_the_table_of_what_is_done(pictures, tmp_path, monkeypatch):
-    def interrupted(task, splits, cache):
+    def interrupted(task, splits):
         if task.seed == 1:
             raise KeyboardInterrupt
-        return run_task(task, splits, cache)
+        return run_task(task, splits)
 
     monkeypatch.setattr(comparing, "run_task", interrupted)
     found = tk.compare(
@@ -361,3 +366,80 @@ def test_ctrl_c_in_another_process_is_no_failed_cell(pictures):
         found = tk.compare(["test-three"], ["linear_probe"], pictures, executor=pool, **RUN)
     assert found.interrupted
     assert found.cells == ()
+
+
+def test_options_go_to_every_strategy_and_its_own_come_first(pictures):
+    slow = tk.Strategy("fine_tune", name="slow", options={"optimizer": "sgd"})
+    small = tk.Strategy("fine_tune", name="small", options={"batch_size": 4})
+    found = tk.compare(["test-three"], [slow, small], pictures, **RUN | {"optimizer": "adam"})
+    models = [tk.create_classifier("test-three", 2, weights=None, seed=0) for _ in range(2)]
+    quiet = {"epochs": 2, "device": "cpu", "progress": False}
+    sgd = tk.fine_tune(models[0], pictures, batch_size=8, optimizer="sgd", **quiet)
+    adam = tk.fine_tune(models[1], pictures, batch_size=4, optimizer="adam", **quiet)
+    assert [c.val.log_loss for c in found.cells] == [sgd.val.log_loss, adam.val.log_loss]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"batchsize": 4}, tk.UnknownNameError, "batch_size"),
+        ({"seed": 3}, tk.ConfigError, "seeds"),
+        ({"batch_size": 0}, tk.ConfigError, "batch_size"),
+        ({"lr": 1e-3}, tk.UnknownNameError, "lr"),
+    ],
+)
+def test_options_that_cannot_be(pictures, options, error, says):
+    with pytest.raises(error, match=says):
+        tk.compare(["test-three"], ["fine_tune"], pictures, **RUN | options)
+    if "seed" in options:
+        seeded = tk.Strategy("fine_tune", options=options)
+        with pytest.raises(error, match=says):
+            tk.compare(["test-three"], [seeded], pictures, **RUN)
+
+
+def brighter(images):
+    return images
+
+
+def test_a_cell_that_one_process_wrote_is_read_by_the_next(tmp_path, monkeypatch):
+    """The key holds the whole recipe, and nothing that changes from process to process."""
+    program = """
+import sys, numpy as np, transferkit as tk
+def split(n, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
+    return tk.ImageData(images, np.arange(n) % 2, classes=("a", "b"))
+splits = {"train": split(12, 0), "val": split(8, 1), "test": split(8, 2)}
+recipe = tk.Strategy("linear_probe", name="mine", lr=0.02, dropout=0.1, options={
+    "augment": tk.Augment(), "class_weights": [1.0, 2.0], "warmup": 0.1})
+found = tk.compare(["formula_resnet18"], [recipe], splits, seeds=[3], epochs=1, image_size=32,
+                   weight_decay=0.01, out=sys.argv[1], cache="memory", device="cpu")
+print(found.cells[0].val.log_loss)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
+    assert first.stderr.startswith("1/1"), first.stderr
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+    assert len(list((tmp_path / "cells").iterdir())) == 1
+
+
+def test_a_stored_cell_is_keyed_by_the_whole_strategy(pictures, tmp_path):
+    base = tk.Strategy("lp_ft", name="mine")
+    changes = [{"lr": 0.5}, {"probe_lr": 0.5}, {"probe_epochs": 3}, {"upto": "last"},
+               {"dropout": 0.1}, {"outputs": 3}, {"epochs": 3},
+               {"options": {"optimizer": "sgd"}}, {"options": {"augment": brighter}}]  # fmt: skip
+    store = CellStore(tmp_path, pictures, [])
+    paths = {
+        store._path(Task(backbone=THREE, strategy=s, seed=0, weights=None, image_size=None))
+        for s in [base, *(replace(base, **change) for change in changes)]
+    }
+    assert len(paths) == len(changes) + 1
+    same = replace(base, options={"device": "cpu", "progress": False, "cache": None})
+    task = Task(backbone=THREE, strategy=same, seed=0, weights=None, image_size=None)
+    assert store._path(task) in paths
+
+
+def test_a_function_without_a_name_is_no_key_of_a_stored_cell(pictures, tmp_path):
+    options = {**RUN, "augment": lambda images: images}
+    with pytest.raises(tk.ConfigError, match="augment of 'fine_tune'"):
+        tk.compare(["test-three"], ["fine_tune"], pictures, out=tmp_path, **options)
+    assert tk.compare(["test-three"], ["fine_tune"], pictures, **options).cells[0].error is None

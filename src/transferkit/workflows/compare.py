@@ -1,15 +1,17 @@
-"""A grid of backbones, strategies and seeds that can be stopped and goes on where it was."""
+"""Train a grid of backbones, strategies and seeds; an interrupted grid goes on where it stopped."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+import traceback
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, Unpack, cast
 
 import torch
 
@@ -17,12 +19,15 @@ from transferkit._format import percent
 from transferkit._validation import check_whole, to_path
 from transferkit.backbones.catalog import resolve
 from transferkit.data.image_data import ImageData, Splits
-from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.prefix_cache import Cache, Where, shared
-from transferkit.workflows.comparison import Cell, Comparison, Task, run_task
-from transferkit.workflows.comparison_store import CellStore
+from transferkit.errors import ConfigError, TransferkitError, UnknownNameError
+from transferkit.models.classifier import create_classifier
+from transferkit.models.prefix_cache import shared
+from transferkit.training.options import Options, TrainOptions, check_option_names
+from transferkit.workflows.comparison import Comparison
+from transferkit.workflows.comparison_rows import Cell
+from transferkit.workflows.comparison_store import CellStore, Task
 from transferkit.workflows.result import checked_splits
-from transferkit.workflows.strategies import Strategy, strategy_named
+from transferkit.workflows.strategies import Strategy, run, strategy_named, with_outputs
 
 Weights: TypeAlias = str | Path | None
 """``"default"``, a tag, a file, or None for random ones."""
@@ -34,11 +39,7 @@ def weights_of(name: str, weights: Weights | Mapping[str, Weights]) -> Weights:
 
 
 def check_names(option: str, names: object) -> None:
-    """See that an option is a list of names of backbones.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Raise a ConfigError unless an option is a list of names of backbones."""
     many = not isinstance(names, str) and isinstance(names, Sequence) and len(names) > 0
     if not many or not all(isinstance(name, str) for name in cast(Sequence[object], names)):
         raise ConfigError(
@@ -47,11 +48,7 @@ def check_names(option: str, names: object) -> None:
 
 
 def check_weights(names: Sequence[str], weights: Weights | Mapping[str, Weights]) -> None:
-    """See that a mapping gives weights only to backbones that are at work.
-
-    Raises:
-        UnknownNameError: It names another.
-    """
+    """Raise an UnknownNameError where ``weights`` maps a backbone that is not among ``names``."""
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in names:
             raise UnknownNameError.among("backbone in weights", name, names)
@@ -66,46 +63,42 @@ def compare(
     weights: Weights | Mapping[str, Weights] = "default",
     image_size: int | tuple[int, int] | None = None,
     epochs: int | None = None,
-    batch_size: int = 32,
-    device: str | None = None,
     out: str | Path | None = None,
     executor: Executor | None = None,
-    progress: bool = True,
-    cache: Cache | Where | None = "auto",
+    **options: Unpack[TrainOptions],
 ) -> Comparison:
-    """Train every backbone by every strategy from every seed, and set the results side by side.
+    """Train every backbone by every strategy from every seed, and compare the results.
 
-    With ``out``, each cell is stored there as it ends, and a later call runs only what is missing
-    (cells that failed are tried again); the tables are written there too, also after Ctrl-C. A
+    With ``out``, each cell is stored there as it ends, and a later call runs only the missing
+    ones (failed cells are run again); the tables are written there too, also after Ctrl-C. A
     cell that fails is recorded with its error, and the others go on.
 
     Args:
         backbones: Names of backbones; a tag may follow a dot: ``"resnet50.IMAGENET1K_V1"``.
         strategies: Names (``"linear_probe"``, ``"fine_tune"``, ``"lp_ft"``,
             ``"gradual_unfreeze"``, ``"interpolate"``, ``"from_scratch"``) or
-            :class:`~transferkit.Strategy` values with options of their own.
+            :class:`~transferkit.Strategy` values.
         splits: ``"train"`` and ``"val"``, and ``"test"`` if there is one.
         seeds: One cell for each.
         weights: As for ``create_classifier``; or a mapping from backbones, as named above, where
             those not in it take their default.
         image_size: Height and width of the networks' input; None takes the weights' own.
-        epochs: Length of every run that does not say its own.
-        batch_size: Images a batch.
-        device: Where to train; by default a GPU if there is one.
+        epochs: Epochs of every strategy that does not set its own.
         out: Folder for cells and tables; made if absent. Several runs may share it.
-        executor: Runs the cells: any of ``concurrent.futures``, or one of its kind, such as
-            ``dask.distributed.Client(...).get_executor()``. By default one after the other, here.
-            Threads share torch's random numbers, so their results vary; processes' do not.
-        progress: Say on standard error what each cell came to.
-        cache: Where to keep what the frozen part of a backbone makes of each image, for all cells
-            that share it: see :class:`~transferkit.Cache`. Processes share what is on disk only.
+        executor: Runs the cells: any of ``concurrent.futures``, or one with the same methods, such
+            as ``dask.distributed.Client(...).get_executor()``. By default one after the other,
+            here. Threads share torch's random numbers, so their results vary; processes' do not.
+        **options: Options of all strategies, see :class:`~transferkit.Trainer`; those that a
+            strategy sets itself come first. ``cache`` is shared by all cells (by processes, only
+            on disk); ``progress`` prints one line for each cell on standard error.
 
     Returns:
-        All that was done; after Ctrl-C, all that was done until then.
+        The finished cells; after Ctrl-C, those finished until then.
 
     Raises:
-        UnknownNameError: No such strategy or backbone.
-        ConfigError: No backbone, strategy or seed, or two strategies of one name.
+        UnknownNameError: No such strategy, backbone or option.
+        ConfigError: No backbone, strategy or seed, two strategies of one name, or an option that
+            cannot work.
         DataError: Train or val is absent or unlabelled.
         OutputError: ``out`` cannot be written.
 
@@ -123,28 +116,28 @@ def compare(
         >>> [(cell.strategy, cell.seed, cell.test.n) for cell in comparison.cells]
         [('linear_probe', 0, 30), ('top', 0, 30)]
     """
+    check_option_names(options, owner="compare", beside=("seeds", "epochs"))
+    progress = options.get("progress") is not False
+    options["cache"] = shared(Options(**options).cache)  # one for all cells
     parts = checked_splits(splits)
-    chosen = _check_strategies(strategies, epochs)
+    recipes = _recipes(strategies, epochs, options)
     check_names("backbones", backbones)
-    _check_some(seeds=seeds)
-    for seed in seeds:
-        check_whole("Each of seeds", seed)
-    _check_executor(executor)
     check_weights(backbones, weights)
+    _check_seeds(seeds)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ConfigError(f"executor must be one of concurrent.futures, got {executor!r}.")
     tasks = [
         Task(
             backbone=resolve(name).full_name + _tag(name),
-            strategy=strategy,
+            strategy=recipe,
             seed=seed,
             weights=weights_of(name, weights),
             image_size=image_size,
-            batch_size=batch_size,
-            device=device,
         )
-        for name, strategy, seed in product(dict.fromkeys(backbones), chosen, dict.fromkeys(seeds))
+        for name, recipe, seed in product(dict.fromkeys(backbones), recipes, dict.fromkeys(seeds))
     ]
-    store = None if out is None else CellStore(to_path("out", out), parts)
-    cells = _collect(tasks, parts, store, executor, shared(cache), progress=progress)
+    store = None if out is None else CellStore(to_path("out", out), parts, recipes)
+    cells = _collect(tasks, parts, store, executor, progress=progress)
     comparison = Comparison(
         cells=tuple(cells[task.name] for task in tasks if task.name in cells),
         pending=tuple(task.name for task in tasks if task.name not in cells),
@@ -156,73 +149,110 @@ def compare(
     return comparison
 
 
+def run_task(task: Task, splits: Splits) -> Cell:
+    """Train and evaluate one cell; an exception becomes the cell's error."""
+    cell = Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed)
+    options = task.strategy.options | TrainOptions(seed=task.seed, progress=False)
+    strategy = replace(task.strategy, options=options)
+    try:
+        parts = with_outputs(splits, strategy.outputs)
+        model = create_classifier(
+            task.backbone,
+            parts.num_classes,
+            weights=None if strategy.method == "from_scratch" else task.weights,
+            dropout=strategy.dropout,
+            image_size=task.image_size,
+            classes=parts.classes,
+            seed=task.seed,
+        )
+        started = time.perf_counter()
+        result = run(strategy, model, splits)
+        seconds = time.perf_counter() - started
+    except Exception as error:
+        return replace(cell, error=_message(error))
+    return replace(
+        cell,
+        history=result.history,
+        val=result.val,
+        test=result.test,
+        trained=sum(p.numel() for p in result.classifier.parameters() if p.requires_grad),
+        seconds=seconds,
+    )
+
+
+def _message(error: Exception) -> str:
+    """Type and message, and the line of code unless the message is written for users."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, TransferkitError):
+        return text
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
 def _collect(
     tasks: Sequence[Task],
     splits: Splits,
     store: CellStore | None,
     executor: Executor | None,
-    cache: Cache | None,
     *,
     progress: bool,
 ) -> dict[str, Cell]:
-    """The cells by name, those in the store first; until all are there, or Ctrl-C."""
-    look = _nowhere if store is None else store.load
-    stored = {task.name: look(task) for task in tasks}
+    """The cells by name: those in the store, then the others as they end, until Ctrl-C."""
+    stored = {} if store is None else {task.name: store.load(task) for task in tasks}
     cells = {name: cell for name, cell in stored.items() if cell is not None}
     missing = [task for task in tasks if task.name not in cells]
-    running = _run(missing, splits, executor, cache, look=look)
+    if executor is None:
+        running = _run_here(missing, splits, store)
+    else:
+        running = _run_in(executor, missing, splits)
     try:
-        with torch.random.fork_rng(devices=[]), closing(running) as run:
-            for task, cell in run:
+        with torch.random.fork_rng(devices=[]), closing(running):
+            for task, cell in running:
                 cells[task.name] = cell
                 if store is not None:
                     store.save(task, cell)
                 if progress:
-                    print(f"{len(cells)}/{len(tasks)}  {_said(cell)}", file=sys.stderr, flush=True)
+                    print(f"{len(cells)}/{len(tasks)}  {_line(cell)}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         if progress:
-            print("interrupted: the table shows what is done", file=sys.stderr, flush=True)
+            print("interrupted: the table shows the finished cells", file=sys.stderr, flush=True)
     return cells
 
 
-def _run(
-    tasks: Sequence[Task],
-    splits: Splits,
-    executor: Executor | None,
-    cache: Cache | None,
-    *,
-    look: Callable[[Task], Cell | None],
+def _run_here(
+    tasks: Sequence[Task], splits: Splits, store: CellStore | None
 ) -> Generator[tuple[Task, Cell], None, None]:
-    """Each task with its cell, as it ends."""
-    if executor is None:
-        for task in tasks:  # another run on the same folder may have been faster
-            yield task, look(task) or run_task(task, splits, cache)
-        return
-    futures = {executor.submit(run_task, task, splits, cache): task for task in tasks}
+    for task in tasks:
+        # another run on the same folder may have been faster
+        found = None if store is None else store.load(task)
+        yield task, found or run_task(task, splits)
+
+
+def _run_in(
+    executor: Executor, tasks: Sequence[Task], splits: Splits
+) -> Generator[tuple[Task, Cell], None, None]:
+    futures = {executor.submit(run_task, task, splits): task for task in tasks}
     try:
         for future in as_completed(futures):
-            yield futures[future], _result(future, futures[future])
+            yield futures[future], _cell_of(future, futures[future])
     finally:
         for future in futures:
             future.cancel()
 
 
-def _nowhere(_task: Task) -> None:
-    """Without a folder nothing is stored."""
-
-
-def _result(future: Future[Cell], task: Task) -> Cell:
-    """The cell, or the error of the process that should have made it."""
+def _cell_of(future: Future[Cell], task: Task) -> Cell:
+    """The cell, or the error of the worker that should have made it."""
     error = future.exception()
     if error is None:
         return future.result()
     if isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches the other processes too
         raise error
-    said = f"{type(error).__name__}: {error}"
-    return Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed, error=said)
+    text = f"{type(error).__name__}: {error}"
+    return Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed, error=text)
 
 
-def _said(cell: Cell) -> str:
+def _line(cell: Cell) -> str:
+    """One line on a finished cell."""
     if cell.error is not None:
         return f"{cell.name}: failed: {cell.error}"
     scores = {"val": cell.val, "test": cell.test}
@@ -230,39 +260,37 @@ def _said(cell: Cell) -> str:
     return f"{cell.name}: {', '.join(parts)}, {cell.seconds or 0:.1f} s"
 
 
-def _check_strategies(
-    strategies: Sequence[str | Strategy], epochs: int | None
+def _recipes(
+    strategies: Sequence[str | Strategy],
+    epochs: int | None,
+    options: TrainOptions,
 ) -> tuple[Strategy, ...]:
-    _check_some(strategies=strategies)
-    chosen = tuple(_with_epochs(strategy_named(one), epochs) for one in strategies)
-    for strategy in chosen:
-        if "seed" in strategy.options:
+    """The strategies with the epochs and options that all share, except those of their own."""
+    _check_filled("strategies", strategies)
+    recipes = []
+    for strategy in map(strategy_named, strategies):
+        merged = options | strategy.options
+        if "seed" in merged:
             raise ConfigError(
-                f"The strategy {strategy.name!r} has seed={strategy.options['seed']!r} among its "
-                "options; leave it out, and give compare(seeds=...)."
+                f"Give compare(seeds=[{merged['seed']!r}]) instead of the option seed."
             )
-    names = [strategy.name for strategy in chosen]
+        length = epochs if strategy.epochs is None else strategy.epochs
+        recipes.append(replace(strategy, epochs=length, options=merged))
+    names = [recipe.name for recipe in recipes]
     if len(set(names)) < len(names):
-        raise ConfigError(f"Every strategy needs a name of its own, got {', '.join(names)}.")
-    return chosen
+        raise ConfigError(f"Every strategy must have a name of its own, got {', '.join(names)}.")
+    return tuple(recipes)
 
 
-def _with_epochs(strategy: Strategy, epochs: int | None) -> Strategy:
-    """The strategy with the length of the comparison, where it has none of its own."""
-    return strategy if strategy.epochs is not None else replace(strategy, epochs=epochs)
+def _check_filled(option: str, values: object) -> None:
+    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
+        raise ConfigError(f"{option} must be a list of one or more, got {values!r}.")
 
 
-def _check_some(**given: object) -> None:
-    for what, values in given.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
-            raise ConfigError(f"{what} must be a list with something in it, got {values!r}.")
-
-
-def _check_executor(executor: object) -> None:
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise ConfigError(
-            f"executor must be one of concurrent.futures or of its kind, got {executor!r}."
-        )
+def _check_seeds(seeds: Sequence[int]) -> None:
+    _check_filled("seeds", seeds)
+    for seed in seeds:
+        check_whole("Each of seeds", seed)
 
 
 def _shared_groups(splits: Splits) -> tuple[str, ...] | None:

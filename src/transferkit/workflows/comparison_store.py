@@ -1,13 +1,15 @@
-"""The folder of a comparison: one file a cell, whole or not at all."""
+"""The folder of a comparison: one file for each cell, written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import re
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -16,82 +18,141 @@ from transferkit._format import plain
 from transferkit._typing import JSON
 from transferkit._version import __version__
 from transferkit.data.image_data import Splits
-from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
+from transferkit.errors import ConfigError
+from transferkit.metrics.evaluation import evaluate_probabilities
 from transferkit.training.history import EpochRecord, History
-from transferkit.workflows.comparison import Cell, Task
+from transferkit.training.options import TrainOptions
+from transferkit.workflows.comparison_rows import Cell
+from transferkit.workflows.strategies import Strategy
 
 SPLITS = ("val", "test")
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+ARRAYS = ("probabilities", "labels")
+NOT_IN_KEY = ("device", "progress", "cache")
+"""Options of training that the scores do not depend on."""
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A cell before it is trained; it can be pickled and sent to another process.
+
+    Attributes:
+        backbone: Full name.
+        strategy: The whole recipe, but for the seed.
+        seed: Seed of everything random.
+        weights: ``"default"``, a tag, a file, or None for random ones.
+        image_size: Height and width of the network's input; None takes the weights' own.
+    """
+
+    backbone: str
+    strategy: Strategy
+    seed: int
+    weights: str | Path | None
+    image_size: int | tuple[int, int] | None
+
+    @property
+    def name(self) -> str:
+        """Backbone, strategy and seed."""
+        return f"{self.backbone}, {self.strategy.name}, seed {self.seed}"
+
+    def identity(self) -> dict[str, JSON]:
+        """Everything that the scores depend on, but for the data."""
+        return {
+            "backbone": self.backbone,
+            "strategy": _strategy_identity(self.strategy),
+            "seed": self.seed,
+            "weights": _weights_identity(self.weights),
+            "image_size": plain(self.image_size),
+            "version": __version__,
+        }
 
 
 class CellStore:
     """Finished cells on disk; several runs may use one folder at a time.
 
     A cell's file is named after its task and the data, so that a run finds exactly those cells
-    that it would compute, and two runs that compute the same one write the same file. Cells that
-    failed are stored too, so that they can be read, and tried again.
+    that it would compute, and two runs that compute the same one write the same file. Failed
+    cells are stored too, for the user to read, and are run again.
     """
 
-    def __init__(self, folder: Path, splits: Splits) -> None:
-        """Make the folder and see that it can be written."""
+    def __init__(self, folder: Path, splits: Splits, strategies: Sequence[Strategy]) -> None:
+        for strategy in strategies:
+            _check_storable(strategy)
         self._folder = folder / "cells"
-        self._prints = {name: data.fingerprint() for name, data in splits.items()}
+        self._fingerprints: dict[str, JSON] = {n: data.fingerprint() for n, data in splits.items()}
         make_folder(self._folder)
 
     def load(self, task: Task) -> Cell | None:
         """The finished cell of a task; None if there is none, it failed, or it cannot be read."""
-        stored = _read(self._path(task))
-        return None if stored is None or stored.error is not None else stored
+        try:
+            with self._path(task).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                about = json.loads(str(archive["about"]))
+                cell, classes = about["cell"], about["classes"]
+                for name in SPLITS:
+                    if f"{name}_labels" in archive:
+                        values = (archive[f"{name}_{part}"] for part in ARRAYS)
+                        cell[name] = evaluate_probabilities(*values, classes=classes)
+            history = cell["history"]
+            records = tuple(EpochRecord(**record) for record in history["records"])
+            cell["history"] = History(records, history["monitor"])
+            return Cell(**cell)
+        except UNREADABLE:  # a cell that failed has no history
+            return None
 
     def save(self, task: Task, cell: Cell) -> None:
-        """Store a cell.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        said = {
+        """Store a cell: its evaluations as arrays, everything else as JSON."""
+        plain_values = {f.name: getattr(cell, f.name) for f in fields(cell) if f.name not in SPLITS}
+        plain_values["history"] = None if cell.history is None else cell.history.to_dict()
+        about = {
             "task": self._identity(task),
-            "test": self._prints.get("test") if cell.test else None,
-            "cell": _described(cell),
+            "test": self._fingerprints.get("test") if cell.test else None,
+            "classes": None if cell.val is None else list(cell.val.classes),
+            "cell": plain_values,
         }
+        evaluations = (("val", cell.val), ("test", cell.test))
         arrays = {
-            f"{name}_{part}": getattr(scores, part)
-            for name, scores in (("val", cell.val), ("test", cell.test))
-            if scores is not None
-            for part in ("probabilities", "labels")
+            f"{name}_{part}": getattr(evaluation, part)
+            for name, evaluation in evaluations
+            if evaluation is not None
+            for part in ARRAYS
         }
         with replacing(self._path(task)) as draft, draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(said)), **arrays)
+            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
 
     def looks(self) -> int:
-        """How many cells in the folder, of whatever grid, were judged on this test split."""
-        if "test" not in self._prints:
+        """How many cells in the folder, of any grid, were evaluated on this test split."""
+        test = self._fingerprints.get("test")
+        if test is None:
             return 0
-        about = filter(None, map(_about, self._folder.glob("*.npz")))
-        return sum(said.get("test") == self._prints["test"] for said in about)
+        return sum(_test_of(path) == test for path in self._folder.glob("*.npz"))
 
     def _path(self, task: Task) -> Path:
         text = json.dumps(self._identity(task), sort_keys=True)
         digest = blake2b(text.encode(), digest_size=8).hexdigest()
-        plain_name = re.sub(r"[^\w.-]+", "_", task.name.replace(", ", "__"))[:100]
-        return self._folder / f"{plain_name}__{digest}.npz"
+        readable = re.sub(r"[^\w.-]+", "_", task.name.replace(", ", "__"))[:100]
+        return self._folder / f"{readable}__{digest}.npz"
 
     def _identity(self, task: Task) -> dict[str, JSON]:
-        """All that the scores depend on."""
-        return {
-            "backbone": task.backbone,
-            "strategy": task.strategy.to_dict(),
-            "seed": task.seed,
-            "weights": _weights_identity(task.weights),
-            "image_size": plain(task.image_size),
-            "batch_size": task.batch_size,
-            "data": {name: self._prints[name] for name in self._prints},
-            "version": __version__,
-        }
+        return task.identity() | {"data": self._fingerprints}
+
+
+def _check_storable(strategy: Strategy) -> None:
+    """Refuse an option whose text is no key: cells of two values of it would be mixed up."""
+    for name, text in cast("dict[str, JSON]", _strategy_identity(strategy)["options"]).items():
+        if isinstance(text, str) and ("<" in text or " at 0x" in text):
+            raise ConfigError(
+                f"{name} of {strategy.name!r} must be a function of a module, or an object whose "
+                f"repr shows its settings, where cells are stored, got {text}."
+            )
+
+
+def _strategy_identity(strategy: Strategy) -> dict[str, JSON]:
+    options = {k: v for k, v in strategy.options.items() if k not in NOT_IN_KEY}
+    return replace(strategy, options=cast(TrainOptions, options)).to_dict()
 
 
 def _weights_identity(weights: str | Path | None) -> str | None:
-    """A tag as it is, a file by its content."""
+    """A tag as it is, a file by its name and content."""
     if weights is None or not Path(weights).is_file():
         return None if weights is None else str(weights)
     with Path(weights).open("rb") as file:
@@ -101,63 +162,11 @@ def _weights_identity(weights: str | Path | None) -> str | None:
     return f"{Path(weights).name}:{digest.hexdigest()}"
 
 
-def _described(cell: Cell) -> dict[str, JSON]:
-    """A cell without its probabilities."""
-    history = None if cell.history is None else cell.history.to_dict()
-    return {
-        "backbone": cell.backbone,
-        "strategy": cell.strategy,
-        "seed": cell.seed,
-        "history": history,
-        "classes": None if cell.val is None else list(cell.val.classes),
-        "trained": cell.trained,
-        "seconds": cell.seconds,
-        "error": cell.error,
-    }
-
-
-def _about(path: Path) -> dict[str, JSON] | None:
+def _test_of(path: Path) -> JSON:
+    """Fingerprint of the test split that a stored cell was evaluated on."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            said: dict[str, JSON] = json.loads(str(archive["about"]))
-            return said
-    except _UNREADABLE:
+            about: dict[str, JSON] = json.loads(str(archive["about"]))
+            return about["test"]
+    except UNREADABLE:
         return None
-
-
-def _read(path: Path) -> Cell | None:
-    """A stored cell; None where there is none or the file is not a cell."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            said = json.loads(str(archive["about"]))["cell"]
-            arrays = {name: archive[name] for name in archive.files if name != "about"}
-        val, test = (_scores(arrays, name, said["classes"]) for name in SPLITS)
-        return Cell(
-            backbone=said["backbone"],
-            strategy=said["strategy"],
-            seed=said["seed"],
-            history=None if said["history"] is None else _history(said["history"]),
-            val=val,
-            test=test,
-            trained=said["trained"],
-            seconds=said["seconds"],
-            error=said["error"],
-        )
-    except _UNREADABLE:
-        return None
-
-
-def _scores(
-    arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
-    name: str,
-    classes: list[str],
-) -> Evaluation | None:
-    if f"{name}_labels" not in arrays:
-        return None
-    probabilities, labels = arrays[f"{name}_probabilities"], arrays[f"{name}_labels"]
-    return evaluate_probabilities(probabilities, labels, classes=classes)
-
-
-def _history(said: dict[str, Any]) -> History:
-    records = tuple(EpochRecord(**record) for record in said["records"])
-    return History(records, said["monitor"])
