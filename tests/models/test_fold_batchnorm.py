@@ -9,8 +9,13 @@ from torch import Tensor, nn
 import transferkit as tk
 from transferkit.backbones.spec import Network
 from transferkit.models.classifier import Classifier, Recipe
-from transferkit.models.fold_batchnorm import fold_batch_norms
+from transferkit.models.fold_batchnorm import folded_copy
 from transferkit.models.frozen_prefix import cut_at_boundary
+
+
+def folds(copy: Classifier) -> int:
+    """How many batch norms leave their work to a convolution."""
+    return sum("forward" in module.__dict__ for module in copy.modules())
 
 
 @pytest.mark.parametrize(
@@ -29,14 +34,15 @@ def test_features_are_equal_to_float_tolerance(make, images: Tensor, name, upto,
     model.train()
     attributes = [set(module.__dict__) for module in model.modules()]
     parameters = [id(p) for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fold = fold_batch_norms(model, images)
-    assert len(fold.pairs) == pairs
+    folded = folded_copy(model, images, frozen_only=True)
+    assert folds(folded) == pairs
+    assert [module.training for module in model.modules()] == modes
     model.eval()
     with torch.no_grad():
         want = model.features(images)
-        with fold.applied():
-            got = model.features(images)
+        got = folded.features(images)
         again = model.features(images)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
     assert not torch.equal(got, want)
@@ -49,9 +55,8 @@ def test_features_are_equal_to_float_tolerance(make, images: Tensor, name, upto,
 def test_a_cut_runs_folded(make, images: Tensor) -> None:
     model = make("resnet18")
     tk.unfreeze(model, upto="layer4")
-    cut, fold = cut_at_boundary(model, images), fold_batch_norms(model.train(), images)
-    with fold.applied():
-        crossing = cut.prefix(images)
+    cut = cut_at_boundary(model, images).folded(images)
+    crossing = cut.prefix(images)
     model.eval()
     torch.testing.assert_close(cut.tail(*crossing), model(images), rtol=1e-3, atol=1e-4)
 
@@ -59,11 +64,13 @@ def test_a_cut_runs_folded(make, images: Tensor) -> None:
 @pytest.mark.parametrize("name", ["timm/convnext_atto", "squeezenet1_1"])
 def test_nothing_to_fold(make, images: Tensor, name) -> None:
     tk.freeze(model := make(name))
-    assert fold_batch_norms(model.train(), images).pairs == ()
+    assert folds(folded_copy(model.train(), images)) == 0
 
 
-def test_what_trains_is_not_folded(make, images: Tensor) -> None:
-    assert fold_batch_norms(make("resnet18").train(), images).pairs == ()
+def test_what_trains_is_folded_only_if_asked_for(make, images: Tensor) -> None:
+    model = make("resnet18").train()
+    assert folds(folded_copy(model, images, frozen_only=True)) == 0
+    assert folds(folded_copy(model, images)) == 20
 
 
 class UsesBoth(nn.Module):
@@ -87,4 +94,6 @@ def test_a_fold_that_would_be_wrong_is_not_made(images: Tensor) -> None:
     recipe = Recipe("user/both", None, "linear", 0.0)
     model = Classifier(network, nn.Linear(3, 2), classes=("a", "b"), recipe=recipe)
     tk.freeze(model)
-    assert fold_batch_norms(model.train(), images).pairs == ()
+    folded = folded_copy(model.train(), images)
+    assert folds(folded) == 0
+    assert torch.equal(folded.features(images), model.eval().features(images))

@@ -312,7 +312,7 @@ class Jittered(nn.Module):
         super().__init__()
         self.jitter = Jitter()
         self.one, self.two, self.three = (
-            nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(3)
+            nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()) for _ in range(3)
         )
         self.fc = nn.Linear(3, 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -20,54 +21,17 @@ from transferkit.errors import ConfigError
 from transferkit.models.device import seeded
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 
-
-def renew_auxiliary(network: Network, num_classes: int) -> None:
-    """Put new auxiliary classifiers, for these classes, where the published ones were.
-
-    Where the images are too small for an auxiliary head (Inception v3 below 267 pixels), the
-    heads are taken off, as torchvision does with ``aux_logits=False``.
-
-    Args:
-        network: A network as a source built it; changed in place.
-        num_classes: Number of classes.
-
-    Raises:
-        ConfigError: An auxiliary classifier is not a linear layer.
-    """
-    for name in network.aux:
-        old = network.module.get_submodule(name)
-        if not isinstance(old, nn.Linear):
-            raise ConfigError(f"Expected {name} to be a linear layer, got {type(old).__name__}.")
-        holder, _, attribute = name.rpartition(".")
-        new = nn.Linear(old.in_features, num_classes)
-        setattr(network.module.get_submodule(holder), attribute, new)
-    if network.aux and not _fits(network):
-        absent = dict.fromkeys((name.partition(".")[0] for name in network.aux), None)
-        for attribute, value in {**absent, "aux_logits": False}.items():
-            setattr(network.module, attribute, value)
-        network.aux = ()
-
-
-def _fits(network: Network) -> bool:
-    """Whether a training pass works at the network's own image size."""
-    try:
-        record_calls(network.module, network.input_size, training=True)
-    except ConfigError:
-        return False
-    return True
-
-
-_NEVER_THERE = "<classifier>"
+_NO_CLASSIFIER = "<classifier>"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a classifier was made of; enough, with its tensors, to make it again.
+    """How a classifier was built; with its tensors, enough to build it again.
 
     Attributes:
         backbone: Full name of the backbone: ``"torchvision/resnet50"``.
         weights: The pretrained weights it started from: a tag, a file's name, or None.
-        head: The kind of head; ``"custom"`` for a callable of the user's.
+        head: The kind of head; ``"custom"`` for a callable of the user's own.
         dropout: Dropout of the head.
     """
 
@@ -84,7 +48,7 @@ class Classifier(nn.Module):
         preprocess: Resizes and normalises uint8 images, or floats in [0, 1].
         backbone: Normalised images to features (B, D).
         head: Features to logits (B, K).
-        recipe: What it was made of.
+        recipe: How it was built.
         feature_dim: Width D of the features.
     """
 
@@ -95,18 +59,10 @@ class Classifier(nn.Module):
     def __init__(
         self, network: Network, head: nn.Module, *, classes: Sequence[str], recipe: Recipe
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            network: A backbone as a source built it; its auxiliary classifiers, if any, are
-                replaced by new ones for these classes.
-            head: Features (B, D) to logits (B, K).
-            classes: Names of the K classes.
-            recipe: What the parts were made of.
-        """
+        """Join a backbone, whose auxiliary classifiers are renewed, and a head."""
         super().__init__()
         self._classes = check_classes(classes, len(classes))
-        renew_auxiliary(network, len(classes))
+        _renew_auxiliary(network, len(classes))
         self.preprocess = Preprocess(
             image_size=network.input_size[1:],
             mean=network.mean,
@@ -118,7 +74,7 @@ class Classifier(nn.Module):
         self.head = head
         self.recipe = recipe
         self.feature_dim = network.feature_dim
-        self._removed = (network.classifier or _NEVER_THERE, *network.aux)
+        self._removed = (network.classifier or _NO_CLASSIFIER, *network.aux)
         self._traced: tuple[Stage, ...] = ()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -140,10 +96,10 @@ class Classifier(nn.Module):
         return features
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits (B, K) of the head, then those of the auxiliary heads, if any are at work.
+        """Logits (B, K) of the head, then those of the auxiliary heads, if they run.
 
-        GoogLeNet and Inception v3 have auxiliary heads; they work in train mode, while no
-        stage is frozen.
+        GoogLeNet and Inception v3 have auxiliary heads, which run in train mode while no stage is
+        frozen.
         """
         output = self.backbone(self.preprocess(images))
         features, *aux = (output,) if isinstance(output, Tensor) else output
@@ -177,7 +133,7 @@ class Classifier(nn.Module):
         return (*body, Stage("head", modules, parameters))
 
     def _body_stages(self) -> tuple[Stage, ...]:
-        """The backbone's stages, then one of its auxiliary heads; traced once."""
+        """The backbone's stages, then one stage of its auxiliary heads; traced once."""
         names = {f"backbone.{name}" for name, _ in self.backbone.named_parameters()}
         if names != {name for stage in self._traced for name in stage.parameters}:
             size = (self.preprocess.in_channels, *self.preprocess.image_size)
@@ -186,12 +142,62 @@ class Classifier(nn.Module):
         return self._traced
 
 
-def require_classifier(value: object) -> Classifier:
-    """Return the classifier that a caller has given.
+def _renew_auxiliary(network: Network, num_classes: int) -> None:
+    """Replace the published auxiliary classifiers of a network by new ones for these classes.
 
-    Raises:
-        ConfigError: Something else came; the message says how to get one.
+    Where the images are too small for an auxiliary head (Inception v3 below 267 pixels), the
+    heads are taken off, as torchvision does with ``aux_logits=False``.
     """
+    for name in network.aux:
+        old = network.module.get_submodule(name)
+        if not isinstance(old, nn.Linear):
+            raise ConfigError(f"Expected {name} to be a linear layer, got {type(old).__name__}.")
+        holder, _, attribute = name.rpartition(".")
+        new = nn.Linear(old.in_features, num_classes)
+        setattr(network.module.get_submodule(holder), attribute, new)
+    if network.aux and not _fits(network):
+        absent = dict.fromkeys((name.partition(".")[0] for name in network.aux), None)
+        for attribute, value in {**absent, "aux_logits": False}.items():
+            setattr(network.module, attribute, value)
+        network.aux = ()
+
+
+def _fits(network: Network) -> bool:
+    """Whether a training pass works at the network's own image size."""
+    try:
+        record_calls(network.module, network.input_size, training=True)
+    except ConfigError:
+        return False
+    return True
+
+
+def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
+    """A copy of the modules of ``model`` that shares its parameters, its hooks and its buffers.
+
+    Modes, hidden submodules and short-circuited calls of the copy cannot be seen by another thread
+    that uses the model. With ``buffers=False`` it has running statistics of its own too.
+    """
+    memo: dict[int, object] = {id(model._traced): model._traced}
+    for module in model.modules():
+        shared: list[object] = [v for v in vars(module).values() if isinstance(v, Tensor)]
+        shared += module._parameters.values()
+        shared += module._forward_hooks.values()
+        shared += module._forward_pre_hooks.values()
+        if buffers:
+            shared += module._buffers.values()
+        memo |= {id(value): value for value in shared}
+    return deepcopy(model, memo)
+
+
+def in_eval_mode(model: Classifier) -> Classifier:
+    """``model`` itself where all of it is in eval mode, else a copy that shares its tensors."""
+    if any(module.training for module in model.modules()):
+        return shared_copy(model).eval()
+    return model
+
+
+def require_classifier(value: object) -> Classifier:
+    """Refuse a model that is no classifier, saying how to get one."""
     if isinstance(value, Classifier):
         return value
     if isinstance(value, str | Path) and Path(value).suffix == ".safetensors":
@@ -238,7 +244,7 @@ def create_classifier(
         WeightsError: The weights cannot be fetched, read or fitted.
 
     Example:
-        A network in the package, so nothing is downloaded; images of any size, as they are stored:
+        A backbone that comes with the package, so nothing is downloaded; images of any size:
 
         >>> import torch
         >>> import transferkit as tk
@@ -271,11 +277,7 @@ def create_classifier(
 
 
 def check_classes(classes: object, num_classes: int) -> tuple[str, ...]:
-    """Return ``num_classes`` distinct names as a tuple.
-
-    Raises:
-        ConfigError: Another number of names, or a name twice.
-    """
+    """Return ``num_classes`` distinct names as a tuple; refuse anything else."""
     if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise ConfigError(f"Expected a list of {num_classes} class names, got {classes!r}.")
     names = tuple(map(str, classes))
@@ -287,7 +289,7 @@ def check_classes(classes: object, num_classes: int) -> tuple[str, ...]:
 
 
 def _origin(found: Resolved, weights: str | Path | None) -> str | None:
-    """What the weights are called: a tag, the file's name, or None for random ones."""
+    """Name of the weights: a tag, the file's name, or None for random ones."""
     if weights is None:
         return None
     if weights == "default":
@@ -297,7 +299,7 @@ def _origin(found: Resolved, weights: str | Path | None) -> str | None:
 
 
 def _part_aux(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Leave in the last stage only auxiliary heads; the rest of it ends the stage before."""
+    """Keep only auxiliary heads in the last stage; move its other modules to the one before."""
     *body, last = stages
     aux = tuple(
         name for name in last.modules if any(p.startswith(f"{name}.") for p in last.parameters)

@@ -1,4 +1,4 @@
-"""From images to the two plain arrays at the waist of the hourglass."""
+"""Features of images: the output of the backbone, as plain arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import DataError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.fold_batchnorm import fold_batch_norms
+from transferkit.models.fold_batchnorm import folded_copy
 from transferkit.models.prefix_cache import (
     Cache,
     Job,
@@ -22,7 +22,6 @@ from transferkit.models.prefix_cache import (
     cache_named,
     encode,
     images_at_once,
-    in_eval_mode,
     keep,
     prefix_key,
 )
@@ -30,7 +29,7 @@ from transferkit.models.prefix_cache import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """What a backbone makes of a split.
+    """The features of some images, with their labels.
 
     Attributes:
         features: (N, D) float32.
@@ -56,17 +55,16 @@ def extract_features(
     device: torch.device | str | None = None,
     cache: Cache | Where | None = None,
 ) -> Features:
-    """Run ``data`` once through the preprocessing and the backbone of ``model``, in eval mode.
+    """Run images through the preprocessing and the backbone of a classifier, in eval mode.
 
-    What a cache on disk has for these weights and images, from here or from a
-    :class:`~transferkit.Trainer` with a frozen backbone, is read instead.
+    Features that a cache on disk holds for these weights and images, from here or from a
+    :class:`~transferkit.Trainer` with a frozen backbone, are read instead.
 
     Args:
         model: Its head is not used; the mode of its modules is left as it was.
         data: Images, with labels or without.
-        batch_size: Images a batch, at the most; on a CPU fewer at once are faster.
+        batch_size: Largest number of images run at once; on a CPU fewer are faster.
         device: Where to compute, and to leave the model; by default where it is.
-
         cache: Where to keep the features for later calls: ``"disk"`` or a
             :class:`~transferkit.Cache`; by default nowhere.
 
@@ -83,20 +81,18 @@ def extract_features(
     """
     where = place(require_classifier(model), device)
     require_images("What features are made of", data)
+    if len(data) == 0:
+        raise DataError("There are no images to extract features from.")
+    folded = folded_copy(model, data.batch(np.arange(min(2, len(data)))).to(where))
 
     def prefix(images: Tensor) -> tuple[Tensor, ...]:
-        with fold.applied():
-            return (model.features(images).float(),)
+        return (folded.features(images).float(),)
 
     def key() -> str:
         return prefix_key(model, backbone(model), data, "head", "float32", where.type)
 
     kept, found, few = cache_named(cache), None, images_at_once(model, batch_size, where)
-    if len(data) == 0:
-        raise DataError("There are no images to extract features from.")
-    with in_eval_mode(model):
-        fold = fold_batch_norms(model, data.batch(np.arange(min(2, len(data)))).to(where))
-        if kept is not None:
-            found = keep([Job(prefix, data, key)], kept, device=where, batch_size=few)
-        whole = found[0] if found else encode(prefix, data, device=where, batch_size=few)
-    return Features(whole[0].float().cpu().numpy(), data.labels, data.classes, data.names)
+    if kept is not None:
+        found = keep([Job(prefix, data, key)], kept, device=where, batch_size=few)
+    (features,) = found[0] if found else encode(prefix, data, device=where, batch_size=few)
+    return Features(features.float().cpu().numpy(), data.labels, data.classes, data.names)

@@ -1,104 +1,63 @@
-"""Batch norm folded into the convolution before it, for networks that do not train.
+"""Batch norms folded into the convolutions before them, where neither trains.
 
-In eval mode a batch norm is a fixed scale and shift of each channel, which the convolution before
-it can do at no cost (Jacob et al. 2018, section 3.2, arXiv:1712.05877). The model itself is left
-as it is: the folded weights take the place of its own only while its frozen part runs.
+With running mean m and variance v, scale g and shift b, a batch norm in eval mode is the same
+affine map of each channel c for every image, so the convolution before it (weight W, bias a, no
+bias being a = 0) can do its work at no cost (Jacob et al. 2018, section 3.2, arXiv:1712.05877):
+
+    g (W x + a - m) / sqrt(v + eps) + b  =  W' x + a'
+    with  W' = s W,  a' = s (a - m) + b,  s = g / sqrt(v + eps)  for each output channel
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from transferkit.models.classifier import Classifier
-from transferkit.models.prefix_cache import in_eval_mode
+from transferkit.models.classifier import Classifier, shared_copy
 
 _TOLERANCE = 1e-4
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pair:
-    """A convolution, the batch norm after it, and what takes their place."""
-
-    convolution: nn.Conv2d
-    norm: nn.BatchNorm2d
-    weight: nn.Parameter
-    bias: nn.Parameter
-    rest: Callable[[Tensor], Tensor]
-
-    @classmethod
-    def of(cls, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> _Pair:
-        """Fold a batch norm, which has running statistics."""
-        mean, var = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert var is not None
-        weight, bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, mean, var, norm.eps, norm.weight, norm.bias
-        )
-        weight.requires_grad = bias.requires_grad = False
-        return cls(convolution, norm, weight, bias, _after(norm))
+Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fold:
-    """Batch norms that can be done by the convolutions before them; none by default."""
+def folded_copy(model: Classifier, example: Tensor, *, frozen_only: bool = False) -> Classifier:
+    """A copy of ``model`` in eval mode, sharing its tensors, with its batch norms folded.
 
-    pairs: tuple[_Pair, ...] = ()
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Let the folded weights take the place of the own ones, and put those back after."""
-        parameters = [dict(pair.convolution._parameters) for pair in self.pairs]
-        forwards = [pair.norm.__dict__.get("forward") for pair in self.pairs]
-        try:
-            for pair in self.pairs:
-                pair.convolution._parameters.update(weight=pair.weight, bias=pair.bias)
-                pair.norm.__dict__["forward"] = pair.rest
-            yield
-        finally:
-            for pair, own, forward in zip(self.pairs, parameters, forwards, strict=True):
-                pair.convolution._parameters.update(own)
-                del pair.norm.__dict__["forward"]
-                if forward is not None:
-                    pair.norm.__dict__["forward"] = forward
-
-
-def fold_batch_norms(model: Classifier, example: Tensor) -> Fold:
-    """Fold the batch norms of ``model`` that do not train into the convolutions before them.
-
-    Holds while the weights of those modules stay as they are.
+    Valid until the model's weights change. Nothing is folded where the copy would not reproduce the
+    features of the example.
 
     Args:
-        model: A classifier; nothing in it changes. What is in train mode is not folded.
-        example: A few images (B, C, H, W) like those that it will see, on its device.
-
-    Returns:
-        The fold, after it has reproduced the features of the example; an empty one where there is
-        nothing to fold, or where a network uses a convolution's output before its batch norm does.
+        model: A classifier; nothing in it changes.
+        example: Images (B, C, H, W) on its device; two are used.
+        frozen_only: Fold only what is in eval mode now, such as frozen stages in train mode.
     """
     images = example[:2]
-    still = [module for module in model.backbone.modules() if not module.training]
-    with in_eval_mode(model), torch.inference_mode():
-        want, pairs = _observed(model, images, still)
-        if not pairs:
-            return Fold()
-        fold = Fold(tuple(_Pair.of(*pair) for pair in pairs))
-        with fold.applied():
-            got = model.features(images)
-    return fold if _close(got, want) else Fold()
+    copy = shared_copy(model)
+    still = [m for m in copy.backbone.modules() if not (frozen_only and m.training)]
+    copy.eval()
+    with torch.no_grad():
+        want, pairs = _observed(copy, images, still)
+        for convolution, norm in pairs:
+            _fold(convolution, norm)
+        scale = want.abs().amax().clamp(min=1e-6)
+        close = (copy.features(images) - want).abs() <= _TOLERANCE * scale
+    # a network may use a convolution's output a second time, before its batch norm
+    return copy if close.all() else shared_copy(model).eval()
 
 
 def _observed(
     model: Classifier, images: Tensor, still: Sequence[nn.Module]
-) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """The features, and each still batch norm that is given a still convolution's very output."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+) -> tuple[Tensor, list[Pair]]:
+    """The features, and the pairs of a convolution and the batch norm that takes its output.
+
+    Only pairs among ``still`` whose two modules are called once: weights that are used twice, with
+    batch norms of their own, cannot be folded.
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the outputs, so that no id comes twice
+    pairs: list[Pair] = []
     calls: dict[nn.Module, int] = {}
 
     def after_convolution(module: nn.Conv2d, _: object, output: Tensor) -> None:
@@ -116,7 +75,7 @@ def _observed(
     handles += [
         norm.register_forward_pre_hook(before_norm)
         for norm in norms
-        if norm.running_mean is not None and _parts(norm) is not None
+        if norm.running_mean is not None and _after(norm) is not None
     ]
     try:
         features = model.features(images)
@@ -126,28 +85,24 @@ def _observed(
     return features, [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
-def _parts(norm: nn.BatchNorm2d) -> tuple[nn.Module, ...] | None:
-    """What a batch norm does after normalising; None for kinds that are not known here.
-
-    (timm's own kind holds dropout and activation.)
-    """
-    names = [name for name, _ in norm.named_children()]
-    if names == ["drop", "act"]:
-        return tuple(norm.children())
-    return () if type(norm) is nn.BatchNorm2d else None
-
-
-def _after(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    parts = _parts(norm) or ()
-
-    def run(values: Tensor) -> Tensor:
-        for part in parts:
-            values = part(values)
-        return values
-
-    return run
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give a convolution the work of the batch norm after it; the norm then only does the rest."""
+    mean, var, rest = norm.running_mean, norm.running_var, _after(norm)
+    assert mean is not None
+    assert var is not None
+    assert rest is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, mean, var, norm.eps, norm.weight, norm.bias
+    )
+    # into the dictionaries: assigning to convolution.weight is refused where it is parametrised
+    convolution._parameters.update(weight=weight, bias=bias)
+    norm.__dict__["forward"] = rest
 
 
-def _close(got: Tensor, want: Tensor) -> bool:
-    scale = want.abs().amax().clamp(min=1e-6)
-    return bool(((got - want).abs() <= _TOLERANCE * scale).all())
+def _after(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor] | None:
+    """What a batch norm does after normalising; None for kinds that are not known here."""
+    if type(norm) is nn.BatchNorm2d:
+        return nn.Identity()
+    if [name for name, _ in norm.named_children()] == ["drop", "act"]:  # timm's own kind
+        return nn.Sequential(*norm.children())
+    return None

@@ -1,10 +1,10 @@
-"""Memory formats: how the maps between the layers lie in memory while a network trains on a CPU.
+"""Memory formats: the layout of the maps between the layers while a network trains on a CPU.
 
 Images come channels last (see :class:`~transferkit.data.preprocess.Preprocess`), and convolutions
-keep what they are given. That is the fast way for large maps and for depthwise convolutions; on
-maps of a few pixels, dense convolutions are faster with the channels first. The choice is a rule
-and not a measurement in each run: a measurement on a busy machine would choose now one way and now
-the other, and two runs with the same seed would not give the same weights bit for bit. What the
+keep the format of their input. That is the fast one for large maps and for depthwise convolutions;
+on maps of a few pixels, dense convolutions are faster with the channels first. The choice is a rule
+and not a measurement in each run: on a busy machine a measurement would come out now one way and
+now the other, and two runs with the same seed would not give the same weights bit for bit. What the
 rule rests on: ``benchmarks/formats.py``.
 """
 
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from transferkit.backbones.stages import Stage
 from transferkit.models.classifier import Classifier
@@ -26,20 +27,24 @@ SMALL_MAP = 64
 
 @contextmanager
 def fast_formats(model: Classifier) -> Iterator[None]:
-    """Let each stage of ``model`` work in the memory format that suits it.
-
-    Only where things lie in memory changes; the numbers are equal to float rounding. On a GPU
-    everything stays channels last.
-    """
-    handles = []
-    if device_of(model).type == "cpu":
-        first = [model.get_submodule(s.modules[0]) for s in model.stages[:-1] if _dense(model, s)]
-        handles = [module.register_forward_pre_hook(_channels_first_if_small) for module in first]
+    """Let each stage of ``model`` work in the memory format that suits it."""
+    handles = choose_formats(model)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def choose_formats(model: Classifier) -> list[RemovableHandle]:
+    """Hook the stages that work faster on channels first; on a GPU none.
+
+    Only the layout in memory changes; the numbers are equal to float rounding.
+    """
+    if device_of(model).type != "cpu":
+        return []
+    first = [model.get_submodule(s.modules[0]) for s in model.stages[:-1] if _dense(model, s)]
+    return [module.register_forward_pre_hook(_channels_first_if_small) for module in first]
 
 
 def _dense(model: Classifier, stage: Stage) -> bool:
@@ -50,10 +55,9 @@ def _dense(model: Classifier, stage: Stage) -> bool:
 
 
 def _channels_first_if_small(_: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
-    return tuple(_settled(value) if isinstance(value, Tensor) else value for value in inputs)
+    return tuple(_channels_first(v) if isinstance(v, Tensor) else v for v in inputs)
 
 
-def _settled(maps: Tensor) -> Tensor:
-    if maps.ndim == 4 and maps.shape[2] * maps.shape[3] <= SMALL_MAP:
-        return maps.contiguous(memory_format=torch.contiguous_format)
-    return maps
+def _channels_first(maps: Tensor) -> Tensor:
+    small = maps.ndim == 4 and maps.shape[2] * maps.shape[3] <= SMALL_MAP
+    return maps.contiguous(memory_format=torch.contiguous_format) if small else maps

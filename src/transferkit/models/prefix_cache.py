@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -362,18 +361,6 @@ def _on_disk(
     if arrays is None:
         raise OutputError(f"The cache {store.folder} lost what was written to it.")
     return tuple(map(torch.from_numpy, arrays))
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode; then put back the mode of each of its modules."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 QuickMark: TypeAlias = tuple[tuple[str, int, int], ...]

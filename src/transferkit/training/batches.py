@@ -20,9 +20,9 @@ from transferkit.data.image_data import ImageData
 from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import autocast, effective, has_room, seeded
-from transferkit.models.fold_batchnorm import Fold, fold_batch_norms
 from transferkit.models.freezing import frozen_stages
 from transferkit.models.frozen_prefix import Cut, cut_at_boundary
+from transferkit.models.memory_format import choose_formats
 from transferkit.models.prefix_cache import (
     Cache,
     Job,
@@ -280,17 +280,17 @@ class Feeds:
         if not frozen_stages(self._model):
             return self._of_images(splits, self._compiled or self._model.outputs)
         example = splits[0].batch(np.arange(min(3, len(splits[0])))).to(self._device)
-        fold = fold_batch_norms(self._model, example)
         with autocast(self._options.precision, self._device):
             cut = cut_at_boundary(self._model, example)
         if isinstance(cut, Cut):
-            kept = self._of_crossing(splits, cut, fold, progress)
-            return kept or self._of_images(splits, self._compiled or self._in_parts(cut, fold))
+            cut = cut.folded(example)
+            kept = self._of_crossing(splits, cut, progress)
+            return kept or self._of_images(splits, self._compiled or self._in_parts(cut))
         if self._cache is not None:
             warnings.warn(
                 f"The frozen part runs in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
             )
-        return self._of_images(splits, self._compiled or folded(self._model.outputs, fold))
+        return self._of_images(splits, self._compiled or self._model.outputs)
 
     def _of_images(self, splits: Sequence[ImageData], forward: Forward) -> list[Feed]:
         """Images, through the whole model; only the first split is augmented."""
@@ -301,9 +301,10 @@ class Feeds:
             feeds[0] = replace(feeds[0], forward=augmented(forward, augment))
         return feeds
 
-    def _in_parts(self, cut: Cut, fold: Fold) -> Forward:
+    def _in_parts(self, cut: Cut) -> Forward:
         """The frozen part on a few images at a time, the rest on the whole batch."""
-        prefix = self._prefix(cut, fold)
+        choose_formats(cut.frozen)
+        prefix = self._prefix(cut)
 
         def outputs(images: Tensor) -> tuple[Tensor, ...]:
             few = images_at_once(self._model, len(images), self._device)
@@ -314,12 +315,12 @@ class Feeds:
         return outputs
 
     def _of_crossing(
-        self, splits: Sequence[ImageData], cut: Cut, fold: Fold, progress: Progress
+        self, splits: Sequence[ImageData], cut: Cut, progress: Progress
     ) -> list[Feed] | None:
         """What crosses the boundary, through the tail; None without a cache or room in it."""
         if self._cache is None:
             return None
-        jobs = self._jobs(cut, fold, splits)
+        jobs = self._jobs(cut, splits)
         with progress.encoding(sum(len(job.data) for job in jobs)) as on_batch:
             held = keep(
                 jobs,
@@ -336,9 +337,9 @@ class Feeds:
             for tensors, job in zip(held, jobs, strict=True)
         ]
 
-    def _jobs(self, cut: Cut, fold: Fold, splits: Sequence[ImageData]) -> list[Job]:
+    def _jobs(self, cut: Cut, splits: Sequence[ImageData]) -> list[Job]:
         """The train split, or each of its augmented views, and the val split."""
-        prefix, augment = self._prefix(cut, fold), self._options.augment
+        prefix, augment = self._prefix(cut), self._options.augment
         if augment is None or self._cache is None:
             return [Job(prefix, data, partial(self._key, cut, data)) for data in splits]
         train, *others = splits
@@ -349,9 +350,9 @@ class Feeds:
             views.append(Job(view, train, key if isinstance(augment, Augment) else None))
         return views + [Job(prefix, data, partial(self._key, cut, data)) for data in others]
 
-    def _prefix(self, cut: Cut, fold: Fold) -> Prefix:
+    def _prefix(self, cut: Cut) -> Prefix:
         def prefix(images: Tensor) -> tuple[Tensor, ...]:
-            with autocast(self._options.precision, self._device), fold.applied():
+            with autocast(self._options.precision, self._device):
                 return cut.prefix(images)
 
         return prefix
@@ -372,16 +373,6 @@ def tail_of(cut: Cut) -> Forward:
 
     def outputs(*crossing: Tensor) -> tuple[Tensor, ...]:
         return (cut.tail(*crossing),)
-
-    return outputs
-
-
-def folded(forward: Forward, fold: Fold) -> Forward:
-    """``forward`` with the batch norms of the frozen part folded."""
-
-    def outputs(images: Tensor) -> tuple[Tensor, ...]:
-        with fold.applied():
-            return forward(images)
 
     return outputs
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
-from transferkit.models.classifier import Classifier, require_classifier
+from transferkit.models.classifier import Classifier, in_eval_mode, require_classifier
 from transferkit.models.device import place
-from transferkit.models.prefix_cache import encode, images_at_once, in_eval_mode
+from transferkit.models.prefix_cache import encode, images_at_once
 
 
 def evaluate(
@@ -113,7 +113,6 @@ def _probabilities(
     model: Classifier, data: ImageData, batch_size: int, device: torch.device | str | None
 ) -> ArrayLike:
     where = place(model, device)
-    few = images_at_once(model, batch_size, where)
-    with in_eval_mode(model):
-        (logits,) = encode(lambda images: (model(images),), data, device=where, batch_size=few)
+    few, model = images_at_once(model, batch_size, where), in_eval_mode(model)
+    (logits,) = encode(lambda images: (model(images),), data, device=where, batch_size=few)
     return logits.double().softmax(dim=1).numpy()

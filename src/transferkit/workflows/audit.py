@@ -45,10 +45,10 @@ from transferkit.data.image_data import ImageData, Splits, require_splits
 from transferkit.data.splitting import groups_from_names
 from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.logistic_probe import fit_probe
-from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
 from transferkit.models.device import device_of
 from transferkit.models.features import extract_features
-from transferkit.models.prefix_cache import Cache, Where, in_eval_mode
+from transferkit.models.prefix_cache import Cache, Where
 
 DEFAULT_BACKBONE = "transferkit/formula_resnet18"
 """The backbone that comes with the package: nothing is downloaded."""
@@ -340,8 +340,8 @@ def _features(
 
 def _logits(model: Classifier, features: FloatArray) -> Float64Array:
     """Run the head on features (N, D): (N, K)."""
-    with in_eval_mode(model), torch.inference_mode():
-        logits = model.head(torch.from_numpy(features).to(device_of(model)))
+    with torch.inference_mode():
+        logits = in_eval_mode(model).head(torch.from_numpy(features).to(device_of(model)))
     found: Float64Array = logits.double().cpu().numpy()
     return found
 

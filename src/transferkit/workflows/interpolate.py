@@ -19,7 +19,6 @@ from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.prefix_cache import in_eval_mode
 from transferkit.training.evaluate import evaluate
 from transferkit.workflows.result import checked_splits
 
@@ -149,7 +148,8 @@ def estimate_statistics(
     rows = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
     rows = np.random.default_rng(0).permutation(rows)  # no batch of one class
     before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
-    with in_eval_mode(model), torch.no_grad():
+    model.eval()
+    with torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum, norm.training = None, True  # None: the plain average over batches

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from transferkit.models.frozen_prefix import Leaf, ShortcutError, Template, watched
+from transferkit.models.skipped_calls import Leaf, ShortcutError, Template, watched
 
 
 @given(
