@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
+import stat
+
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from transferkit._files import replacing
 from transferkit.errors import OutputError
@@ -41,3 +46,27 @@ def test_disk_full(tmp_path):
     with pytest.raises(OutputError, match="No space left"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask here")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_a_file_has_the_permissions_that_open_would_give(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "a.safetensors") as draft:
+            save_file({"x": torch.zeros(2)}, draft)
+        (tmp_path / "plain").write_text("x")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such permissions here")
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    target = tmp_path / "a.safetensors"
+    target.touch()
+    target.chmod(0o640)
+    with replacing(target) as draft:
+        save_file({"x": torch.zeros(2)}, draft)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -17,10 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path to write to, beside ``path``; move it there if the block ends well.
 
     Another process sees the old file or the new one, never a half-written one, and a block that
-    fails leaves nothing behind.
-
-    Args:
-        path: The file to make or replace; its folder must exist.
+    fails leaves nothing behind. The file gets the permissions that ``open`` would give it.
 
     Raises:
         OutputError: The file cannot be written.
@@ -28,10 +26,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     if not final.name:
         raise OutputError(f"Cannot write {path!r}: that is no file name.")
-    draft = final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    temporary = final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        yield draft
-        draft.replace(final)
+        # Some libraries write files as 0600. An empty file shows the mode that the umask wants,
+        # without os.umask, which can only be read by changing it for all threads.
+        temporary.touch()
+        mode = stat.S_IMODE((final if final.exists() else temporary).stat().st_mode)
+        yield temporary
+        temporary.chmod(mode)
+        temporary.replace(final)
     except OSError as error:
         raise OutputError(
             f"Cannot write {final}: {error.strerror or error}. "
@@ -39,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         with suppress(OSError):  # it is gone, or its folder never was one
-            draft.unlink()
+            temporary.unlink()
 
 
 def make_folder(folder: Path) -> None:
