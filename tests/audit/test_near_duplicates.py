@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from transferkit.audit import near_duplicates
-from transferkit.audit.near_duplicates import near_duplicate_pairs
+from transferkit.audit.near_duplicates import near_duplicate_pairs, places, similar_pairs
 
 
 def noise(count, side=24, seed=0):
@@ -47,7 +47,7 @@ def test_edited_copies_of_x_rays_are_found(xrays):
     originals = xrays(160, seed=0)
     copies = {kind: [edit(image) for image in originals[:40]] for kind, edit in EDITS.items()}
     for kind, edited in copies.items():
-        pairs = near_duplicate_pairs(stacked(originals + edited))
+        pairs = near_duplicate_pairs([stacked(originals), stacked(edited)])
         own = (pairs.second - 160 == pairs.first) & (pairs.second >= 160)
         assert own.sum() >= 38, kind
         assert (~own).sum() == 0, kind
@@ -57,7 +57,7 @@ def test_edited_copies_of_x_rays_are_found(xrays):
 
 @pytest.mark.slow
 def test_at_most_one_false_pair_in_a_thousand_x_rays(xrays):
-    pairs = near_duplicate_pairs(stacked(xrays(1000, seed=1)))
+    pairs = near_duplicate_pairs([stacked(xrays(1000, seed=1))])
     assert len(pairs) <= 1
 
 
@@ -76,23 +76,53 @@ def test_images_that_look_alike_take_a_linear_number_of_comparisons(monkeypatch)
         return register(templates, moving, warps, iterations=iterations)
 
     monkeypatch.setattr(near_duplicates, "register", counting)
-    pairs = near_duplicate_pairs(images)
+    pairs = near_duplicate_pairs([images])
     assert (7, 299) in set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert 300 < sum(laid) < 300 * (24 + 8 + 8)
 
 
 def test_blank_images_and_few_images_are_similar_to_nothing():
     blank = np.full((4, 64, 64, 3), 200, np.uint8)
-    assert len(near_duplicate_pairs(blank)) == 0
-    assert len(near_duplicate_pairs(blank[:1])) == 0
-    assert len(near_duplicate_pairs(noise(2, side=8))) == 0
+    assert len(near_duplicate_pairs([blank])) == 0
+    assert len(near_duplicate_pairs([blank[:1]])) == 0
+    assert len(near_duplicate_pairs([noise(2, side=8)])) == 0
 
 
-def test_embeddings_add_candidates_that_pixels_alone_would_not():
-    images = noise(6, side=64)
-    images = np.repeat(np.repeat(images[:, ::8, ::8], 8, axis=1), 8, axis=2)
-    images[5] = images[0]
-    features = np.eye(6)
-    features[5] = features[0]
-    pairs = near_duplicate_pairs(images, features=features)
-    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0], [5])
+def cosines_of(units):
+    return units @ units.T - 2 * np.eye(len(units))
+
+
+@pytest.fixture
+def units():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(12, 6))[rng.integers(0, 12, 90)] + rng.normal(size=(90, 6))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("blocks", [(90, 90), (7, 13), (13, 7), (1, 1), (32, 8)])
+def test_blocks_find_what_brute_force_finds_and_no_row_finds_itself(units, blocks, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "_ROWS", blocks[0])
+    monkeypatch.setattr(near_duplicates, "_COLUMNS", blocks[1])
+    first, second, cosine = similar_pairs(units, units, floor=0.6, most=90)
+    expected = np.argwhere(cosines_of(units) >= 0.6)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == set(
+        map(tuple, expected.tolist())
+    )
+    np.testing.assert_allclose(cosine, (units[first] * units[second]).sum(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [(90, 90), (7, 13), (90, 1)])
+def test_each_row_keeps_its_most_similar_partners(units, blocks, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "_ROWS", blocks[0])
+    monkeypatch.setattr(near_duplicates, "_COLUMNS", blocks[1])
+    first, _, cosine = similar_pairs(units, units, floor=0.1, most=2)
+    for row, whole in enumerate(cosines_of(units)):
+        best = np.sort(whole)[-2:]
+        np.testing.assert_allclose(np.sort(cosine[first == row]), best[best >= 0.1], atol=1e-6)
+
+
+def test_places_count_from_the_highest_of_each_row():
+    rows = np.array([3, 1, 3, 1, 3, 0])
+    scores = np.array([0.5, 0.2, 0.9, 0.1, 0.7, -1.0])
+    assert places(rows, scores).tolist() == [2, 0, 0, 1, 1, 0]
+    assert len(places(rows[:0], scores[:0])) == 0

@@ -1,14 +1,14 @@
 """Near-duplicates: copies that were compressed, brightened, cropped, turned or flipped.
 
-Candidates come from a coarse descriptor, looked up in flipped, cropped and turned versions (and
-from embeddings, if given). The best few of each image are then laid over each other, coarse to
-fine, and judged by how well their fine detail agrees: that of two X-rays of two children correlates
-by at most 0.6, that of a copy by 0.8 and more, whatever was done to it within the limits above.
+Candidates come from a coarse descriptor, looked up in flipped, cropped and turned versions. The
+best few of each image are then registered, coarse to fine, and the pairs are told by how well
+their fine detail correlates: that of X-rays of two children by at most 0.6, that of a copy by 0.8
+and more, whatever was done to it within the limits above.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -17,20 +17,21 @@ import numpy as np
 from PIL import Image
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
-from transferkit.audit.nearest import places, similar_pairs, unit_rows
 from transferkit.audit.registration import Float32Array, detail_correlation, register, sample
 
-COARSE, MIDDLE, FINE = 16, 32, 112
-_CHUNK = 256  # pairs laid over each other at a time
+COARSE, MIDDLE, FINE = 16, 32, 112  # sides of the images that are compared
+_PAIRS = 256  # registered at a time
+_ROWS, _COLUMNS = 256, 8192  # of a block of cosines: 8 MB stay in the processor's cache
 _CANDIDATE_COSINE = 0.75
 _COMPONENTS = 64  # of the coarse descriptor: 95 % of the variance of X-rays
-_CANDIDATES, _LAID_OVER = 24, 8  # of an image: to lay over coarsely, and those to go on with
-_COARSE_LEAST, _MIDDLE_LEAST = 0.9, 0.7
-_THRESHOLD_SIDES, _THRESHOLDS = (32, 64, 112), (0.85, 0.72, 0.68)
+_PARTNERS = 4  # that an image may get from each look-up
+_CANDIDATES, _REGISTERED = 24, 8  # of an image: to register coarsely, and those to go on with
+_COARSE_LEAST, _MIDDLE_LEAST = 0.9, 0.7  # correlation at which a pair goes on
+_THRESHOLD_SIDES, _THRESHOLDS = (32, 64, 112), (0.85, 0.72, 0.68)  # small images hold less detail
 _FLIPS = {"": (1, 1), "flipped": (-1, 1), "upside down": (1, -1), "turned by 180 degrees": (-1, -1)}
 
-_Hits: TypeAlias = tuple[Int64Array, Int64Array, Float32Array, Int64Array]
-"""Template, moving image, cosine and variant of each pair (P,)."""
+_Hits: TypeAlias = tuple[Int64Array, Int64Array, Float32Array]
+"""Query, partner and cosine of each pair (P,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,8 @@ class DuplicatePairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidates:
+    """Pairs (P,) that may be copies, the warp (P, 2, 3) between them and the number of its flip."""
+
     template: Int64Array
     moving: Int64Array
     warp: Float32Array
@@ -68,68 +71,59 @@ class _Candidates:
         return _Candidates(self.template[mask], self.moving[mask], warp[mask], self.flip[mask])
 
 
-def near_duplicate_pairs(
-    images: UInt8Array | Sequence[UInt8Array],
-    *,
-    features: FloatArray | None = None,
-    threshold: float | None = None,
-    partners: int = 4,
-) -> DuplicatePairs:
+def near_duplicate_pairs(parts: Sequence[UInt8Array]) -> DuplicatePairs:
     """Find the pairs of images of which one is an edited copy of the other.
 
     Found are, alone or together: recompression, brightness and contrast, crops by 5 % of any
     side, rotations by 3 degrees, and flips. Identical images are pairs too. Blank images are
     similar to nothing. Memory grows with the number of images, by 10 KB each at most; so does
-    time, by 2 ms each at most, but for the look-up: 64 ns for each image and each other one, so
-    that it prevails from some 30 000 images on and takes 11 minutes on one thread for 10^5.
+    time, by 2 ms each at most, but for the look-up: some 70 ns for each image and each other one,
+    so that it prevails from some 30 000 images on and takes 12 minutes on one thread for 10^5.
 
     Args:
-        images: uint8 (N, H, W, C), or several such arrays (splits, say), numbered through.
-        features: Embeddings (N, D), whose nearest neighbours become candidates too.
-        threshold: Least correlation of the fine detail of a pair; None takes 0.68 for images of
-            112 pixels or more, and up to 0.85 for smaller ones, which hold less detail.
-        partners: How many candidates an image may get from each of the 32 look-ups; of all of
-            them, the best 24 are laid over it.
+        parts: Arrays of images, uint8 (N, H, W, C), numbered through: the splits.
     """
-    pool = _Pool([images] if isinstance(images, np.ndarray) else list(images))
-    middle = pool.shrunk(MIDDLE)
-    coarse = _halved(middle)
-    found = _candidates(coarse, features, partners)
-    found = _refined(found, coarse, iterations=4, least=_COARSE_LEAST)
-    found = _refined(found, middle, iterations=3, least=-1.0)
-    detail = _in_chunks(found, middle, sigma=1.0)
-    found = found.keep(detail > _MIDDLE_LEAST, found.warp)
-    return _judged(found, pool, threshold)
+    middle = _shrunk(parts, MIDDLE)
+    coarse = middle.reshape(-1, COARSE, 2, COARSE, 2).mean(axis=(2, 4))
+    found = _candidates(coarse)
+    found = _registered(found, coarse, iterations=4, least=_COARSE_LEAST)
+    found = _registered(found, middle, iterations=3, least=-1.0)
+    detail = np.zeros(len(found), np.float32)
+    for some in _chunks(len(found), _PAIRS):
+        images = middle[found.template[some]], middle[found.moving[some]]
+        detail[some] = detail_correlation(*images, found.warp[some], sigma=1.0)
+    return _confirmed(found.keep(detail > _MIDDLE_LEAST, found.warp), parts)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pool:
-    """Images of several arrays, numbered through."""
-
-    parts: list[UInt8Array]
-
-    @property
-    def side(self) -> int:
-        """The shortest side of any image."""
-        return min(int(side) for part in self.parts for side in part.shape[1:3])
-
-    def shrunk(self, side: int, rows: Int64Array | None = None) -> Float32Array:
-        """Return the images at ``rows`` as grey squares (B, side, side), from 0 to 255."""
-        ends = np.cumsum([len(part) for part in self.parts])
-        if rows is None:
-            rows = np.arange(ends[-1])
-        which = np.searchsorted(ends, rows, side="right")
-        small = np.empty((len(rows), side, side), np.float32)
-        for index, (row, part) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
-            image = self.parts[part][row - ends[part] + len(self.parts[part])]
-            small[index] = _shrink(image, side)
-        return small
+def _chunks(count: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _shrink(image: UInt8Array, side: int) -> UInt8Array:
-    plain = image[:, :, 0] if image.shape[2] == 1 else image
-    grey = Image.fromarray(np.ascontiguousarray(plain)).convert("L")
-    return np.asarray(grey.resize((side, side), Image.Resampling.BOX))
+def _shrunk(parts: Sequence[UInt8Array], side: int, rows: Int64Array | None = None) -> Float32Array:
+    """Return the images at ``rows`` as grey squares (B, side, side), from 0 to 255."""
+    ends = np.cumsum([len(part) for part in parts])
+    rows = np.arange(ends[-1]) if rows is None else rows
+    small = np.empty((len(rows), side, side), np.float32)
+    for index, row in enumerate(rows.tolist()):
+        which = int(np.searchsorted(ends, row, side="right"))
+        image = parts[which][row - ends[which]]  # counted from the end of its part
+        plain = image[:, :, 0] if image.shape[2] == 1 else image
+        grey = Image.fromarray(np.ascontiguousarray(plain)).convert("L")
+        small[index] = np.asarray(grey.resize((side, side), Image.Resampling.BOX))
+    return small
+
+
+def _candidates(coarse: Float32Array) -> _Candidates:
+    """Look up every variant of every image, and keep the best variant of the likeliest pairs."""
+    warps, flips = _variants()
+    hits = list(_look_ups(coarse, warps))
+    variant = np.repeat(np.arange(len(warps)), [len(cosine) for _, _, cosine in hits])
+    moving, template, cosine = (np.concatenate(part) for part in zip(*hits, strict=True))
+    pair = np.minimum(moving, template) * len(coarse) + np.maximum(moving, template)
+    order = np.lexsort((moving, -cosine, pair))
+    best = order[np.diff(pair[order], prepend=-1) > 0]  # each pair once, with its largest cosine
+    best = best[_among_best(template[best], moving[best], cosine[best], _CANDIDATES)]
+    return _Candidates(template[best], moving[best], warps[variant[best]], flips[variant[best]])
 
 
 def _variants() -> tuple[Float32Array, Int64Array]:
@@ -144,129 +138,111 @@ def _variants() -> tuple[Float32Array, Int64Array]:
     return np.array(warps, np.float32), np.repeat(np.arange(len(_FLIPS)), len(crops))
 
 
+def _look_ups(coarse: Float32Array, warps: Float32Array) -> Iterator[_Hits]:
+    """Look the images up under each warp, described by the main components of their pixels."""
+    plain = _descriptors(coarse)
+    centre = plain.mean(axis=0)
+    centred = plain - centre
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, -_COMPONENTS:]
+    units = _unit_rows(centred @ axes)
+    units[coarse.std(axis=(1, 2)) < 1] = 0  # blank
+    queries = np.empty_like(units)
+    for warp in warps:
+        for part in _chunks(len(coarse), _PAIRS):
+            some = coarse[part]
+            changed = sample(some, np.broadcast_to(warp, (len(some), 2, 3)))[0]
+            queries[part] = _unit_rows((_descriptors(changed) - centre) @ axes)
+        yield similar_pairs(units, queries, floor=_CANDIDATE_COSINE, most=_PARTNERS)
+
+
 def _descriptors(coarse: Float32Array) -> Float32Array:
+    """Return the pixels (N, S * S) of images (N, S, S), of mean 0 and deviation 1."""
     flat = coarse.reshape(len(coarse), -1)
     centred = flat - flat.mean(axis=1, keepdims=True)
-    spread = np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
-    described: Float32Array = centred / spread
+    described: Float32Array = centred / np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
     return described
 
 
-def _halved(images: Float32Array) -> Float32Array:
-    half = images.shape[1] // 2
-    pooled: Float32Array = images.reshape(len(images), half, 2, half, 2).mean(axis=(2, 4))
-    return pooled
+def _unit_rows(rows: FloatArray) -> Float32Array:
+    """Bring rows (N, D) to length 1; rows of zeros stay zero and are similar to nothing."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: Float32Array = (rows / np.maximum(length, 1e-6)).astype(np.float32)
+    return units
 
 
-def _candidates(coarse: Float32Array, features: FloatArray | None, partners: int) -> _Candidates:
-    """Look up every variant of every image, and keep the best variant of each pair."""
-    found = _best_of_pairs(_look_ups(coarse, partners), len(coarse))
-    near = _among_best(found[0], found[1], found[2], _CANDIDATES)
-    hits = [_rows_of(found, near)]
-    if features is not None:
-        hits.append(_by_features(features, partners))
-    template, moving, _, variant = _best_of_pairs(hits, len(coarse))
-    warps, flips = _variants()
-    return _Candidates(template, moving, warps[variant], flips[variant])
+def similar_pairs(units: Float32Array, queries: Float32Array, *, floor: float, most: int) -> _Hits:
+    """Find, for each query (N, D), the rows of ``units`` (N, D) whose cosine is at least ``floor``.
+
+    Query i is a changed version of row i, which is no partner of it. Of each query, at most the
+    ``most`` best partners. All rows have length 1.
+    """
+    found: list[_Hits] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+    for top in range(0, len(queries), _ROWS):
+        near = []
+        for left in range(0, len(units), _COLUMNS):
+            cosines = queries[top : top + _ROWS] @ units[left : left + _COLUMNS].T
+            rows = np.arange(len(cosines))
+            own = rows[(rows + top >= left) & (rows + top < left + cosines.shape[1])]
+            cosines[own, own + top - left] = -1
+            # A few times the maximum is several times faster than sorting out the largest few.
+            for _ in range(min(most, cosines.shape[1])):
+                column = cosines.argmax(axis=1)
+                best = cosines[rows, column]
+                hit = best >= floor
+                near.append((rows[hit] + top, column[hit] + left, best[hit]))
+                cosines[rows, column] = -1
+        first, second, cosine = (np.concatenate(part) for part in zip(*near, strict=True))
+        kept = places(first, cosine) < most
+        found.append((first[kept], second[kept], cosine[kept]))
+    query, partner, cosine = (np.concatenate(part) for part in zip(*found, strict=True))
+    return query, partner, cosine
 
 
-def _look_ups(coarse: Float32Array, partners: int) -> Iterator[_Hits]:
-    plain = _descriptors(coarse)
-    centre, axes = _principal(plain)
-    origin = np.zeros(axes.shape[1])
-    units = unit_rows((plain - centre) @ axes, centre=origin)
-    units[coarse.std(axis=(1, 2)) < 1] = 0  # blank
-    queries = np.empty_like(units)
-    for number, warp in enumerate(_variants()[0]):
-        for part in _chunks(len(coarse)):
-            some = coarse[part]
-            changed = sample(some, np.broadcast_to(warp, (len(some), 2, 3)))[0]
-            queries[part] = unit_rows((_descriptors(changed) - centre) @ axes, centre=origin)
-        moving, template, cosine = similar_pairs(
-            units, queries=queries, floor=_CANDIDATE_COSINE, most=partners
-        )
-        yield template, moving, cosine, np.full(len(cosine), number)
-
-
-def _principal(rows: Float32Array) -> tuple[Float32Array, Float32Array]:
-    """Return the mean (D,) of rows (N, D) and their main axes (D, C): the look-up takes less."""
-    centre = rows.mean(axis=0)
-    centred = rows - centre
-    axes: Float32Array = np.linalg.eigh(centred.T @ centred)[1][:, -_COMPONENTS:]
-    return centre, axes
-
-
-def _by_features(features: FloatArray, partners: int) -> _Hits:
-    first, second, cosine = similar_pairs(
-        unit_rows(features), floor=_CANDIDATE_COSINE, most=partners
-    )
-    unflipped = np.zeros(len(first), np.int64)
-    return first, second, cosine - 2, unflipped  # any variant found by pixels goes before
-
-
-def _best_of_pairs(hits: Iterable[_Hits], count: int) -> _Hits:
-    first, second, cosine, variant = (np.concatenate(part) for part in zip(*hits, strict=True))
-    pair = np.minimum(first, second) * count + np.maximum(first, second)
-    order = np.lexsort((-cosine, pair))
-    best = order[np.diff(pair[order], prepend=-1) > 0]
-    return _rows_of((first, second, cosine, variant), best)
-
-
-def _rows_of(hits: _Hits, rows: Int64Array | BoolArray) -> _Hits:
-    first, second, cosine, variant = hits
-    return first[rows], second[rows], cosine[rows], variant[rows]
+def places(rows: Int64Array, scores: FloatArray) -> Int64Array:
+    """Return the place of each score (P,) among those of the same row (P,): 0 is the highest."""
+    order = np.lexsort((-scores, rows))
+    starts = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    counts = np.diff(starts, append=len(rows))
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - np.repeat(starts, counts)
+    return place
 
 
 def _among_best(first: Int64Array, second: Int64Array, score: Float32Array, most: int) -> BoolArray:
-    """Say which pairs are among the ``most`` best of either image (P,): a linear number."""
+    """Which pairs are among the ``most`` best of either image (P,): a linear number."""
     place = places(np.concatenate([first, second]), np.concatenate([score, score]))
     near: BoolArray = place.reshape(2, -1).min(axis=0) < most
     return near
 
 
-def _refined(
+def _registered(
     found: _Candidates, images: Float32Array, *, iterations: int, least: float
 ) -> _Candidates:
-    """Lay the pairs over each other, and keep the best of each image that agree at ``least``."""
-    agree = np.zeros(len(found), np.float32)
+    """Register the pairs, and keep the best of each image that correlate by ``least``."""
+    correlation = np.zeros(len(found), np.float32)
     warp = found.warp.copy()
-    for part in _chunks(len(found)):
-        agree[part], warp[part] = register(
-            images[found.template[part]],
-            images[found.moving[part]],
-            found.warp[part],
+    for some in _chunks(len(found), _PAIRS):
+        correlation[some], warp[some] = register(
+            images[found.template[some]],
+            images[found.moving[some]],
+            found.warp[some],
             iterations=iterations,
         )
-    near = _among_best(found.template, found.moving, agree, _LAID_OVER)
-    return found.keep(near & (agree > least), warp)
+    near = _among_best(found.template, found.moving, correlation, _REGISTERED)
+    return found.keep(near & (correlation > least), warp)
 
 
-def _in_chunks(found: _Candidates, images: Float32Array, *, sigma: float) -> Float32Array:
+def _confirmed(found: _Candidates, parts: Sequence[UInt8Array]) -> DuplicatePairs:
+    """Keep the pairs whose fine detail correlates, at up to 112 pixels."""
+    side = max(MIDDLE, min(FINE, *(min(part.shape[1:3]) for part in parts)))
     detail = np.zeros(len(found), np.float32)
-    for part in _chunks(len(found)):
-        detail[part] = detail_correlation(
-            images[found.template[part]], images[found.moving[part]], found.warp[part], sigma=sigma
-        )
-    return detail
-
-
-def _judged(found: _Candidates, pool: _Pool, threshold: float | None) -> DuplicatePairs:
-    """Compare at full detail the few pairs that are left."""
-    side = max(MIDDLE, min(FINE, pool.side))
-    sigma = max(1.0, 2 * side / FINE)
-    detail = np.zeros(len(found), np.float32)
-    for part in _chunks(len(found), 64):
-        template = pool.shrunk(side, found.template[part])
-        moving = pool.shrunk(side, found.moving[part])
-        warp = register(template, moving, found.warp[part], iterations=4)[1]
-        detail[part] = detail_correlation(template, moving, warp, sigma=sigma)
-    if threshold is None:
-        threshold = float(np.interp(side, _THRESHOLD_SIDES, _THRESHOLDS))
-    return _result(found, detail, threshold)
-
-
-def _result(found: _Candidates, detail: Float32Array, threshold: float) -> DuplicatePairs:
-    kept = np.flatnonzero(detail >= threshold)
+    for some in _chunks(len(found), 64):
+        template = _shrunk(parts, side, found.template[some])
+        moving = _shrunk(parts, side, found.moving[some])
+        warp = register(template, moving, found.warp[some], iterations=4)[1]
+        sigma = max(1.0, 2 * side / FINE)
+        detail[some] = detail_correlation(template, moving, warp, sigma=sigma)
+    kept = np.flatnonzero(detail >= np.interp(side, _THRESHOLD_SIDES, _THRESHOLDS))
     first = np.minimum(found.template[kept], found.moving[kept])
     second = np.maximum(found.template[kept], found.moving[kept])
     order = np.lexsort((second, first))
@@ -277,7 +253,3 @@ def _result(found: _Candidates, detail: Float32Array, threshold: float) -> Dupli
         detail[kept][order].astype(np.float64),
         tuple(words[flip] for flip in found.flip[kept][order]),
     )
-
-
-def _chunks(count: int, step: int = _CHUNK) -> Sequence[slice]:
-    return [slice(start, start + step) for start in range(0, count, step)]
