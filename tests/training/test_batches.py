@@ -10,10 +10,9 @@ from torch import Tensor
 from transferkit.data.augment import Augment
 from transferkit.data.disk_cache import CacheWarning
 from transferkit.errors import ConfigError
-from transferkit.models.fold_batchnorm import Fold
 from transferkit.models.freezing import freeze, stages, unfreeze
+from transferkit.models.frozen_prefix import Cut
 from transferkit.models.prefix_cache import Cache
-from transferkit.training import batches as feeds
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.02, "batch_size": 8, "progress": False, "device": "cpu"}
@@ -46,7 +45,7 @@ def test_folding_changes_nothing_but_rounding(frozen, train, val, monkeypatch, u
     options = {"augment": augment, "cache": None, "optimizer": "sgd"}
     folded, losses = trained(frozen(upto=upto), train, val, **options)
     folds = []
-    monkeypatch.setattr(feeds, "fold_batch_norms", lambda *_: folds.append(1) or Fold())
+    monkeypatch.setattr(Cut, "folded", lambda cut, _example: folds.append(1) or cut)
     plain, others = trained(frozen(upto=upto), train, val, **options)
     assert folds
     assert losses == pytest.approx(others, abs=1e-5)

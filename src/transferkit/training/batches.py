@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -129,13 +129,10 @@ class Feed:
     forward: Forward
     at_once: int = 64
 
-    def batches(
-        self, plan: Sequence[Int64Array], device: torch.device
-    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """The inputs and labels of each batch of the ``plan``, on ``device``."""
-        for rows in plan:
-            labels = torch.from_numpy(self.labels[rows])
-            yield tuple(_to(t, device) for t in self.inputs.batch(rows)), _to(labels, device)
+    def batch(self, rows: Int64Array, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The inputs and the labels (B,) of a batch, on ``device``."""
+        labels = torch.from_numpy(self.labels[rows])
+        return tuple(_to(t, device) for t in self.inputs.batch(rows)), _to(labels, device)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

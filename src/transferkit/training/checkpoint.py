@@ -1,4 +1,4 @@
-"""The state of a training run, as one value: all that a resumed run needs."""
+"""A training run: what changes as it trains, its best and last weights, and its saved state."""
 
 from __future__ import annotations
 
@@ -12,34 +12,43 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from transferkit._files import replacing
 from transferkit.errors import OutputError, TrainingError
+from transferkit.models.classifier import Classifier, require_classifier
+from transferkit.models.device import place, training_device
+from transferkit.models.freezing import stages, unfreeze
 from transferkit.models.prefix_cache import changing
 from transferkit.training.history import EpochRecord, History
-from transferkit.training.optimizer import Moments
+from transferkit.training.optimizer import (
+    Moments,
+    build_optimizer,
+    held_by,
+    load_moments,
+    moments,
+)
+from transferkit.training.options import Options
 
 Weights: TypeAlias = dict[str, Tensor]
 
 
-class Keeper:
+class KeptWeights:
     """Copies of what training changes: trainable parameters, and buffers of modules that train.
 
-    Frozen weights cannot change, so they are not copied.
-
-    Attributes:
-        last: The weights after the last whole epoch (before the first: those it started from).
-        best: The weights of the best epoch; empty while there is none.
+    Frozen weights cannot change, so they are not copied. ``last`` are the weights after the last
+    whole epoch (before the first: those the run started from), ``best`` those of the best epoch
+    (empty while there is none).
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Look at ``model``, which must be in train mode, and copy what it starts from."""
+        """Copy the weights that the run starts from; ``model`` must be in train mode."""
         self._live: Weights = changing(model)
         self.last: Weights = _copy(self._live)
         self.best: Weights = {}
 
-    def follow(self, model: nn.Module) -> None:
-        """Take in what has been unfrozen since; it has not changed since the best epoch."""
+    def add_unfrozen(self, model: nn.Module) -> None:
+        """Copy what has been unfrozen since; it has not changed since the best epoch."""
         fresh = {k: v for k, v in changing(model).items() if k not in self._live}
         copies = _copy(fresh)
         self._live |= fresh
@@ -48,7 +57,7 @@ class Keeper:
             self.best |= copies
 
     def keep(self, *, best: bool) -> None:
-        """Copy the weights at the end of an epoch; they are also the best so far if ``best``."""
+        """Copy the weights at the end of an epoch, which is the best so far or not."""
         self.last = _copy(self._live)
         if best:
             self.best = dict(self.last)
@@ -183,3 +192,131 @@ def _by_name(kinds: dict[str, Weights]) -> Moments:
         for name, tensor in named.items():
             moments.setdefault(name, {})[kind] = tensor
     return moments
+
+
+class Run:
+    """A training run: the model and everything else that changes as it trains.
+
+    It stands between two epochs, except from :meth:`begin_epoch` to :meth:`end_epoch`.
+    """
+
+    def __init__(self, model: Classifier, options: Options) -> None:
+        """Place the model on the device of the run."""
+        self.model = require_classifier(model)
+        self.options = options
+        self.device = place(model, training_device(options.device, model))
+        self.history = History(monitor=options.monitor)
+        self.step = 0
+        self.optimizer: Optimizer | None = None
+        self.weights: KeptWeights | None = None
+        self._ended = False
+
+    def begin_epoch(self) -> Optimizer:
+        """Put the model into train mode, with the weights of the last whole epoch.
+
+        Returns:
+            The optimizer, which holds exactly the parameters that are trainable now.
+        """
+        self.model.train()
+        if self.weights is None:
+            self.weights = KeptWeights(self.model)
+        self.weights.add_unfrozen(self.model)
+        if self._ended:
+            self.weights.put_back(self.weights.last)
+            self._ended = False
+        held = self.optimizer
+        if held is None or held_by(held) != {p for p in self.model.parameters() if p.requires_grad}:
+            self.optimizer = build_optimizer(self.model, self.options)
+            if held is not None:
+                load_moments(self.optimizer, self.model, moments(held, self.model))
+        assert self.optimizer is not None
+        return self.optimizer
+
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Add the figures of the epoch to the history, and copy its weights."""
+        assert self.weights is not None  # begin_epoch made them
+        self.history = History((*self.history.records, record), self.history.monitor)
+        self.weights.keep(best=self.history.best_epoch == record.epoch)
+
+    def end(self, *, failed: bool, within_epoch: bool) -> None:
+        """Leave the model in eval mode, with the weights that it should have.
+
+        These are the best epoch's, where there is one and ``restore_best`` says so; else, and
+        where the run ``failed``, the last whole epoch's. An optimizer that was stopped within an
+        epoch belongs to no epoch and is dropped.
+        """
+        self.model.eval()
+        if within_epoch:
+            self.optimizer = None
+            self.step = self.history.records[-1].step if self.history.records else 0
+        if self.weights is not None:
+            best = self.weights.best if self.options.restore_best and not failed else {}
+            self.weights.put_back(best or self.weights.last)
+            self._ended = True
+
+    def state(self) -> TrainState:
+        """Copy all that a resumed run needs, as it was after the last whole epoch."""
+        last, best = (self.weights.last, self.weights.best) if self.weights else ({}, {})
+        kept = {} if self.optimizer is None else moments(self.optimizer, self.model)
+        return TrainState(
+            step=self.step,
+            seed=self.options.seed,
+            trainable=trainable(self.model),
+            weights=_on_cpu(self.model.state_dict() | last),
+            best=_on_cpu(best),
+            moments={name: _on_cpu(values) for name, values in kept.items()},
+            history=self.history,
+        )
+
+    def restore(self, state: TrainState) -> None:
+        """Go where ``state`` was: weights, freezing, optimizer, best weights and history.
+
+        Raises:
+            TrainingError: The state is of another model, or was made with another seed or monitor.
+        """
+        _check_same("seed", self.options.seed, state.seed)
+        _check_same("monitor", self.options.monitor, state.history.monitor)
+        try:
+            self.model.load_state_dict(state.weights)
+        except RuntimeError as error:
+            raise TrainingError(f"The training state is of another model: {error}") from error
+        refreeze(self.model, state.trainable)
+        self.model.train()
+        self.weights = KeptWeights(self.model)
+        self.weights.best = {k: v.to(self.device, copy=True) for k, v in state.best.items()}
+        self.optimizer = build_optimizer(self.model, self.options)
+        load_moments(self.optimizer, self.model, state.moments)
+        self.model.eval()
+        self.history, self.step = state.history, state.step
+
+
+def trainable(model: nn.Module) -> tuple[str, ...]:
+    """Names of the trainable parameters."""
+    return tuple(name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def refreeze(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Freeze stages until the trainable parameters are ``names``."""
+    if trainable(model) == names:
+        return
+    for stage in stages(model):
+        unfreeze(model, upto=stage)
+        if trainable(model) == names:
+            return
+    raise TrainingError(
+        "The training state has other trainable parameters than this model can have by "
+        "freezing stages. Freeze the same parameters as then, and resume again."
+    )
+
+
+def _on_cpu(tensors: Weights) -> Weights:
+    copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+    return {name: value.contiguous() for name, value in copies.items()}
+
+
+def _check_same(option: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        raise TrainingError(
+            f"The training state was made with {option}={theirs!r} and this trainer with "
+            f"{option}={ours!r}; make the trainer with {option}={theirs!r}."
+        )

@@ -1,42 +1,146 @@
-"""One epoch over the training batches, and one look at the val batches.
+"""One epoch from top to bottom: batches, loss, optimizer steps, validation, best weights.
 
-Nothing waits for the device within an epoch: losses and hits add up there, and come back at its
-end.
+Nothing waits for the device within an epoch: losses and hits add up there, and are read at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from transferkit._typing import Float64Array, Int64Array
+from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, TrainingError
-from transferkit.models.device import Precision, autocast
-from transferkit.training.batches import Feed, plain_plan
-from transferkit.training.optimizer import clip
-from transferkit.training.options import ClassWeights
+from transferkit.models.device import autocast, seeded
+from transferkit.models.memory_format import fast_formats
+from transferkit.training.batches import Feed, Feeds, plain_plan, shuffled_plan
+from transferkit.training.checkpoint import Run
+from transferkit.training.history import EpochRecord
+from transferkit.training.optimizer import clip, scale_rates
+from transferkit.training.options import ClassWeights, Options
+from transferkit.training.progress import Progress
+from transferkit.training.schedules import multiplier, schedule_named, warm_up_steps
 
 AUX_WEIGHT = 0.3
 """Weight of each auxiliary head's loss (Szegedy et al. 2015, Going Deeper, section 5)."""
+
+_CHECK_LOSS_EVERY = 50
+"""On a GPU, batches between two checks for a loss that is NaN or infinite; each check waits."""
+
+
+def train_epoch(
+    run: Run,
+    feeds: Feeds,
+    train: ImageData,
+    val: ImageData | None,
+    *,
+    epochs: int,
+    progress: Progress,
+) -> EpochRecord:
+    """Train for one epoch and validate; ``epochs`` is the length of the whole run."""
+    started = time.perf_counter()
+    model, options, number = run.model, run.options, len(run.history) + 1
+    optimizer = run.begin_epoch()
+    train_feed, val_feed = feeds.of(train, val, progress, epoch=number)
+    labels = train_feed.labels
+    weights = class_weights(options.class_weights, labels, model.num_classes)
+    loss = Loss(weights, options.label_smoothing)
+
+    batches = shuffled_plan(len(labels), options.batch_size, seed=options.seed, epoch=number)
+    check_batch_norm(model, batches)
+    size = options.accumulate
+    steps = [batches[i : i + size] for i in range(0, len(batches), size)]
+    check_every = 1 if run.device.type == "cpu" else _CHECK_LOSS_EVERY
+    meter, rate = Meter(run.device), 0.0
+    with fast_formats(model):
+        with seeded((options.seed, number, 1), run.device):
+            optimizer.zero_grad(set_to_none=True)
+            for step in steps:
+                rate = scale_rates(optimizer, schedule_factor(run, epochs * len(steps)))
+                take_step(train_feed, step, loss, optimizer, meter, options)
+                run.step += 1
+                progress.step()
+                meter.check(number, size, every=check_every)
+        meter.check(number, size)
+        model.eval()
+        check_weights(model, number)
+        val_loss, val_accuracy = (None, None) if val_feed is None else validate(val_feed, run)
+    if val_loss is not None and not math.isfinite(val_loss):
+        raise diverged(f"The val loss became {val_loss} after epoch {number}.")
+
+    seconds = time.perf_counter() - started
+    record = EpochRecord(number, run.step, rate, *meter.figures(), val_loss, val_accuracy, seconds)
+    run.end_epoch(record)
+    return record
+
+
+def take_step(
+    feed: Feed,
+    batches: Sequence[Int64Array],
+    loss: Loss,
+    optimizer: Optimizer,
+    meter: Meter,
+    options: Options,
+) -> None:
+    """Take one optimizer step on the mean loss over all samples of ``batches``.
+
+    Sum and mass of the loss are apart, so that accumulated batches give the step that one large
+    batch would, also with class weights and with a last batch that is smaller.
+    """
+    mass = max(loss.mass(feed.labels[np.concatenate(batches)]), 1e-12)
+    for rows in batches:
+        inputs, labels = feed.batch(rows, meter.device)
+        with autocast(options.precision, meter.device):
+            outputs = feed.forward(*inputs)  # random augmentation comes first in it
+        total = loss(outputs, labels)
+        meter.add(total, loss.mass(feed.labels[rows]), outputs[0], labels)
+        torch.autograd.backward(total / mass)
+    clip(optimizer, options.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def validate(feed: Feed, run: Run) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of the main logits; the model must be in eval mode."""
+    loss, meter = Loss(), Meter(run.device)
+    with torch.inference_mode(), autocast(run.options.precision, run.device):
+        for rows in plain_plan(len(feed.labels), feed.at_once):
+            inputs, labels = feed.batch(rows, run.device)
+            logits = feed.forward(*inputs)[0]
+            meter.add(loss((logits,), labels), len(labels), logits, labels)
+    return meter.figures()
+
+
+def schedule_factor(run: Run, total: int) -> float:
+    """The factor on all learning rates at the next of ``total`` optimizer steps."""
+    options, records = run.options, run.history.records
+    validated = all(record.val_loss is not None for record in records)
+    monitor = options.monitor if validated else "train_loss"
+    return multiplier(
+        schedule_named(options.scheduler),
+        run.step,
+        total,
+        warmup=warm_up_steps(options.warmup, total),
+        figures=[getattr(record, monitor) for record in records],
+        maximize=monitor == "val_accuracy",
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loss:
     """Cross-entropy as a sum over samples, to be divided by :meth:`mass`.
 
-    The quotient is the mean over samples, or with class weights the weighted mean, as in
-    ``torch.nn.CrossEntropyLoss``. Sum and mass apart make the mean right over batches of any size.
-
-    Attributes:
-        weights: Weight of each class (K,), or None.
-        label_smoothing: The share of the target spread over all classes.
+    The quotient is the mean over samples, or with class weights (K,) the weighted mean. Sum and
+    mass apart make the mean right over batches of any size.
     """
 
     weights: Float64Array | None = None
@@ -47,12 +151,7 @@ class Loss:
         return float(len(labels) if self.weights is None else self.weights[labels].sum())
 
     def __call__(self, outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """Sum the loss of the main logits and ``AUX_WEIGHT`` times that of the others.
-
-        Args:
-            outputs: Logits (B, K), the main head's first.
-            labels: Class numbers (B,).
-        """
+        """Loss of the main logits (B, K), plus ``AUX_WEIGHT`` times that of each auxiliary head."""
         main, *others = [self._sum(logits, labels) for logits in outputs]
         return main + AUX_WEIGHT * torch.stack(others).sum() if others else main
 
@@ -72,11 +171,7 @@ class Loss:
 def class_weights(
     weights: ClassWeights | None, labels: Int64Array, num_classes: int
 ) -> Float64Array | None:
-    """Weights of the classes (K,): those given, or ``"balanced"`` ones, N / (K * count).
-
-    Raises:
-        ConfigError: Not one weight for each class.
-    """
+    """Weights of the classes (K,): those of the user, or ``"balanced"`` ones, N / (K * count)."""
     if weights is None:
         return None
     if isinstance(weights, str):
@@ -84,50 +179,41 @@ def class_weights(
         return len(labels) / (num_classes * np.maximum(counts, 1.0))
     values = np.asarray(weights, dtype=np.float64)
     if values.shape != (num_classes,):
-        raise ConfigError(f"class_weights needs {num_classes} numbers, one a class, got {weights}.")
+        raise ConfigError(
+            f"class_weights must be {num_classes} numbers, one for each class, got {weights}."
+        )
     return values
-
-
-_LOOK_EVERY = 50
-"""On a GPU, how many batches pass between two looks for a loss that is not a number."""
 
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """Adds up losses and hits on the device.
-
-    Attributes:
-        device: Where they are.
-        losses: The summed loss of each batch so far.
-        mass: The weight of all samples so far.
-        count: The samples so far.
-    """
+    """Adds up losses and hits on the device, and the weight and number of samples."""
 
     device: torch.device
     losses: list[Tensor] = field(default_factory=list)
     mass: float = 0.0
     count: int = 0
     _hits: Tensor | int = 0
-    _looked_at: int = 0
+    _checked: int = 0
 
     def add(self, loss: Tensor, mass: float, logits: Tensor, labels: Tensor) -> None:
-        """Take in one batch: its summed loss, its weight, its logits and labels."""
+        """Take in one batch: its summed loss, its weight, its logits (B, K) and labels (B,)."""
         self.losses.append(loss.detach())
         self._hits = self._hits + (logits.detach().argmax(dim=1) == labels).sum()
         self.mass += mass
         self.count += len(labels)
 
-    def first_bad(self, *, every: int = 1) -> int | None:
-        """The first batch whose loss is not finite, among those not looked at before.
-
-        Looks only when ``every`` batches have come since the last look.
-        """
-        fresh = self.losses[self._looked_at :]
-        if len(fresh) < every:
-            return None
+    def check(self, epoch: int, accumulate: int, *, every: int = 1) -> None:
+        """See that all losses are finite; only when ``every`` batches have come since last time."""
+        fresh = self.losses[self._checked :]
+        if not fresh or len(fresh) < every:
+            return
         finite = torch.isfinite(torch.stack(fresh)).tolist()
-        start, self._looked_at = self._looked_at, len(self.losses)
-        return None if all(finite) else start + finite.index(False)
+        if not all(finite):
+            batch = self._checked + finite.index(False)
+            value, step = self.losses[batch].item(), batch // accumulate + 1
+            raise diverged(f"The training loss became {value} at epoch {epoch}, step {step}.")
+        self._checked = len(self.losses)
 
     def figures(self) -> tuple[float, float]:
         """Mean loss and accuracy over all samples."""
@@ -135,96 +221,29 @@ class Meter:
         return total / self.mass, float(self._hits) / self.count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loop:
-    """How batches are turned into optimizer steps.
-
-    Attributes:
-        loss: The training loss.
-        device: Where the model is.
-        accumulate: How many batches make one optimizer step.
-        clip_norm: The largest norm of the gradient, or None.
-        precision: Of the forward pass.
-    """
-
-    loss: Loss
-    device: torch.device
-    accumulate: int = 1
-    clip_norm: float | None = None
-    precision: Precision = "auto"
-
-    def steps(self, plan: Sequence[Int64Array]) -> list[Sequence[Int64Array]]:
-        """The batches of the plan, grouped into optimizer steps."""
-        return [plan[i : i + self.accumulate] for i in range(0, len(plan), self.accumulate)]
-
-    def train(
-        self,
-        feed: Feed,
-        plan: Sequence[Int64Array],
-        optimizer: Optimizer,
-        *,
-        epoch: int,
-        before_step: Callable[[], None],
-    ) -> tuple[float, float]:
-        """Take one optimizer step for each group of batches.
-
-        The gradient of a step is that of the mean over all samples of its batches, so that
-        accumulation gives the step that one large batch would.
-
-        Args:
-            feed: The training split.
-            plan: The rows of each batch.
-            optimizer: What takes the steps.
-            epoch: The number of the epoch, for messages.
-            before_step: Called before each step, to set the rates.
-
-        Returns:
-            Mean loss and accuracy over the epoch, as each batch was seen.
-
-        Raises:
-            TrainingError: The loss of a batch is not finite.
-        """
-        meter = Meter(self.device)
-        batches = feed.batches(plan, self.device)
-        optimizer.zero_grad(set_to_none=True)
-        for group in self.steps(plan):
-            before_step()
-            mass = max(self.loss.mass(feed.labels[np.concatenate(group)]), 1e-12)
-            for rows, (inputs, labels) in zip(group, islice(batches, len(group)), strict=True):
-                with autocast(self.precision, self.device):
-                    outputs = feed.forward(*inputs)
-                loss = self.loss(outputs, labels)
-                meter.add(loss, self.loss.mass(feed.labels[rows]), outputs[0], labels)
-                self._stop_if_bad(
-                    meter, epoch, every=1 if self.device.type == "cpu" else _LOOK_EVERY
-                )
-                torch.autograd.backward(loss / mass)
-            clip(optimizer, self.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self._stop_if_bad(meter, epoch)
-        return meter.figures()
-
-    def _stop_if_bad(self, meter: Meter, epoch: int, *, every: int = 1) -> None:
-        batch = meter.first_bad(every=every)
-        if batch is not None:
-            value, step = meter.losses[batch].item(), batch // self.accumulate + 1
-            raise diverged(f"The training loss became {value} at epoch {epoch}, step {step} of it.")
-
-    def judge(self, feed: Feed) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of the main logits; the model must be in eval mode."""
-        plain, meter = Loss(), Meter(self.device)
-        plan = plain_plan(len(feed.inputs), feed.at_once)
-        with torch.inference_mode(), autocast(self.precision, self.device):
-            for inputs, labels in feed.batches(plan, self.device):
-                logits = feed.forward(*inputs)[0]
-                meter.add(plain((logits,), labels), len(labels), logits, labels)
-        return meter.figures()
+def check_batch_norm(model: nn.Module, batches: Sequence[Int64Array]) -> None:
+    """See that no batch of one image meets a batch norm that trains; ``model`` is in train mode."""
+    if min(map(len, batches)) > 1:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise TrainingError(
+                f"A batch of one image cannot train the batch norm {name!r}: its variance is 0. "
+                "Give more images, a batch_size of 2 or more, or freeze the stage."
+            )
 
 
-def diverged(what: str) -> TrainingError:
-    """The error of a run that has left the numbers, with what to do next."""
+def check_weights(model: nn.Module, epoch: int) -> None:
+    """See that all trainable weights are finite."""
+    tensors: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])
+    if not torch.isfinite(norms).all():
+        raise diverged(f"A weight became infinite or NaN in epoch {epoch}.")
+
+
+def diverged(reason: str) -> TrainingError:
+    """The error for a loss or weight that became NaN or infinite."""
     return TrainingError(
-        f"{what} The model has the weights of the last whole epoch again. "
+        f"{reason} The model has the weights of the last whole epoch again. "
         "Try a lower lr, a warmup, or clip_norm=1.0."
     )

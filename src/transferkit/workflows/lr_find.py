@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
@@ -21,8 +22,8 @@ from transferkit.models.device import place, seeded, training_device
 from transferkit.training.batches import Feed, Images, shuffled_plan
 from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import OptimizerName, Options
-from transferkit.training.train_epoch import Loop, Loss
-from transferkit.training.trainer import check_batch_norm, check_data
+from transferkit.training.train_epoch import Loss, Meter, check_batch_norm, take_step
+from transferkit.training.trainer import check_data
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss."""
@@ -154,7 +155,6 @@ def _losses(
     device: torch.device,
 ) -> Float64Array:
     """Smoothed loss at each rate, until it diverges."""
-    loop = Loop(Loss(), device)
     feed = Feed(Images(train), train.require_labels("Training"), model.outputs)
     optimizer = build_optimizer(model, options)
     check_batch_norm(model, [next(_batches(len(train), options))])
@@ -162,9 +162,10 @@ def _losses(
     batches = islice(_batches(len(train), options), len(rates))
     for step, (rate, rows) in enumerate(zip(rates, batches, strict=True), start=1):
         scale_rates(optimizer, float(rate) / options.lr)
-        try:
-            loss, _ = loop.train(feed, [rows], optimizer, epoch=1, before_step=_nothing)
-        except TrainingError:
+        meter = Meter(device)
+        take_step(feed, [rows], Loss(), optimizer, meter, options)
+        loss, _ = meter.figures()
+        if not math.isfinite(loss):
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smoothed.append(mean / (1 - SMOOTHING**step))  # as if there had been a past
@@ -177,7 +178,3 @@ def _losses(
 def _batches(images: int, options: Options) -> Iterator[Int64Array]:
     for epoch in count(1):
         yield from shuffled_plan(images, options.batch_size, seed=options.seed, epoch=epoch)
-
-
-def _nothing() -> None:
-    """The rate is set already."""

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from transferkit.errors import TrainingError
 from transferkit.models.device import autocast, has_room, seeded
 from transferkit.training.batches import (
     Encoded,
@@ -49,7 +50,7 @@ def test_plans_follow_seed_and_epoch():
 
 def test_feeds_of_images_and_of_tensors(train):
     rows = np.array([4, 2, 7])
-    (images,), labels = next(Feed(Images(train), train.labels, tuple).batches([rows], CPU))
+    (images,), labels = Feed(Images(train), train.labels, tuple).batch(rows, CPU)
     assert images.dtype == torch.uint8
     assert torch.equal(images, train.batch(rows))
     assert labels.tolist() == train.labels[rows].tolist()
@@ -100,12 +101,13 @@ def test_a_meter_finds_the_first_bad_batch():
     logits, labels = torch.eye(2), torch.tensor([0, 0])
     for value in (1.0, 2.0):
         meter.add(torch.tensor(value), 2.0, logits, labels)
-    assert meter.first_bad() is None
+    meter.check(epoch=1, accumulate=2)
     assert meter.figures() == (0.75, 0.5)
     for value in (3.0, torch.inf, torch.nan):
         meter.add(torch.tensor(value), 2.0, logits, labels)
-    assert meter.first_bad(every=4) is None
-    assert meter.first_bad() == 3
+    meter.check(epoch=1, accumulate=2, every=4)
+    with pytest.raises(TrainingError, match=r"became inf at epoch 1, step 2\."):
+        meter.check(epoch=1, accumulate=2)
 
 
 def test_random_numbers_follow_seed_and_epoch_and_leave_the_callers():
