@@ -24,7 +24,7 @@ from transferkit.workflows.result import checked_splits
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 STATISTICS_IMAGES = 1024
-"""Training images at most that batch-norm statistics are estimated on."""
+"""Maximum number of training images that batch-norm statistics are estimated on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +33,11 @@ class Interpolation:
 
     Attributes:
         classifier: The model at ``alpha``, in eval mode.
-        alpha: The share of the second model, chosen on val.
-        alphas: The shares that were tried.
-        val_scores: Score of each of them on val.
-        val: Score of the chosen one on val; chosen on it, so it flatters a little.
-        test: Score of the chosen one on test, read once; None where there is no test split.
+        alpha: Weight of the second model, in [0, 1], chosen on val.
+        alphas: The weights that were tried.
+        val_scores: Evaluation of each of them on val.
+        val: Evaluation of the chosen one on val; slightly optimistic, as it was chosen there.
+        test: Evaluation of the chosen one on test; None where there is no test split.
     """
 
     classifier: Classifier
@@ -48,7 +48,7 @@ class Interpolation:
     test: Evaluation | None
 
     def to_dict(self) -> dict[str, JSON]:
-        """The shares and scores as plain data."""
+        """The weights and scores as plain data."""
         return {
             "alpha": self.alpha,
             "alphas": list(self.alphas),
@@ -85,26 +85,25 @@ def interpolate(
 ) -> Interpolation:
     """Take the weights ``(1 - alpha) * first + alpha * second``, with alpha chosen on val.
 
-    Between a probe and the model fine-tuned from it the loss has no barrier, and a model on the
-    way often does better on shifted data than either (M. Wortsman et al., "Robust fine-tuning of
-    zero-shot models", CVPR 2022, arXiv:2109.01903). Batch norm's running statistics do not
-    interpolate: where they differ they are estimated anew, on training images. The two ends are
-    the models themselves.
+    Between a probe and the model fine-tuned from it the loss has no barrier, and a model between
+    them is often more accurate on shifted data than either (M. Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903). Running statistics of batch
+    norm cannot be interpolated: where they differ they are estimated again on training images.
 
     Args:
         first: The model at alpha 0, such as a linear probe; left as it is.
         second: The model at alpha 1, fine-tuned from the first; left as it is.
         splits: ``"train"`` and ``"val"``, and ``"test"`` if there is one.
-        alphas: Shares of the second model to try, in [0, 1]. Of equal val accuracies, the lower
+        alphas: Weights of the second model to try, in [0, 1]. Of equal val accuracies, the lower
             log loss wins.
-        batch_size: Images a batch.
+        batch_size: Batch size.
         device: Where to compute; by default where ``second`` is.
 
     Raises:
-        ConfigError: No share, one outside [0, 1], or two models of different architecture.
+        ConfigError: No alpha, one outside [0, 1], or two models of different architecture.
         DataError: A split is absent, empty or unlabelled.
     """
-    shares = _check_alphas(alphas)
+    tried = _check_alphas(alphas)
     first, second = require_classifier(first), require_classifier(second)
     parts = checked_splits(splits)
     merged = copy.deepcopy(second)
@@ -119,55 +118,51 @@ def interpolate(
             estimate_statistics(merged, norms, parts["train"], batch_size=batch_size)
 
     scores = []
-    for alpha in shares:
+    for alpha in tried:
         move_to(alpha)
         scores.append(evaluate(merged, parts["val"], batch_size=batch_size))
-    best = min(range(len(shares)), key=lambda i: (-scores[i].accuracy, scores[i].log_loss))
-    move_to(shares[best])
+    best = min(range(len(tried)), key=lambda i: (-scores[i].accuracy, scores[i].log_loss))
+    move_to(tried[best])
     test = parts.get("test")
-    judged = test is not None and test.labels is not None
+    labelled = test is not None and test.labels is not None
     return Interpolation(
         classifier=merged.eval(),
-        alpha=shares[best],
-        alphas=shares,
+        alpha=tried[best],
+        alphas=tried,
         val_scores=tuple(scores),
         val=scores[best],
-        test=evaluate(merged, parts["test"], batch_size=batch_size) if judged else None,
+        test=evaluate(merged, parts["test"], batch_size=batch_size) if labelled else None,
     )
 
 
 def estimate_statistics(
     model: Classifier, norms: Sequence[_BatchNorm], data: ImageData, *, batch_size: int
 ) -> None:
-    """Set the running mean and variance of ``norms`` to their averages over images.
-
-    The images are a spread-out part of ``data``, at most ``STATISTICS_IMAGES``; everything but
-    ``norms`` is in eval mode.
-    """
+    """Set the running mean and variance of ``norms`` to their averages over images of ``data``."""
     count = min(len(data), STATISTICS_IMAGES)
     rows = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
-    rows = np.random.default_rng(0).permutation(rows)  # no batch of one class
+    rows = np.random.default_rng(0).permutation(rows)  # mixes the classes in every batch
     before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     model.eval()
     with torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum, norm.training = None, True  # None: the plain average over batches
+            norm.momentum, norm.training = None, True  # None averages all batches equally
         for batch in np.array_split(rows, max(1, count // batch_size)):
             model.features(data.batch(batch).to(place(model, None)))
     for norm, (momentum, state) in zip(norms, before, strict=True):
         norm.momentum = momentum
-        if norm.num_batches_tracked == 0:  # in an auxiliary head, which only training runs
+        if norm.num_batches_tracked == 0:  # it was not called: auxiliary heads run in training only
             norm.load_state_dict(state)
 
 
 def _check_alphas(alphas: object) -> tuple[float, ...]:
-    given = [] if isinstance(alphas, str) or not isinstance(alphas, Iterable) else list(alphas)
-    if not given:
-        raise ConfigError(f"alphas must be one or more shares in [0, 1], got {alphas!r}.")
-    for alpha in given:
+    values = [] if isinstance(alphas, str) or not isinstance(alphas, Iterable) else list(alphas)
+    if not values:
+        raise ConfigError(f"alphas must be one or more numbers in [0, 1], got {alphas!r}.")
+    for alpha in values:
         check_number("Each of alphas", alpha, least=0, most=1)
-    return tuple(dict.fromkeys(map(float, given)))
+    return tuple(dict.fromkeys(map(float, values)))
 
 
 def _state(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
@@ -187,7 +182,7 @@ def _check_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
 
 
 def _between(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """The ends exactly at 0 and 1; counters are those of the second model."""
+    """The interpolated tensors; integers (batch counters) are those of ``b``."""
     if alpha in (0.0, 1.0):
         return dict(a if alpha == 0 else b)
     return {

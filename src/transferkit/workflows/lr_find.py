@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short run at rising rates, on a copy."""
+"""The learning-rate range test: a short run at rising learning rates, on a copy of the model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from transferkit.training.train_epoch import Loss, Meter, check_batch_norm, take
 from transferkit.training.trainer import check_data
 
 SMOOTHING = 0.9
-"""Weight of the past in the running mean of the loss."""
+"""Decay of the exponential moving average of the loss."""
 DIVERGED = 4.0
-"""The run ends when the smoothed loss exceeds this multiple of its lowest value so far."""
+"""The run ends when the smoothed loss exceeds this multiple of its lowest value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +36,8 @@ class LRFind:
     """Loss against learning rate.
 
     Attributes:
-        rates: Base rates tried, rising ``(S,)``.
-        losses: Training loss of the batch at each rate, smoothed ``(S,)``.
+        rates: Learning rates of the head, rising, ``(S,)``.
+        losses: Training loss of the batch at each of them, smoothed, ``(S,)``.
         suggestion: The rate at which the loss falls most steeply, before its lowest value.
     """
 
@@ -73,24 +73,24 @@ def lr_find(
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> LRFind:
-    """Train a copy of ``model``, as frozen as it is, at rates that rise from step to step.
+    """Train a copy of ``model`` at learning rates that rise from step to step.
 
-    The model, its mode and every random state stay as they were, bit for bit. Source: L. N.
-    Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3,
+    The model, its mode and all random states are left as they were. Source: L. N. Smith,
+    "Cyclical learning rates for training neural networks", WACV 2017, section 3.3,
     arXiv:1506.01186; the rate of steepest fall is fastai's suggestion.
 
     Args:
-        model: The classifier; stages that are frozen stay frozen in the copy.
+        model: The classifier; its frozen stages are frozen in the copy too.
         data: Training images, or splits with ``"train"``.
-        lowest: First base rate.
-        highest: Last base rate; the run ends before where the loss diverges.
-        steps: Optimizer steps, one a rate, spaced evenly in the logarithm.
+        lowest: First learning rate of the head.
+        highest: Last learning rate; where the loss diverges the run ends earlier.
+        steps: Optimizer steps, one for each rate, spaced evenly in the logarithm.
         optimizer: See :class:`~transferkit.Trainer`, as for all that follows.
-        weight_decay: Of weight matrices and kernels.
-        layer_decay: The rate falls by this factor with every stage away from the head.
-        batch_size: Images a batch.
-        device: Where to train the copy; by default a GPU if there is one.
-        seed: Of batches, dropout and the like.
+        weight_decay: Weight decay.
+        layer_decay: Factor on the learning rate from stage to stage, from the head backwards.
+        batch_size: Batch size.
+        device: Device of the copy; by default a GPU if there is one.
+        seed: Seed of the batches and of dropout.
 
     Raises:
         ConfigError: Not ``0 < lowest < highest``, fewer than ten steps, or a bad option.
@@ -123,22 +123,18 @@ def lr_find(
         losses = _losses(twin.train(), train, rates, options, where)
     if len(losses) < 10:
         raise TrainingError(
-            f"The loss left the numbers after {len(losses)} steps, at lr={rates[len(losses)]:.1e}. "
-            "Give a lower `lowest`."
+            f"The loss became NaN or infinite after {len(losses)} steps, at "
+            f"lr={rates[len(losses)]:.1e}. Start from a smaller rate, lowest={lowest / 100:.0e}."
         )
     tried = rates[: len(losses)]
     return LRFind(tried, losses, steepest(tried, losses))
 
 
 def steepest(rates: Float64Array, losses: Float64Array) -> float:
-    """The rate at which the loss falls fastest in the logarithm of the rate, before its lowest.
+    """The rate of steepest fall in log(rate) before the lowest loss; both ``(S,)``, evenly spaced.
 
-    The slope is that of a line through an eighth of the steps, and the first steps are passed
-    over: there the smoothed loss is the mean of a few batches, and falls or rises by chance.
-
-    Args:
-        rates: (N,), evenly spaced in the logarithm.
-        losses: (N,), smoothed.
+    The slope is that of a line fitted to an eighth of the steps. The first steps are left out:
+    their smoothed loss is the mean of a few batches, and falls or rises by chance.
     """
     window = max(3, len(losses) // 8 | 1)
     slope = savgol_filter(losses, window, polyorder=1, deriv=1)
@@ -168,7 +164,7 @@ def _losses(
         if not math.isfinite(loss):
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        smoothed.append(mean / (1 - SMOOTHING**step))  # as if there had been a past
+        smoothed.append(mean / (1 - SMOOTHING**step))  # corrects the start at zero, as Adam
         lowest = min(lowest, smoothed[-1])
         if smoothed[-1] > DIVERGED * lowest:
             break
