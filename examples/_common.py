@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import transferkit as tk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EMBEDDED = "formula_resnet18"
 """The backbone that comes with the library, weights included: nothing is fetched for it."""
@@ -165,11 +169,22 @@ def write_table(out: Path, name: str, header: Sequence[str], rows: Sequence[Sequ
 
 def draw(comparison: tk.Comparison, out: Path) -> None:
     """Accuracies with intervals, accuracy against time, and learning curves."""
-    both = {name: {"val": score} for name, score in comparison.scores("val").items()}
-    for name, score in comparison.scores("test").items():
-        both[name]["test"] = score
-    tk.plots.save(tk.plots.accuracy_intervals(both), out / "accuracy.png")
-    times = tk.plots.accuracy_vs_time(comparison.scores("test"), comparison.seconds())
-    tk.plots.save(times, out / "accuracy_vs_time.png")
-    curves = tk.plots.learning_curves(comparison.histories())
-    tk.plots.save(curves, out / "learning_curves.png")
+    save_figures(
+        out,
+        lambda: {
+            "accuracy": tk.plots.comparison(comparison),
+            "accuracy_vs_time": tk.plots.accuracy_vs_time(
+                comparison.scores("test"), comparison.seconds()
+            ),
+            "learning_curves": tk.plots.learning_curves(comparison.histories()),
+        },
+    )
+
+
+def save_figures(out: Path, figures: Callable[[], Mapping[str, Axes]]) -> None:
+    """Write figures as PNG; without matplotlib say so, and leave them out."""
+    try:
+        for name, axes in figures().items():
+            tk.plots.save(axes, out / f"{name}.png")
+    except tk.MissingDependencyError as error:
+        print(f"no figures: {error}\n")

@@ -2,10 +2,10 @@
 
 The notebook's recipe: Adam at 1e-3, batches of 32, 30 epochs, the best epoch on val. Its cosine
 schedule was given the run's length in steps and stepped once an epoch, so that the rate hardly
-moved: "constant" here, and the condition "LR scheduler" is the cosine that was meant. What is
-frozen stays in eval mode, and images are normalised as the weights want it; the notebook did
-neither. Figures depend on the data and weights that are given; on phantom data and random weights
-they only show that every cell runs.
+moved: "constant" here, and the condition "LR scheduler" is the cosine that was meant. Frozen
+layers stay in eval mode, and images are normalised with the mean and standard deviation of the
+weights; the notebook did neither. Figures depend on data and weights; on phantom data and random
+weights they only show that every cell runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import transferkit as tk
 from _common import Setting, parse, write_table
 from _reports import REPORTED, Reported
 from _tiling import tiling_accident
-from transferkit.workflows.comparison_rows import Cell
 
 NETWORKS = tuple(dict.fromkeys(row.network for row in REPORTED))
 QUICK_NETWORKS = ("resnet18", "mobilenet_v2")
@@ -48,17 +47,17 @@ def backbone_of(row: Reported, setting: Setting) -> str:
     return f"{row.network}.IMAGENET1K_{row.condition}" if tagged else row.network
 
 
-def run(row: Reported, setting: Setting) -> Cell:
-    """Train one cell; what is in the folder already is not trained again."""
+def run(row: Reported, setting: Setting) -> tk.Comparison:
+    """Train one cell; a cell that is in the folder already is not trained again."""
     if row.condition == "pooled and split again":
         setting = replace(setting, splits=tk.resplit(setting.splits, seed=0))
     strategy = replace(strategy_of(row), epochs=setting.epochs)
-    (cell,) = setting.compare([strategy], backbones=[backbone_of(row, setting)]).cells
-    return cell
+    return setting.compare([strategy], backbones=[backbone_of(row, setting)])
 
 
-def measured(cell: Cell) -> dict[str, float | None]:
-    """The figures of a cell, under the names of the reports' table."""
+def measured(comparison: tk.Comparison) -> dict[str, float | None]:
+    """The figures of its only cell, under the names of the reports' table."""
+    (cell,) = comparison.cells
     if cell.history is None or cell.test is None:
         return {}
     summary = cell.history.summary()
@@ -110,8 +109,9 @@ def main() -> None:
             )
             table += lines(row, {"test accuracy": tilings[TILED[row.condition]].accuracy})
             continue
-        cell = run(row, setting)
-        table += lines(row, measured(cell))
+        comparison = run(row, setting)
+        table += lines(row, measured(comparison))
+        (cell,) = comparison.cells
         if row.report == 5 and cell.test is not None:
             for scores in cell.test.per_class:
                 figures = (scores.precision, scores.recall, scores.f1)

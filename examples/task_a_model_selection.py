@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 import transferkit as tk
-from _common import EMBEDDED, parse, write_table
-from transferkit.backbones.table import backbone_table
+from _common import EMBEDDED, parse, save_figures, write_table
 
 EIGHT = ("googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d",
          "mobilenet_v2", "vgg16")  # fmt: skip
@@ -62,7 +61,7 @@ def facts(name: str) -> list[str]:
     """What is known without training."""
     model = tk.create_classifier(name, 2, weights=None, image_size=64, seed=0)
     spec = tk.get_backbone_spec(name)
-    (row,) = backbone_table(spec.name)
+    (row,) = tk.backbone_table(spec.name)
     gflops = "-" if row.gflops is None else f"{row.gflops:.2f}"
     return [
         spec.name,
@@ -103,7 +102,7 @@ def main() -> None:
               "published top-1", "images/s", "probe", "LogME", "on images")  # fmt: skip
     write_table(setting.out, "task_a", header, rows)
     (setting.out / "ranking.json").write_text(json.dumps(ranking.to_dict(), indent=2))
-    tk.plots.save(tk.plots.ranking(ranking), setting.out / "ranking.png")
+    save_figures(setting.out, lambda: {"ranking": tk.plots.ranking(ranking)})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ interpolating the weights are three ways to combine them.
 from __future__ import annotations
 
 import transferkit as tk
-from _common import EMBEDDED, draw, parse
+from _common import EMBEDDED, draw, parse, save_figures
 
 STRATEGIES = [
     tk.Strategy("linear_probe", name="fixed"),
@@ -24,6 +24,7 @@ def main() -> None:
         backbones=(EMBEDDED, "resnet18"),
         quick_backbones=(EMBEDDED,),
     )
+    curves = {}
     for backbone in setting.backbones:
         advice = tk.advise(
             setting.splits,
@@ -33,8 +34,10 @@ def main() -> None:
             device=setting.device,
         )
         print(f"{advice}\n")
-        curve = setting.out / f"probe_curve_{backbone.replace('/', '_')}.png"
-        tk.plots.save(tk.plots.probe_curve(advice.curve), curve)
+        curves[f"probe_curve_{backbone.replace('/', '_')}"] = advice.curve
+    save_figures(
+        setting.out, lambda: {name: tk.plots.probe_curve(curve) for name, curve in curves.items()}
+    )
 
     comparison = setting.compare(STRATEGIES)
     print(f"{comparison}\n")

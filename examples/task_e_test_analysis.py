@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import transferkit as tk
-from _common import EMBEDDED, Setting, draw, parse, write_table
+from _common import EMBEDDED, Setting, draw, parse, save_figures, write_table
 from _tiling import tiling_accident
 
 FIXED = tk.Strategy("linear_probe", name="fixed")
@@ -45,10 +45,18 @@ def by_class(setting: Setting, comparison: tk.Comparison) -> None:
             figures = (scores.precision, scores.recall, scores.f1)  # nan: never predicted
             rows.append([cell.name, scores.name, *(f"{value:.3f}" for value in figures),
                          str(scores.support)])  # fmt: skip
-        name = f"confusion_{cell.strategy}_{cell.seed}".replace(", ", "_")
-        tk.plots.save(tk.plots.confusion_matrix(cell.test), setting.out / f"{name}.png")
     header = ("network, strategy", "class", "precision", "recall", "F1", "images")
     write_table(setting.out, "by_class", header, rows)
+    save_figures(
+        setting.out,
+        lambda: {
+            f"confusion_{cell.strategy}_{cell.seed}".replace(", ", "_"): tk.plots.confusion_matrix(
+                cell.test
+            )
+            for cell in comparison.cells
+            if cell.test is not None
+        },
+    )
 
 
 def accident(setting: Setting, comparison: tk.Comparison, backbone: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -43,6 +44,42 @@ def test_each_script_runs_offline_and_writes_its_results(name: str, tmp_path: Pa
     subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=300)
     assert list(tmp_path.glob("*.csv"))
     assert name == "reproduce_reports" or list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_a_script_ends_well_without_matplotlib(tmp_path: Path) -> None:
+    script = EXAMPLES / "task_d_comparison.py"
+    program = (
+        "import runpy, sys\n"
+        "sys.modules['matplotlib'] = None\n"
+        f"sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        f"sys.argv = [{script.name!r}, '--quick', '--out', {str(tmp_path)!r}]\n"
+        f"runpy.run_path({str(script)!r}, run_name='__main__')\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert "no figures: Figures need matplotlib" in result.stdout
+    assert "Best on val" in result.stdout
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_examples_use_public_names_only() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(a.name.startswith("transferkit.") for a in node.names), path
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("transferkit"), path
+
+
+def test_without_matplotlib_figures_are_left_out(
+    example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw() -> dict[str, object]:
+        raise tk.MissingDependencyError("Figures need matplotlib.")
+
+    example("_common").save_figures(tmp_path, draw)
+    assert "no figures: Figures need matplotlib." in capsys.readouterr().out
 
 
 def test_depth_and_blocks_are_those_of_the_papers(example) -> None:
