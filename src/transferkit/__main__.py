@@ -1,6 +1,6 @@
 """``python -m transferkit``: the command line."""
 
-from transferkit.cli import main
+from importlib import import_module
 
 if __name__ == "__main__":
-    main()
+    import_module("transferkit.cli").main()  # by name: the package stands below its rooms
