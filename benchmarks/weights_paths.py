@@ -30,7 +30,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from coverage_summary import markdown, put
 from transferkit.backbones.catalog import list_backbones, resolve
-from transferkit.backbones.spec import WeightsSpec, published_measures
+from transferkit.backbones.spec import WeightsSpec, packaged_rows
 from weights_check import check, check_file, published_state
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ Row = dict[str, str]
 
 def architectures(source: str) -> list[str]:
     """The networks with weights, the smallest first."""
-    measures = published_measures()
+    measures = packaged_rows()
     names = list_backbones(source=source, pretrained=True)
     return sorted(names, key=lambda name: measures[name].num_params)
 
@@ -134,7 +134,7 @@ def run(source: str, part: str, largest: float, *, shapes: bool) -> None:
         if not path.stat().st_size:
             writer.writeheader()
         for name in architectures(source)[first - 1 :: parts]:
-            numbers = published_measures()[name].num_params <= largest * 1e6
+            numbers = packaged_rows()[name].num_params <= largest * 1e6
             if not numbers and not shapes:
                 break
             for row in rows(name, numbers=numbers, done=done):
@@ -175,7 +175,7 @@ def limits(kept: list[Row]) -> str:
 
     def params(how: str) -> list[float]:
         names = {row["name"] for row in kept if row["how"] == how}
-        return [published_measures()[name].num_params / 1e6 for name in names]
+        return [packaged_rows()[name].num_params / 1e6 for name in names]
 
     return (
         f"Of timm's networks, the largest loaded with numbers has {max(params(RUN)):.0f} million "

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
 from transferkit.backbones.catalog import build_network, get_backbone_spec, list_backbones, resolve
-from transferkit.backbones.spec import published_measures
+from transferkit.backbones.spec import packaged_rows
 from transferkit.backbones.torchvision import SOURCE as TORCHVISION
 from transferkit.errors import ConfigError, UnknownNameError
 
@@ -185,7 +185,7 @@ def test_torchvision_never_waits_for_timm() -> None:
 
 
 def test_the_packaged_measures_are_what_is_measured() -> None:
-    measures = published_measures()
+    measures = packaged_rows()
     assert measures.keys() >= set(list_backbones(source="torchvision"))
     for name in ("torchvision/mobilenet_v3_small", "timm/vit_tiny_patch16_224", "timm/resnet50"):
         spec = get_backbone_spec(name)
@@ -197,7 +197,7 @@ def test_the_packaged_measures_are_what_is_measured() -> None:
 
 
 def test_every_backbone_is_measured() -> None:
-    measures = published_measures()
+    measures = packaged_rows()
     for source in ("torchvision", "timm", "transferkit"):
         names = list_backbones(source=source)
         assert measures.keys() >= set(names)

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, adapt_weight, widen
-from transferkit.backbones.meta_forward import leaf_calls, skeleton
 from transferkit.errors import ConfigError
 
 
@@ -67,7 +66,7 @@ def test_every_layer_that_reads_the_image_is_adapted() -> None:
     module = TwoStems()
     grey = torch.randn(2, 1, 8, 8)
     expected = module(grey.expand(-1, 3, -1, -1))
-    adapt_first_layers(module, leaf_calls(skeleton(TwoStems), (3, 8, 8)), 1)
+    adapt_first_layers(module, (3, 8, 8), 1)
     torch.testing.assert_close(module(grey), expected)
     assert all(p.requires_grad for p in module.parameters())
 
@@ -77,7 +76,7 @@ def test_a_first_layer_that_cannot_be_adapted_is_refused() -> None:
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
 
     with pytest.raises(ConfigError, match="in_channels=3"):
-        adapt_first_layers(build(), leaf_calls(skeleton(build), (3, 4, 4)), 1)
+        adapt_first_layers(build(), (3, 4, 4), 1)
     with pytest.raises(ConfigError, match="in_channels=3"):
         adapt_weight(torch.randn(2, 4), 1)
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.train import MEAN, STD
-from transferkit.backbones.embedded import create_network
+from transferkit.backbones.embedded import PooledResNet, pretraining_network
 
 
 def features(model: nn.Module, images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
@@ -82,7 +82,7 @@ def load(folder: Path, *, random: bool) -> nn.Module:
     """Rebuild a run's network without its classifier, trained or as it began."""
     options = json.loads((folder / "options.json").read_text())
     torch.manual_seed(options["seed"])
-    model = create_network(in_channels=1)
+    model = PooledResNet(pretraining_network(in_channels=1))
     if not random:
         state = torch.load(folder / "weights.pt", weights_only=True)
         kept = model.state_dict().keys()

@@ -20,15 +20,15 @@ from torch import nn
 from transferkit._validation import check_number, check_text, to_path
 from transferkit.backbones.channels import adapt_statistics
 from transferkit.backbones.registered import RegisteredSource, Registration, check_registration
+from transferkit.backbones.source import Source
 from transferkit.backbones.spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BackboneSpec,
     InputSize,
     Network,
-    Source,
     WeightsSpec,
-    published_measures,
+    packaged_rows,
 )
 from transferkit.errors import ConfigError, UnknownNameError
 
@@ -40,6 +40,7 @@ _LIBRARIES = {
     "transferkit": "transferkit.backbones.embedded",
 }
 _OWN = "user"
+_FILE_TAG = "file"  # of the weights file that a network was registered with
 _HINT = "List them with list_backbones()."
 _registered: dict[str, RegisteredSource] = {}
 
@@ -131,10 +132,8 @@ def get_backbone_spec(name: str) -> BackboneSpec:
         ('IMAGENET1K_V1', 69.758)
     """
     found = resolve(name)
-    measured = published_measures().get(found.full_name)
-    spec = replace(
-        found.source.spec(found.name), gflops=None if measured is None else measured.gflops
-    )
+    row = packaged_rows().get(found.full_name)
+    spec = replace(found.source.spec(found.name), gflops=row.gflops if row else None)
     first = found.weights()
     if first is None or first.tag == spec.default_weights:
         return spec
@@ -157,30 +156,21 @@ def build_network(
     in_channels: int = 3,
     image_size: int | tuple[int, int] | None = None,
 ) -> Network:
-    """Build a backbone, its own classifier removed.
+    """Build a backbone, its own classifier removed; the options are those of ``create_classifier``.
 
-    Args:
-        name: A full name, a bare name, or either with a tag. With ``weights`` a file or None,
-            the tag gives the image size and the normalisation.
-        weights: ``"default"``, a tag, None (random), or the path of a ``.safetensors`` or
-            ``.pth`` file in the source library's own key layout.
-        in_channels: Channels of the images; the first layer keeps its pretrained weights.
-        image_size: Side, or height and width, in pixels; None for the weights' own.
-
-    Raises:
-        UnknownNameError: Nothing goes by that name or tag.
-        ConfigError: The network cannot take the image size or the channels.
-        WeightsError: The weights cannot be fetched, read or fitted.
+    With ``weights`` a file or None, a tag in the name gives the image size and the normalisation.
     """
     found = resolve(name)
-    if in_channels < 1:
-        raise ConfigError(f"expected in_channels of 1 or more, got {in_channels}")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     named = found.weights()
     if named is not None and weights in ("default", named.tag):
         weights, named = named.tag, None
     if named is not None:
-        _refuse_second_tag(found, weights)
+        if weights in {spec.tag for spec in found.source.weights(found.name)}:
+            raise ConfigError(
+                f"{found.full_name}.{found.tag} names its weights already, got weights="
+                f"{weights!r} too. Leave one of them out."
+            )
         size = size or named.input_size[1:]
     network = found.source.build(
         found.name, weights=weights, in_channels=in_channels, image_size=size
@@ -238,23 +228,15 @@ def register_backbone(
     check_registration(build, input_size, mean, std)
     source = _registered.get(prefix, RegisteredSource(prefix))
     if bare in source.entries and not replace:
-        raise ConfigError(f"{prefix}/{bare} is registered already; pass replace=True to replace it")
+        raise ConfigError(f"{prefix}/{bare} is registered. Pass replace=True to replace it.")
+    facts = WeightsSpec(_FILE_TAG, input_size, mean, std, interpolation, num_classes=0)
     path = None if weights is None else to_path("weights", weights)
-    source.entries[bare] = Registration(
-        build, feature_dim, input_size, mean, std, interpolation, path
-    )
+    source.entries[bare] = Registration(build, feature_dim, facts, path)
     _registered[prefix] = source
 
 
 def resolve(name: str) -> Resolved:
-    """Find the source of a name.
-
-    Args:
-        name: A full name, a bare name, or either with a tag after a dot.
-
-    Raises:
-        UnknownNameError: Nothing goes by that name; the nearest names are given.
-    """
+    """Find the source of a name: a full name, a bare one, or either with a tag after a dot."""
     check_text("The name of a backbone", name)
     prefix, slash, bare = name.partition("/")
     if slash:
@@ -271,8 +253,8 @@ def resolve(name: str) -> Resolved:
 
 def count_params(name: str) -> int:
     """Parameters of a backbone, from the packaged table or measured where it is not there."""
-    measured = published_measures().get(name)
-    return get_backbone_spec(name).num_params if measured is None else measured.num_params
+    row = packaged_rows().get(name)
+    return row.num_params if row else get_backbone_spec(name).num_params
 
 
 def _sources() -> Iterator[Source]:
@@ -314,13 +296,6 @@ def _refuse(source: Source, name: str) -> NoReturn:
     raise UnknownNameError.among(f"{source.name} backbone", name, source.names(), hint=_HINT)
 
 
-def _refuse_second_tag(found: Resolved, weights: str | Path | None) -> None:
-    if any(weights == spec.tag for spec in found.source.weights(found.name)):
-        raise ConfigError(
-            f"{found.full_name}.{found.tag} names its weights already, got weights={weights!r} too"
-        )
-
-
 def _matches(name: str, source: Source, pattern: str) -> bool:
     text = f"{source.name}/{name}" if "/" in pattern else name
     return fnmatchcase(text.lower(), pattern.lower())
@@ -336,7 +311,7 @@ def _own_name(name: str) -> tuple[str, str]:
     prefix, slash, bare = name.rpartition("/")
     prefix = prefix if slash else _OWN
     if prefix in _LIBRARIES:
-        raise ConfigError(f"{name!r}: the prefix {prefix!r} is a library's; choose another")
+        raise ConfigError(f"The prefix of {name!r} is a library's. Choose another.")
     if not re.fullmatch(r"[\w.\-]+", bare) or not re.fullmatch(r"[\w\-]+", prefix):
-        raise ConfigError(f"expected a name of letters, digits, '_', '-' and '.', got {name!r}")
+        raise ConfigError(f"A name must be letters, digits, '_', '-' and '.', got {name!r}.")
     return prefix, bare

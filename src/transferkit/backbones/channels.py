@@ -7,59 +7,24 @@ the same image in three equal channels gave. N channels repeat the weights in tu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.meta_forward import LeafCall
+from transferkit.backbones.meta_forward import has_parameters, intercept_calls, record_calls
 from transferkit.backbones.spec import InputSize
 from transferkit.errors import ConfigError
 
-
-class PooledEncoder(nn.Module):
-    """An encoder whose tokens or maps are averaged into one vector an image.
-
-    Args:
-        encoder: A network that returns tokens (B, N, D) or maps (B, D, H, W).
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to features (B, D)."""
-        output: Tensor = self.encoder(images)
-        return output.mean(dim=(2, 3)) if output.ndim == 4 else output.mean(dim=1)
-
-
-def pool_to_vectors(module: nn.Module, shape: tuple[int, ...], *, name: str) -> nn.Module:
-    """Wrap a network that returns tokens or maps so that it returns one vector an image.
-
-    Args:
-        module: The network.
-        shape: Shape of its output, the batch first.
-        name: The backbone, for the message.
-
-    Raises:
-        ConfigError: Its output is neither vectors, tokens nor maps.
-    """
-    if len(shape) == 2:
-        return module
-    if len(shape) in (3, 4):
-        return PooledEncoder(module)
-    raise ConfigError(
-        f"{name}: expected features (B, D), tokens (B, N, D) or maps (B, D, H, W), "
-        f"got an output of shape {shape}"
-    )
+RGB = 3
 
 
 def replace_module(module: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new``, in place, where the module of the dotted ``name`` was."""
     parent, _, child = name.rpartition(".")
     setattr(module.get_submodule(parent), child, new)
-
-
-RGB = 3
 
 
 def adapt_statistics(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -72,22 +37,14 @@ def adapt_statistics(values: tuple[float, ...], channels: int) -> tuple[float, .
 
 
 def adapt_weight(weight: Tensor, channels: int, *, colour_last: bool = True) -> Tensor:
-    """Give a first layer's weight for ``channels`` input channels.
-
-    Args:
-        weight: (O, I) or (O, I, H, W), where I is 3 in a plain stem and a multiple of 3 where
-            pixels are gathered first: a space-to-depth stem, a linear layer over patches.
-        channels: Channels of the images.
-        colour_last: Whether the colour runs fastest among the I inputs, or slowest.
-
-    Returns:
-        (O, I / 3 * channels, ...), of the same type.
-    """
+    """Give a first layer's weight (O, I, ...) for ``channels`` input channels."""
+    # I is 3 in a plain stem, and a multiple of 3 where pixels are gathered first: a space-to-depth
+    # stem, a linear layer over patches. The colour runs fastest among the I inputs, or slowest.
     outputs, inputs, *rest = weight.shape
     if inputs % RGB:
         raise ConfigError(
-            f"expected a first layer over 3 colours to adapt to {channels} channels, "
-            f"got one over {inputs} inputs; use in_channels=3"
+            f"The first layer must be over 3 colours to be adapted to {channels} channels, got "
+            f"one over {inputs} inputs. Use in_channels=3."
         )
     axis = 2 if colour_last else 1
     pixels = inputs // RGB
@@ -101,20 +58,11 @@ def adapt_weight(weight: Tensor, channels: int, *, colour_last: bool = True) -> 
 
 
 def widen(module: nn.Module, wide: nn.Module, input_size: InputSize) -> None:
-    """Load ``wide``, the same network built for other channels, with the weights of ``module``.
-
-    Args:
-        module: A network over three channels, on the CPU.
-        wide: The network to load; its first layers have other shapes, all else the same.
-        input_size: Channels (3), height and width of an input of ``module``.
-
-    Raises:
-        ConfigError: No weight has another shape, or one that cannot be adapted.
-    """
+    """Load ``wide``, the same network built for other channels, with the weights of ``module``."""
     own, target = module.state_dict(), wide.state_dict()
     changed = {key for key, value in own.items() if value.shape != target[key].shape}
     if not changed:
-        raise ConfigError("expected a first layer that depends on the channels; use in_channels=3")
+        raise ConfigError("No layer depends on the number of channels. Use in_channels=3.")
     for key in changed:
         inputs, width = own[key].shape[1], target[key].shape[1]
         layer = module.get_submodule(key.rpartition(".")[0])
@@ -123,79 +71,54 @@ def widen(module: nn.Module, wide: nn.Module, input_size: InputSize) -> None:
     wide.load_state_dict(own)
 
 
-def adapt_first_layers(module: nn.Module, calls: tuple[LeafCall, ...], channels: int) -> None:
-    """Replace, in place, the convolutions that read the image by ones over ``channels``.
-
-    Args:
-        module: A network over three channels.
-        calls: Its leaf calls, from a skeleton of it.
-        channels: Channels of the images.
-
-    Raises:
-        ConfigError: The first layer is not a plain 2-d convolution over three channels.
-    """
-    names = dict.fromkeys([calls[0].name, *(call.name for call in calls if call.reads_input)])
+def adapt_first_layers(module: nn.Module, input_size: InputSize, channels: int) -> None:
+    """Replace, in place, the convolutions that read the image by ones over ``channels``."""
+    leaves = record_calls(module, input_size).leaves()
+    layers = [leaf for leaf in leaves if has_parameters(module.get_submodule(leaf.name))]
+    # The first layer, though the network may have changed the image before it; and all that read
+    # the image as it is, for some stems have two branches.
+    names = dict.fromkeys([layers[0].name, *(call.name for call in layers if call.reads_images)])
     for name in names:
         layer = module.get_submodule(name)
         if not isinstance(layer, nn.Conv2d) or layer.in_channels != RGB or layer.groups != 1:
             raise ConfigError(
-                f"expected a first layer that is a 2-d convolution over 3 channels, got {name!r}, "
-                f"{layer}; use in_channels=3"
+                "The first layer must be a 2-d convolution over 3 channels to be adapted, got "
+                f"{name!r}, {layer}. Use in_channels=3."
             )
         replace_module(module, name, _convolution_like(layer, channels))
 
 
 def _convolution_like(layer: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """A convolution with the same options and adapted weights."""
-    with torch.device("meta"):
-        adapted = nn.Conv2d(
-            channels,
-            layer.out_channels,
-            kernel_size=(layer.kernel_size[0], layer.kernel_size[1]),
-            stride=(layer.stride[0], layer.stride[1]),
-            padding=_padding(layer),
-            dilation=(layer.dilation[0], layer.dilation[1]),
-            bias=layer.bias is not None,
-            padding_mode=layer.padding_mode,
-        )
+    adapted = deepcopy(layer)
+    adapted.in_channels = channels
     adapted.weight = nn.Parameter(adapt_weight(layer.weight.detach(), channels))
-    adapted.bias = layer.bias
-    return adapted.train(layer.training)
+    return adapted
 
 
-def _padding(layer: nn.Conv2d) -> str | tuple[int, int]:
-    if isinstance(layer.padding, str):
-        return layer.padding
-    return int(layer.padding[0]), int(layer.padding[1])
-
-
-class _Seen(Exception):  # noqa: N818 - it stops a forward pass, nothing went wrong
+class _Inputs(Exception):  # noqa: N818 - it stops a forward pass, nothing went wrong
     """The inputs of the layer that was waited for."""
 
 
 def _colour_runs_fastest(module: nn.Module, layer: nn.Module, input_size: InputSize) -> bool:
-    """Find how a first layer's inputs are ordered, by an image with one value a channel."""
+    """Find how a first layer's inputs are ordered."""
 
-    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        raise _Seen(args[0])
+    def stop(_: str, args: tuple[object, ...], __: Callable[[], object]) -> NoReturn:
+        raise _Inputs(args[0])
 
+    # In an image of one value for each colour, the order of the values is that of the colours.
     colours = torch.tensor([0.0, 0.5, 1.0]).view(1, RGB, 1, 1)
-    handle = layer.register_forward_pre_hook(stop)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), intercept_calls({"first": layer}, stop):
             module(colours.expand(1, *input_size))
-    except _Seen as seen:
-        inputs: Tensor = seen.args[0]
-    finally:
-        handle.remove()
+    except _Inputs as stopped:
+        inputs: Tensor = stopped.args[0]
     row = inputs[0, :, 0, 0] if inputs.ndim == 4 else inputs.flatten(0, -2)[0]
     pattern = torch.tensor(sorted(set(row.tolist())))
-    if len(pattern) != RGB:
-        raise ConfigError("expected a first layer that reads plain colours; use in_channels=3")
-    if torch.equal(row, pattern.repeat(len(row) // RGB)):
-        return True
-    if torch.equal(row, pattern.repeat_interleave(len(row) // RGB)):
-        return False
+    if len(pattern) == RGB:
+        if torch.equal(row, pattern.repeat(len(row) // RGB)):
+            return True
+        if torch.equal(row, pattern.repeat_interleave(len(row) // RGB)):
+            return False
     raise ConfigError(
-        "expected a first layer whose inputs are ordered by colour; use in_channels=3"
+        "The first layer must read plain colours in order to be adapted. Use in_channels=3."
     )

@@ -1,4 +1,4 @@
-"""The backbone in the box: pretrained on images made by formula, packaged with its weights.
+"""The backbone in the package: pretrained on images made by formula, its weights included.
 
 Nothing is downloaded, and neither a photograph nor a patient is in the training data: the images
 are fractals, noise, leaves, contours, strokes and radiograph-like drawings (Kataoka et al. 2020,
@@ -20,17 +20,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.channels import RGB, adapt_first_layers, adapt_statistics
+from transferkit.backbones.channels import RGB, adapt_first_layers
 from transferkit.backbones.meta_forward import (
     Size,
     check_size,
     count_parameters,
-    leaf_calls,
     output_shape,
     skeleton,
 )
+from transferkit.backbones.source import Anatomy, assemble, describe, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
-from transferkit.backbones.stages import trace_stages
 from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
 from transferkit.errors import UnknownNameError
 
@@ -62,76 +61,42 @@ class EmbeddedSource:
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The packaged weights."""
-        self._require(name)
+        if name != NAME:
+            raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
         return (_WEIGHTS,)
 
     def spec(self, name: str) -> BackboneSpec:
-        """Measure the backbone on a network without memory."""
-        self._require(name)
-        module = skeleton(create_network)
-        stages = trace_stages(module, _WEIGHTS.input_size)
-        return BackboneSpec(
-            name=f"{self.name}/{name}",
-            source=self.name,
-            num_params=count_parameters(module),
-            feature_dim=_feature_dim((_SIDE, _SIDE)),
-            stages=tuple(stage.name for stage in stages),
-            input_size=_WEIGHTS.input_size,
-            mean=_WEIGHTS.mean,
-            std=_WEIGHTS.std,
-            weights=(_WEIGHTS,),
-            license=_LICENCE,
-            default_weights=_WEIGHTS.tag,
-        )
+        """Measure the backbone."""
+        network = without_memory(lambda: self.build(name, weights=None))
+        return describe(self, name, network, licence=_LICENCE)
 
     def build(
         self,
         name: str,
         *,
         weights: str | Path | None,
-        in_channels: int = 3,
+        in_channels: int = RGB,
         image_size: Size | None = None,
     ) -> Network:
-        """Build the backbone.
-
-        Raises:
-            ConfigError: The network cannot take ``image_size``.
-            WeightsError: The weights cannot be read or fitted.
-        """
-        self._require(name)
+        """Build the backbone."""
         full, size = f"{self.name}/{name}", image_size or (_SIDE, _SIDE)
-        chosen = choose_weights(weights, (_WEIGHTS,), name=full)
-        check_size(full, size, _feature_dim)
+        chosen = choose_weights(weights, self.weights(name), name=full)
+        check_size(full, size, _anatomy)
         module = create_network()
         if chosen is not None:
             _load(module, full, chosen)
         if in_channels != RGB:
-            calls = leaf_calls(skeleton(create_network), _WEIGHTS.input_size)
-            adapt_first_layers(module, calls, in_channels)
-        return Network(
-            module=module,
-            feature_dim=_feature_dim(size),
-            input_size=(in_channels, *size),
-            mean=adapt_statistics(_WEIGHTS.mean, in_channels),
-            std=adapt_statistics(_WEIGHTS.std, in_channels),
-            interpolation=_WEIGHTS.interpolation,
-            classifier="",
+            adapt_first_layers(module, _WEIGHTS.input_size, in_channels)
+        return assemble(
+            module, _anatomy(size), _WEIGHTS, name=full, in_channels=in_channels, size=size
         )
-
-    def _require(self, name: str) -> None:
-        if name != NAME:
-            raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
 
 
 SOURCE = EmbeddedSource()
 
 
 class PooledResNet(nn.Module):
-    """The first three stages of a ResNet; features are the second's and third's, pooled.
-
-    Args:
-        network: timm's ResNet; its stem and stages are shared, under the same names.
-    """
+    """The first three stages of timm's ResNet; features are the second's and third's, pooled."""
 
     conv1: nn.Module
     bn1: nn.Module
@@ -157,18 +122,13 @@ class PooledResNet(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-def create_network(*, in_channels: int = RGB) -> PooledResNet:
+def create_network() -> PooledResNet:
     """Make the backbone with random weights."""
-    return PooledResNet(pretraining_network(in_channels=in_channels))
+    return PooledResNet(pretraining_network())
 
 
 def pretraining_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.Module:
-    """Make the whole ResNet that the backbone is cut from, with random weights.
-
-    Args:
-        num_classes: Outputs of its classifier; 0 for none.
-        in_channels: Channels of the images.
-    """
+    """Make the whole ResNet that the backbone is cut from, with random weights."""
     network: nn.Module = timm.create_model(
         "resnet18",
         num_classes=num_classes,
@@ -182,9 +142,10 @@ def pretraining_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.M
 
 
 @lru_cache(maxsize=64)
-def _feature_dim(size: Size) -> int:
-    """Width of the features; fails where the network cannot take the image size."""
-    return output_shape(skeleton(create_network), (RGB, *size))[1]
+def _anatomy(size: Size) -> Anatomy:
+    """Measure the backbone at an image size; fails where it cannot take the size."""
+    module = skeleton(create_network)
+    return Anatomy(count_parameters(module), output_shape(module, (RGB, *size)))
 
 
 def _load(module: nn.Module, full: str, chosen: WeightsSpec | Path) -> None:

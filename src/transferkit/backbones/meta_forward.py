@@ -1,10 +1,12 @@
-"""The tree of module calls that one forward pass makes, recorded without doing its work."""
+"""Networks without memory: the modules that a forward pass calls, and the image sizes it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,17 +18,16 @@ from transferkit.errors import ConfigError, TransferkitError
 
 _BATCH = 2
 
+Visit = Callable[[str, tuple[object, ...], Callable[[], object]], object]
+"""Takes a module's name, its positional arguments and what runs it; returns the call's result."""
+
 
 @dataclass(slots=True)
 class Call:
-    """One call of a module, with the calls made inside it.
-
-    Attributes:
-        name: Dotted name of the module; empty for the network itself.
-        inner: The calls made inside, in order.
-    """
+    """One call of a module, by its dotted name, with the calls made inside it in order."""
 
     name: str
+    reads_images: bool = False  # its first argument is the network's own input
     inner: list[Call] = field(default_factory=list)
 
     def names(self) -> set[str]:
@@ -38,125 +39,107 @@ class Call:
         return [leaf for call in self.inner for leaf in call.leaves()] if self.inner else [self]
 
 
-def record_calls(
-    module: nn.Module, input_size: tuple[int, int, int], *, training: bool = False
+@contextmanager
+def intercept_calls(modules: Mapping[str, nn.Module], visit: Visit) -> Iterator[None]:
+    """Send every call of the named modules through ``visit``, those inside another call too."""
+    # An instance's own ``forward`` stands before its class's. Hooks would do to watch a call, but
+    # could not replace it.
+    before = {name: module.__dict__.get("forward") for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.__dict__["forward"] = partial(_visit_call, visit, name, module.forward)
+        yield
+    finally:
+        for name, module in modules.items():
+            module.__dict__.pop("forward", None)
+            if before[name] is not None:
+                module.__dict__["forward"] = before[name]
+
+
+def _visit_call(
+    visit: Visit, name: str, forward: Callable[..., object], /, *args: object, **kwargs: object
+) -> object:
+    return visit(name, args, partial(forward, *args, **kwargs))
+
+
+def copy_structure(module: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Copy a module and all inside it; ``stand_in`` gives the copy's parameters and buffers."""
+    # deepcopy takes from the memo what it has met before, so each tensor that is put there first
+    # is never copied, and one that is shared stays shared. Tensors that are plain attributes are
+    # put there too: those of weight_norm are not leaves of the graph, which deepcopy refuses.
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        others = (value for value in vars(part).values() if isinstance(value, Tensor))
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *others):
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = _as_parameter(tensor, stand_in(tensor))
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
+            memo[id(hook)] = hook  # may hold anything: a logger, a lock
+    copied: nn.Module = deepcopy(module, memo)
+    return copied
+
+
+def _as_parameter(original: Tensor, stand_in: Tensor) -> Tensor:
+    if isinstance(original, nn.Parameter) and not isinstance(stand_in, nn.Parameter):
+        return nn.Parameter(stand_in, requires_grad=False)
+    return stand_in
+
+
+def record_calls(module: nn.Module, input_size: InputSize, *, training: bool = False) -> Call:
+    """Record which module calls which in one forward pass; ConfigError where that fails."""
+    try:
+        return record_on_meta(module, input_size, training=training)
+    except Exception as error:  # whatever the network raises
+        if training:
+            raise _refusal(module, input_size, error) from error
+    # The meta device cannot follow where a value is read back, or where a tensor is neither
+    # parameter nor buffer: a real pass on zeros takes its place.
+    try:
+        device = next(module.parameters(), torch.empty(0)).device
+        return _record(copy_structure(module, lambda tensor: tensor), input_size, device)
+    except Exception as error:
+        raise _refusal(module, input_size, error) from error
+
+
+def record_on_meta(module: nn.Module, input_size: InputSize, *, training: bool = False) -> Call:
+    """The same on the meta device alone; raises what the network raises."""
+    ghost = copy_structure(
+        module, lambda tensor: torch.empty_like(tensor, device="meta", requires_grad=False)
+    )
+    return _record(ghost, input_size, torch.device("meta"), training=training)
+
+
+def _record(
+    own: nn.Module, input_size: InputSize, device: torch.device, *, training: bool = False
 ) -> Call:
-    """Run one forward pass on the meta device and record which module calls which.
+    """Record one forward pass of a module that nobody else sees."""
+    for part in own.modules():
+        part.training = training  # past any override of ``train``
+    floats = (p.dtype for p in own.parameters() if p.is_floating_point())
+    dtype = next(floats, torch.get_default_dtype())
+    images = torch.zeros(_BATCH, *input_size, device=device, dtype=dtype)
+    root = Call("")
+    stack = [root]
 
-    Nothing of the module changes. Where the meta device cannot follow (a value is read back,
-    a tensor that is neither parameter nor buffer), a real pass on zeros takes its place.
+    def visit(name: str, args: tuple[object, ...], run: Callable[[], object]) -> object:
+        call = Call(name, reads_images=bool(args) and args[0] is images)
+        stack[-1].inner.append(call)
+        stack.append(call)
+        output = run()
+        stack.pop()
+        return output
 
-    Args:
-        module: The network, on any device.
-        input_size: Channels, height and width of its input.
-        training: Record the pass of train mode, on the meta device only.
-
-    Raises:
-        ConfigError: The network cannot take such an input.
-    """
-    with _modes(module, training=training), torch.no_grad():
-        try:
-            return _on_meta(module, input_size)
-        except Exception as error:
-            if training:
-                raise ConfigError(_refusal(module, input_size, error)) from error
-        try:
-            return _on_zeros(module, input_size)
-        except Exception as error:
-            raise ConfigError(_refusal(module, input_size, error)) from error
+    with torch.no_grad(), device, intercept_calls(dict(own.named_modules()), visit):
+        own(images)
+    return root.inner[0]
 
 
-def _refusal(module: nn.Module, input_size: tuple[int, int, int], error: Exception) -> str:
+def _refusal(module: nn.Module, input_size: InputSize, error: Exception) -> ConfigError:
     size = " x ".join(map(str, input_size))
-    return (
+    return ConfigError(
         f"{type(module).__name__} cannot take images of {size} (channels x height x width): "
         f"{type(error).__name__}: {error}"
     )
-
-
-def _on_meta(module: nn.Module, input_size: tuple[int, int, int]) -> Call:
-    images = torch.empty(_BATCH, *input_size, device="meta", dtype=_input_dtype(module))
-    with _recording(module) as root, _ghosts(module), torch.device("meta"):
-        module(images)
-    return root.inner[0]
-
-
-@contextmanager
-def _ghosts(module: nn.Module) -> Iterator[None]:
-    """Let every parameter and buffer be a tensor without memory; put the real ones back after.
-
-    (``torch.func.functional_call`` does not put back modules that are shared under two names.)
-    """
-    made: dict[int, Tensor] = {}
-    before = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
-    try:
-        for part, parameters, buffers in before:
-            for name, parameter in parameters.items():
-                if parameter is not None:
-                    ghost = made.setdefault(id(parameter), _ghost(parameter))
-                    part._parameters[name] = nn.Parameter(ghost, requires_grad=False)
-            for name, buffer in buffers.items():
-                if buffer is not None:
-                    part._buffers[name] = made.setdefault(id(buffer), _ghost(buffer))
-        yield
-    finally:
-        for part, parameters, buffers in before:
-            part._parameters.update(parameters)
-            part._buffers.update(buffers)
-
-
-def _ghost(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta", requires_grad=False)
-
-
-def _on_zeros(module: nn.Module, input_size: tuple[int, int, int]) -> Call:
-    reference = next(module.parameters(), torch.empty(0))
-    images = torch.zeros(_BATCH, *input_size, device=reference.device, dtype=_input_dtype(module))
-    with _recording(module) as root:
-        module(images)
-    return root.inner[0]
-
-
-def _input_dtype(module: nn.Module) -> torch.dtype:
-    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(floats, torch.get_default_dtype())
-
-
-@contextmanager
-def _recording(module: nn.Module) -> Iterator[Call]:
-    """Record every call below the yielded root; leaves no hook behind."""
-    root = Call("")
-    stack = [root]
-    names = {child: name for name, child in module.named_modules()}
-
-    def enter(child: nn.Module, _: tuple[object, ...]) -> None:
-        call = Call(names[child])
-        stack[-1].inner.append(call)
-        stack.append(call)
-
-    def leave(_: nn.Module, __: tuple[object, ...], ___: Tensor) -> None:
-        stack.pop()
-
-    handles = [child.register_forward_pre_hook(enter, prepend=True) for child in names]
-    handles += [child.register_forward_hook(leave) for child in names]
-    try:
-        yield root
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _modes(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Set every module's mode by its flag, past any override of ``train``; put it back after."""
-    before = [(child, child.training) for child in module.modules()]
-    for child, _ in before:
-        child.training = training
-    try:
-        yield
-    finally:
-        for child, mode in before:
-            child.training = mode
 
 
 Size = tuple[int, int]
@@ -180,18 +163,9 @@ REFUSALS = (
 
 
 def check_size(name: str, size: Size, attempt: Callable[[Size], object]) -> None:
-    """Refuse an image size that a network cannot take, naming sizes that it can.
-
-    Args:
-        name: The backbone, for the message.
-        size: Height and width that were asked for.
-        attempt: Builds and runs the network without memory at a size; raises where it cannot.
-
-    Raises:
-        ConfigError: The network cannot take the size.
-    """
+    """Refuse an image size at which ``attempt`` raises, naming sizes at which it does not."""
     if min(size) < 1:
-        raise ConfigError(f"expected an image size of positive numbers, got {size}")
+        raise ConfigError(f"image_size must be positive, got {size}.")
     try:
         attempt(size)
     except REFUSALS as error:
@@ -199,7 +173,7 @@ def check_size(name: str, size: Size, attempt: Callable[[Size], object]) -> None
         working = _working_near(max(size), attempt)
         say = f"sizes that work: {', '.join(map(str, working))}" if working else "use its own size"
         raise ConfigError(
-            f"{name} cannot take images of {size[0]} x {size[1]} pixels ({reason[:200]}); {say}"
+            f"{name} cannot take images of {size[0]} x {size[1]} pixels ({reason[:200]}); {say}."
         ) from error
 
 
@@ -207,18 +181,15 @@ def _working_near(wanted: int, attempt: Callable[[Size], object]) -> list[int]:
     """A few square sizes that work, the nearest to ``wanted`` first tried."""
     nearest = sorted((*_USUAL, *_LARGE), key=lambda side: abs(side - wanted))
     working: list[int] = []
-    for side in [*nearest[:_TRIES], 224, 256, 384, 448]:
-        if side not in working and len(working) < _ENOUGH and _works((side, side), attempt):
-            working.append(side)
+    for side in dict.fromkeys([*nearest[:_TRIES], 224, 256, 384, 448]):
+        if len(working) == _ENOUGH:
+            break
+        try:
+            attempt((side, side))
+        except REFUSALS:
+            continue
+        working.append(side)
     return sorted(working)
-
-
-def _works(size: Size, attempt: Callable[[Size], object]) -> bool:
-    try:
-        attempt(size)
-    except REFUSALS:
-        return False
-    return True
 
 
 _FILLERS = frozenset(
@@ -235,11 +206,7 @@ _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full})
 
 
 class _NothingToFill(TorchFunctionMode):
-    """Leave out what fills a tensor that has no numbers.
-
-    Drawing initial values would take most of the time of building: on the meta device it runs
-    in Python.
-    """
+    """Leave out what fills a tensor that has no numbers: on the meta device it runs in Python."""
 
     def __torch_function__(
         self,
@@ -254,11 +221,7 @@ class _NothingToFill(TorchFunctionMode):
 
 
 class _ParametersOnMeta(TorchFunctionMode):
-    """Put on the meta device only what parameters and buffers are made with.
-
-    Some networks compute their layout with small tensors and read the numbers back, which
-    the meta device cannot do (torchvision's regnets); those tensors stay real.
-    """
+    """Put on the meta device only what parameters and buffers are made with."""
 
     def __torch_function__(
         self,
@@ -274,68 +237,22 @@ class _ParametersOnMeta(TorchFunctionMode):
 
 
 def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
-    """Call ``build`` so that what it makes takes no memory; the result is in eval mode.
-
-    Raises:
-        Whatever ``build`` raises, where it fails for another reason than the meta device.
-    """
+    """Call ``build`` so that what it makes takes no memory; the result is in eval mode."""
     try:
         with torch.device("meta"), _NothingToFill():
             module = build()
     except (NotImplementedError, RuntimeError):
+        # torchvision's regnets compute their layout with small tensors and read the numbers back,
+        # which the meta device cannot do: those tensors stay real.
         with _ParametersOnMeta(), _NothingToFill():
             module = build()
     return module.to("meta").eval()
 
 
-@dataclass(frozen=True, slots=True)
-class LeafCall:
-    """One call of a module that has parameters of its own and no children.
-
-    Attributes:
-        name: Dotted name of the module.
-        reads_input: Whether the module was given the network's own input tensor.
-    """
-
-    name: str
-    reads_input: bool
-
-
-def forward_skeleton(module: nn.Module, input_size: InputSize) -> object:
-    """Run two images through a skeleton; what returns has shapes only."""
-    with torch.no_grad():
-        return module(torch.empty(2, *input_size, device="meta"))
-
-
-def leaf_calls(module: nn.Module, input_size: InputSize) -> tuple[LeafCall, ...]:
-    """The leaf modules with parameters that a forward pass of a skeleton calls, in order."""
-    calls: list[LeafCall] = []
-    images = torch.empty(2, *input_size, device="meta")
-
-    def record(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        return lambda _, args: calls.append(LeafCall(name, bool(args) and args[0] is images))
-
-    handles = [
-        child.register_forward_pre_hook(record(name))
-        for name, child in module.named_modules()
-        if next(child.children(), None) is None and next(child.parameters(), None) is not None
-    ]
-    try:
-        with torch.no_grad():
-            module(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(calls)
-
-
 def output_shape(module: nn.Module, input_size: InputSize) -> tuple[int, ...]:
-    """Shape of what a skeleton returns for two images.
-
-    Raises:
-        TypeError: It returns something else than a tensor.
-    """
-    output = forward_skeleton(module, input_size)
+    """Shape of what a skeleton returns for two images; TypeError where that is no tensor."""
+    with torch.no_grad():
+        output = module(torch.empty(_BATCH, *input_size, device="meta"))
     if not isinstance(output, Tensor):
         raise TypeError(f"the network returns a {type(output).__name__}, not a tensor")
     return tuple(output.shape)
@@ -344,3 +261,8 @@ def output_shape(module: nn.Module, input_size: InputSize) -> tuple[int, ...]:
 def count_parameters(module: nn.Module) -> int:
     """Parameters of a module, each counted once."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Whether a module holds a parameter, itself or in its parts."""
+    return next(module.parameters(), None) is not None

@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from transferkit._validation import check_number, check_whole
-from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, pool_to_vectors
+from transferkit.backbones.channels import adapt_first_layers
 from transferkit.backbones.meta_forward import (
     REFUSALS,
+    Size,
     check_size,
+    copy_structure,
     count_parameters,
-    leaf_calls,
     output_shape,
 )
+from transferkit.backbones.source import Anatomy, assemble, describe
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
-from transferkit.backbones.stages import trace_stages
 from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
 from transferkit.errors import ConfigError, UnknownNameError
-
-FILE_TAG = "file"
-"""The tag of the weights file that a network was registered with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One network that the user registered: how to build it and what its images look like."""
+    """One network that the user registered: how to build it, and the images it is made for."""
 
     build: Callable[[], nn.Module]
     feature_dim: int | None
-    input_size: InputSize
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    weights: Path | None
+    facts: WeightsSpec
+    file: Path | None
 
-    def made(self) -> nn.Module:
-        """Build the network.
-
-        Raises:
-            ConfigError: What ``build`` returns is none.
-        """
+    def module(self) -> nn.Module:
+        """Build the network."""
         module: object = self.build()
         if isinstance(module, nn.Module):
             return module
@@ -52,11 +43,7 @@ class Registration:
 
 
 def check_registration(build: object, input_size: object, mean: object, std: object) -> None:
-    """See that a network can be registered so.
-
-    Raises:
-        ConfigError: It cannot.
-    """
+    """Refuse what cannot be registered."""
     if not callable(build):
         raise ConfigError(f"build must be a function that makes the network, got {build!r}.")
     sides = input_size if isinstance(input_size, list | tuple) else ()
@@ -67,8 +54,7 @@ def check_registration(build: object, input_size: object, mean: object, std: obj
     for option, values in (("mean", mean), ("std", std)):
         if not isinstance(values, list | tuple) or len(values) != sides[0]:
             raise ConfigError(
-                f"expected a mean and a std for each of {sides[0]} channels, got {option}="
-                f"{values!r}."
+                f"{option} must hold a number for each of {sides[0]} channels, got {values!r}."
             )
         for value in values:
             check_number(f"Each of {option}", value)
@@ -88,37 +74,12 @@ class RegisteredSource:
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The registered weights file, under the tag ``"file"``; empty where there is none."""
         entry = self._entry(name)
-        if entry.weights is None:
-            return ()
-        return (
-            WeightsSpec(
-                tag=FILE_TAG,
-                input_size=entry.input_size,
-                mean=entry.mean,
-                std=entry.std,
-                interpolation=entry.interpolation,
-                num_classes=0,
-            ),
-        )
+        return () if entry.file is None else (entry.facts,)
 
     def spec(self, name: str) -> BackboneSpec:
-        """Measure a registered network, built without memory."""
-        entry = self._entry(name)
-        module = entry.made()
-        shape = self._shape(name, module, None)
-        module = pool_to_vectors(module, shape, name=f"{self.name}/{name}")
-        return BackboneSpec(
-            name=f"{self.name}/{name}",
-            source=self.name,
-            num_params=count_parameters(module),
-            feature_dim=_width(shape),
-            stages=tuple(stage.name for stage in trace_stages(module, entry.input_size)),
-            input_size=entry.input_size,
-            mean=entry.mean,
-            std=entry.std,
-            weights=self.weights(name),
-            default_weights=FILE_TAG if entry.weights is not None else None,
-        )
+        """Measure a registered network, built with random weights."""
+        channels = self._entry(name).facts.input_size[0]
+        return describe(self, name, self.build(name, weights=None, in_channels=channels))
 
     def build(
         self,
@@ -126,81 +87,51 @@ class RegisteredSource:
         *,
         weights: str | Path | None,
         in_channels: int = 3,
-        image_size: tuple[int, int] | None = None,
+        image_size: Size | None = None,
     ) -> Network:
-        """Build a registered network, with its weights file or random weights.
-
-        ``weights="default"`` takes the registered file, and random weights where there is none:
-        what ``build`` returns may carry its own.
-
-        Raises:
-            ConfigError: The network cannot take ``image_size`` or ``in_channels``.
-            WeightsError: The weights cannot be read or fitted.
-        """
+        """Build a registered network, with its weights file or what ``build`` returns."""
         entry, full = self._entry(name), f"{self.name}/{name}"
-        module = entry.made()
-        shape = self._shape(name, module, image_size)
-        self._load(module, name, weights)
-        if in_channels != entry.input_size[0]:
-            calls = leaf_calls(_without_memory(module), entry.input_size)
-            adapt_first_layers(module, calls, in_channels)
-        return Network(
-            module=pool_to_vectors(module, shape, name=full),
-            feature_dim=_width(shape),
-            input_size=(in_channels, *(image_size or entry.input_size[1:])),
-            mean=adapt_statistics(entry.mean, in_channels),
-            std=adapt_statistics(entry.std, in_channels),
-            interpolation=entry.interpolation,
-            classifier="",
-        )
+        channels, *own = entry.facts.input_size
+        module = entry.module()
+        anatomy = _anatomy(full, entry, module, image_size)
+        if not (weights == "default" and entry.file is None):  # it may carry weights of its own
+            chosen = choose_weights(weights, self.weights(name), name=full)
+            path = entry.file if isinstance(chosen, WeightsSpec) else chosen
+            if path is not None:
+                load_weights(module, read_state_dict(path), name=full, origin=str(path))
+        if in_channels != channels:
+            adapt_first_layers(module, entry.facts.input_size, in_channels)
+        size = image_size or (own[0], own[1])
+        return assemble(module, anatomy, entry.facts, name=full, in_channels=in_channels, size=size)
 
     def _entry(self, name: str) -> Registration:
         if name not in self.entries:
             raise UnknownNameError.among(f"{self.name} backbone", name, self.entries)
         return self.entries[name]
 
-    def _shape(
-        self, name: str, module: nn.Module, image_size: tuple[int, int] | None
-    ) -> tuple[int, ...]:
-        """Shape of the network's output for two images of a size, the registered width checked."""
-        entry, full = self._entry(name), f"{self.name}/{name}"
-        channels, *own = entry.input_size
-        bones = _without_memory(module)
-        if image_size is not None:
-            check_size(full, image_size, lambda size: output_shape(bones, (channels, *size)))
-        shape = self._output_shape(full, bones, (channels, *(image_size or own)))
-        if entry.feature_dim is not None and _width(shape) != entry.feature_dim:
-            raise ConfigError(
-                f"{full} was registered with feature_dim={entry.feature_dim}, "
-                f"but its output has shape {shape}"
-            )
-        return shape
 
-    def _output_shape(self, full: str, bones: nn.Module, size: InputSize) -> tuple[int, ...]:
-        try:
-            return output_shape(bones, size)
-        except REFUSALS as error:
-            raise ConfigError(
-                f"{full} cannot take images of {' x '.join(map(str, size))} (channels x height x "
-                f"width): {str(error).partition(chr(10))[0]}. Register it with the input_size that "
-                "it is made for."
-            ) from error
-
-    def _load(self, module: nn.Module, name: str, weights: str | Path | None) -> None:
-        full, entry = f"{self.name}/{name}", self._entry(name)
-        if weights == "default" and entry.weights is None:
-            return
-        chosen = choose_weights(weights, self.weights(name), name=full)
-        path = entry.weights if isinstance(chosen, WeightsSpec) else chosen
-        if path is not None:
-            load_weights(module, read_state_dict(path), name=full, origin=str(path))
+def _anatomy(full: str, entry: Registration, module: nn.Module, image_size: Size | None) -> Anatomy:
+    """Measure a registered network at an image size, None for its own."""
+    channels = entry.facts.input_size[0]
+    bones = copy_structure(module, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
+    if image_size is not None:
+        check_size(full, image_size, lambda size: output_shape(bones, (channels, *size)))
+    size = entry.facts.input_size if image_size is None else (channels, *image_size)
+    anatomy = Anatomy(count_parameters(module), _output_shape(full, bones, size))
+    if entry.feature_dim is not None and anatomy.feature_dim != entry.feature_dim:
+        raise ConfigError(
+            f"{full} was registered with feature_dim={entry.feature_dim}, got an output of shape "
+            f"{anatomy.output}."
+        )
+    return anatomy
 
 
-def _width(shape: tuple[int, ...]) -> int:
-    """Width of the features: maps (B, D, H, W) hold it second, tokens and vectors last."""
-    return shape[1] if len(shape) == 4 else shape[-1]
-
-
-def _without_memory(module: nn.Module) -> nn.Module:
-    """A copy to measure, in eval mode."""
-    return deepcopy(module).to("meta").eval()
+def _output_shape(full: str, bones: nn.Module, size: InputSize) -> tuple[int, ...]:
+    try:
+        return output_shape(bones, size)
+    except REFUSALS as error:
+        raise ConfigError(
+            f"{full} cannot take images of {' x '.join(map(str, size))} (channels x height x "
+            f"width): {str(error).partition(chr(10))[0]}. Register it with the input_size that "
+            "it is made for."
+        ) from error

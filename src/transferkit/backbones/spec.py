@@ -1,4 +1,4 @@
-"""What a backbone is: its published facts, the network a source builds, and what a source is."""
+"""The facts of a backbone and of its weights, and the network that is built of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import textwrap
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
-from transferkit._format import table
+from transferkit._format import plain, table
 from transferkit._typing import JSON
 
 InputSize = tuple[int, int, int]
@@ -94,31 +92,86 @@ class BackboneSpec:
 
     def to_dict(self) -> dict[str, JSON]:
         """The spec as plain lists, numbers and strings, ready for JSON."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        return {key: plain(value) for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        channels, height, width = self.input_size
         facts = (
             ("parameters", f"{self.num_params:,}"),
             ("GFLOPs", "not known" if self.gflops is None else f"{self.gflops:.2f}"),
             ("feature width", f"{self.feature_dim}"),
-            ("input", f"{channels} x {height} x {width}"),
+            ("input", " x ".join(map(str, self.input_size))),
             ("mean, std", f"{_numbers(self.mean)}; {_numbers(self.std)}"),
             ("stages", _wrapped(self.stages)),
             ("code licence", self.license or "not stated"),
         )
         lines = [self.name, *(f"  {key:<{_INDENT}}{value}" for key, value in facts), "", ""]
-        weights = _weights_table(self.weights, self.default_weights)
-        return "\n".join(lines) + (weights or "no pretrained weights")
+        rows = [_weights_row(spec, default=self.default_weights) for spec in self.weights]
+        header = ("weights", "input", "classes", "top-1", "top-5", "licence")
+        return "\n".join(lines) + (table(header, rows) if rows else "no pretrained weights")
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneRow:
+    """One backbone, with its default weights.
+
+    Attributes:
+        name: Full name: ``"torchvision/resnet50"``.
+        num_params: Parameters, its own classifier included.
+        gflops: Thousand million multiply-adds for one image of the default input; None where
+            not known.
+        feature_dim: Width of the features.
+        image_size: Height and width of the default input.
+        stages: How many stages it has, the head not counted.
+        tags: How many sets of pretrained weights there are.
+        weights: Tag of the default weights, or None.
+        top1: Published ImageNet-1k accuracy of the default weights in percent, where known.
+        license: Licence of the default weights, where known.
+        non_commercial: Whether that licence forbids commercial use; None where not known.
+    """
+
+    name: str
+    num_params: int
+    gflops: float | None
+    feature_dim: int
+    image_size: tuple[int, int]
+    stages: int
+    tags: int = 0
+    weights: str | None = None
+    top1: float | None = None
+    license: str | None = None
+    non_commercial: bool | None = None
+
+
+@cache
+def packaged_rows() -> dict[str, BackboneRow]:
+    """The packaged table by full name, what is known of the weights left out."""
+    path = files("transferkit.backbones") / "catalog.csv"
+    if not path.is_file():
+        return {}
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    return {row["name"]: _packaged_row(row) for row in csv.DictReader(lines)}
+
+
+def _packaged_row(row: dict[str, str]) -> BackboneRow:
+    _, height, width = map(int, row["input_size"].split("x"))
+    return BackboneRow(
+        name=row["name"],
+        num_params=int(row["num_params"]),
+        gflops=float(row["gflops"]) if row["gflops"] else None,
+        feature_dim=int(row["feature_dim"]),
+        image_size=(height, width),
+        stages=int(row["stages"]),
+    )
 
 
 @dataclass(slots=True)
 class Network:
-    """A network as a source builds it, with its own classifier removed.
+    """A network as a source builds it, its own classifier removed.
 
     Attributes:
         module: Normalised images (B, C, H, W) to features (B, D). GoogLeNet and Inception in
             train mode return a named tuple: the features and the auxiliary heads' outputs.
+        num_params: Parameters of the published network, its classifier included.
         feature_dim: Width D of the features.
         input_size: Channels, height and width that it was built for.
         mean: Mean of each of the C channels, to normalise images with.
@@ -130,6 +183,7 @@ class Network:
     """
 
     module: nn.Module
+    num_params: int
     feature_dim: int
     input_size: InputSize
     mean: tuple[float, ...]
@@ -139,60 +193,15 @@ class Network:
     aux: tuple[str, ...] = ()
 
 
-class Source(Protocol):
-    """A library of backbones. Bare names only: the catalog puts the source's name before them."""
-
-    @property
-    def name(self) -> str:
-        """The source's own name, the part of a full name before the slash."""
-
-    def names(self) -> tuple[str, ...]:
-        """Every backbone of the source, in the order to list them."""
-
-    def weights(self, name: str) -> tuple[WeightsSpec, ...]:
-        """The pretrained weights of a backbone, the default first; cheap, builds nothing."""
-
-    def spec(self, name: str) -> BackboneSpec:
-        """The facts of a backbone. May build it without memory to measure it."""
-
-    def build(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        in_channels: int,
-        image_size: tuple[int, int] | None,
-    ) -> Network:
-        """Build a backbone without its classifier.
-
-        Args:
-            name: One of ``names()``.
-            weights: ``"default"``, a tag, a file in the source's key layout, or None (random).
-            in_channels: Channels C of the images.
-            image_size: Height and width, or None for the weights' own.
-        """
-
-
-def _weights_table(weights: tuple[WeightsSpec, ...], default: str | None) -> str:
-    """The tags with what is published of them, the default first; empty where there are none."""
-    rows = [
-        (
-            f"{spec.tag} (default)" if spec.tag == default else spec.tag,
-            f"{spec.input_size[1]} x {spec.input_size[2]}",
-            str(spec.num_classes or "-"),
-            _percent(spec.top1),
-            _percent(spec.top5),
-            (spec.license or "not stated")
-            + (" (no commercial use)" if spec.non_commercial else ""),
-        )
-        for spec in weights
-    ]
-    header = ("weights", "input", "classes", "top-1", "top-5", "licence")
-    return table(header, rows) if rows else ""
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} %"
+def _weights_row(spec: WeightsSpec, *, default: str | None) -> tuple[str, ...]:
+    return (
+        f"{spec.tag} (default)" if spec.tag == default else spec.tag,
+        f"{spec.input_size[1]} x {spec.input_size[2]}",
+        str(spec.num_classes or "-"),
+        "-" if spec.top1 is None else f"{spec.top1:.2f} %",
+        "-" if spec.top5 is None else f"{spec.top5:.2f} %",
+        (spec.license or "not stated") + (" (no commercial use)" if spec.non_commercial else ""),
+    )
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -200,22 +209,9 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _wrapped(names: tuple[str, ...]) -> str:
-    """Names in lines of a terminal's usual width, indented like the facts."""
     indent = " " * (_INDENT + 2)
-    return textwrap.fill(", ".join(names), 80, initial_indent=indent, subsequent_indent=indent)[
-        len(indent) :
-    ]
-
-
-def _plain(value: object) -> JSON:
-    """Tuples as lists, all the way down."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"not a plain value: {value!r}")
+    lines = textwrap.wrap(", ".join(names), 80 - len(indent))
+    return f"\n{indent}".join(lines)
 
 
 _FORBID = frozenset(
@@ -244,55 +240,8 @@ _ALLOW = frozenset(
 
 
 def forbids_commercial_use(licence: str | None) -> bool | None:
-    """Whether a licence, by its short name, forbids commercial use; None where not known.
-
-    False means only that commercial use is not forbidden as such: some of these licences have
-    terms of their own to read first.
-    """
+    """Whether a licence, by its short name, forbids commercial use; None where not known."""
     if licence in _FORBID or (licence or "").startswith("cc-by-nc"):
         return True
+    # Some of these have terms of their own to read first; none forbids commercial use as such.
     return False if licence in _ALLOW else None
-
-
-_FILE = "catalog.csv"
-
-
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What was measured of one backbone when the table was made.
-
-    Attributes:
-        num_params: Parameters, its own classifier included.
-        feature_dim: Width of the features.
-        gflops: Thousand million multiply-adds for one image of the default input; None where
-            it was not counted.
-        image_size: Height and width of the default input.
-        stages: How many stages it has.
-    """
-
-    num_params: int
-    feature_dim: int
-    gflops: float | None
-    image_size: tuple[int, int]
-    stages: int
-
-
-@cache
-def published_measures() -> dict[str, Measures]:
-    """The packaged table: full names to measures."""
-    path = files("transferkit.backbones") / _FILE
-    if not path.is_file():
-        return {}
-    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-    return {row["name"]: _measures(row) for row in csv.DictReader(lines)}
-
-
-def _measures(row: dict[str, str]) -> Measures:
-    _, height, width = map(int, row["input_size"].split("x"))
-    return Measures(
-        num_params=int(row["num_params"]),
-        feature_dim=int(row["feature_dim"]),
-        gflops=float(row["gflops"]) if row["gflops"] else None,
-        image_size=(height, width),
-        stages=int(row["stages"]),
-    )

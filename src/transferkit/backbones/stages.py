@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from transferkit.backbones.meta_forward import Call, record_calls
+from transferkit.backbones.meta_forward import Call, has_parameters, record_calls
+from transferkit.backbones.spec import InputSize
 from transferkit.errors import ConfigError
 
 LARGEST_SHARE = 0.85
@@ -35,33 +36,25 @@ class Stage:
 
 def trace_stages(
     module: nn.Module,
-    input_size: tuple[int, int, int],
+    input_size: InputSize,
     *,
     head: str | Sequence[str] = (),
     limit: float = LARGEST_SHARE,
 ) -> tuple[Stage, ...]:
-    """Divide a network into stages, from input to output.
+    """Divide a network into stages, from input to output; the modules of ``head`` are the last.
 
-    One forward pass is recorded and its tree of calls expanded until no piece but the head
-    holds more than ``limit`` of the parameters. A stage starts at each piece that has parts;
-    bare layers join the stage before, and those that open the network form a stage of their
-    own. Where three or four stages come of that and only one is large and made of pieces, it is
-    taken apart once more (the ``stages`` between a stem and a wide last convolution). Networks with
-    fewer than three such pieces (VGG, AlexNet) start one at each layer with a weight matrix. Every
-    parameter is in exactly one stage: shared ones in the first that holds them, loose ones
-    (position embeddings) in the first of all, those that only a training pass uses (auxiliary
-    heads) in the last.
-
-    Args:
-        module: The network, on any device; nothing in it changes.
-        input_size: Channels, height and width of an input it takes.
-        head: Dotted names of the modules that classify; they form the last stage. May name a
-            classifier that was removed: what held it is then divided as if it were there.
-        limit: The largest share of the parameters that one piece may hold.
-
-    Raises:
-        ConfigError: The network has no parameters, or cannot take such an input.
+    A head that was removed may be named too: what held it is divided as if it were there.
     """
+    # One forward pass is recorded and its tree of calls expanded until no piece but the head holds
+    # more than ``limit`` of the parameters. A stage starts at each piece that has parts; bare
+    # layers join the stage before, and those that open the network form a stage of their own.
+    # Where three or four stages come of that and only one is large and made of pieces, it is taken
+    # apart once more (the ``stages`` between a stem and a wide last convolution). Networks with
+    # fewer than three such pieces (VGG, AlexNet) start one at each layer with a weight matrix.
+    #
+    # Every parameter is in exactly one stage: shared ones in the first that holds them, loose ones
+    # (position embeddings) in the first of all, those that only a training pass uses (auxiliary
+    # heads) in the last.
     heads = (head,) if isinstance(head, str) else tuple(head)
     tree = _Tree(module, tuple(filter(None, heads)), limit)
     root = record_calls(module, input_size)
@@ -97,7 +90,7 @@ class _Tree:
 
     def is_composite(self, name: str) -> bool:
         """Whether a module has parts with parameters."""
-        return any(next(c.parameters(), None) is not None for c in self.modules[name].children())
+        return any(map(has_parameters, self.modules[name].children()))
 
     def has_matrix(self, name: str) -> bool:
         """Whether a layer has a weight of two dimensions or more, as Conv and Linear have."""
@@ -183,7 +176,7 @@ class _Tree:
         return [(named[0], modules)]
 
     def assign(
-        self, groups: Sequence[list[str]], root: Call, input_size: tuple[int, int, int]
+        self, groups: Sequence[list[str]], root: Call, input_size: InputSize
     ) -> list[tuple[str, ...]]:
         """Give each parameter to one stage; modules of a training pass only join the last."""
         taken: dict[int, int] = {}
@@ -200,9 +193,7 @@ class _Tree:
             names[taken.get(id(parameter), 0)].append(name)
         return [tuple(part) for part in names]
 
-    def _only_in_training(
-        self, loose: set[int], root: Call, input_size: tuple[int, int, int]
-    ) -> list[str]:
+    def _only_in_training(self, loose: set[int], root: Call, input_size: InputSize) -> list[str]:
         """Outermost modules holding loose parameters that only a training pass calls."""
         called = root.names()
         idle = [

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args
 
-from transferkit._format import table
+from transferkit._format import plain, table
 from transferkit._typing import JSON
+from transferkit._validation import check_among
 from transferkit.backbones.catalog import get_backbone_spec, list_backbones, resolve
-from transferkit.backbones.spec import Measures, WeightsSpec, published_measures
-from transferkit.errors import ConfigError
+from transferkit.backbones.spec import BackboneRow, BackboneSpec, packaged_rows
 
 Order = Literal["name", "params", "gflops", "top1"]
 
 _NAMED = ("backbone", "weights", "licence")
 _HEADER = (*_NAMED, "params", "GFLOPs", "features", "input", "stages", "top-1")
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneRow:
-    """One backbone, with its default weights.
-
-    Attributes:
-        name: Full name: ``"torchvision/resnet50"``.
-        num_params: Parameters, its own classifier included.
-        gflops: Thousand million multiply-adds for one image of the default input; None where
-            not known.
-        feature_dim: Width of the features.
-        image_size: Height and width of the default input.
-        stages: How many stages it has, the head not counted.
-        tags: How many sets of pretrained weights there are.
-        weights: Tag of the default weights, or None.
-        top1: Published ImageNet-1k accuracy of the default weights in percent, where known.
-        license: Licence of the default weights, where known.
-        non_commercial: Whether that licence forbids commercial use; None where not known.
-    """
-
-    name: str
-    num_params: int
-    gflops: float | None
-    feature_dim: int
-    image_size: tuple[int, int]
-    stages: int
-    tags: int
-    weights: str | None
-    top1: float | None
-    license: str | None
-    non_commercial: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +35,7 @@ class BackboneTable:
 
     def to_dict(self) -> dict[str, JSON]:
         """The rows as dictionaries of plain values, ready for JSON."""
-        return {"backbones": [_plain(row) for row in self.rows]}
+        return {"backbones": plain([asdict(row) for row in self.rows])}
 
 
 def backbone_table(
@@ -103,6 +71,7 @@ def backbone_table(
         torchvision/squeezenet1_1 1235496 0.349 58.178
         torchvision/squeezenet1_0 1248424 0.819 58.092
     """
+    check_among("order", order, get_args(Order))
     names = list_backbones(pattern, source=source, pretrained=pretrained, max_params=max_params)
     rows = [_row(name) for name in names]
     if order == "params":
@@ -111,41 +80,29 @@ def backbone_table(
         rows.sort(key=lambda row: float("inf") if row.gflops is None else row.gflops)
     elif order == "top1":
         rows.sort(key=lambda row: -1.0 if row.top1 is None else row.top1, reverse=True)
-    elif order != "name":
-        raise ConfigError(f"expected order 'name', 'params', 'gflops' or 'top1', got {order!r}")
     return BackboneTable(tuple(rows))
 
 
 def _row(name: str) -> BackboneRow:
-    measures = published_measures().get(name) or _measure(name)
+    row = packaged_rows().get(name) or _measured_row(get_backbone_spec(name))
     found = resolve(name)
     specs = found.source.weights(found.name)
-    default: WeightsSpec | None = specs[0] if specs else None
-    return BackboneRow(
-        name=name,
-        num_params=measures.num_params,
-        gflops=measures.gflops,
-        feature_dim=measures.feature_dim,
-        image_size=measures.image_size,
-        stages=measures.stages,
+    if not specs:
+        return row
+    return replace(
+        row,
         tags=len(specs),
-        weights=default.tag if default else None,
-        top1=default.top1 if default else None,
-        license=default.license if default else None,
-        non_commercial=default.non_commercial if default else None,
+        weights=specs[0].tag,
+        top1=specs[0].top1,
+        license=specs[0].license,
+        non_commercial=specs[0].non_commercial,
     )
 
 
-def _measure(name: str) -> Measures:
-    """Measures of a backbone that the packaged table does not hold."""
-    spec = get_backbone_spec(name)
-    return Measures(
-        num_params=spec.num_params,
-        feature_dim=spec.feature_dim,
-        gflops=None,
-        image_size=spec.input_size[1:],
-        stages=len(spec.stages),
-    )
+def _measured_row(spec: BackboneSpec) -> BackboneRow:
+    """The row of a backbone that the packaged table does not hold."""
+    size = spec.input_size[1:]
+    return BackboneRow(spec.name, spec.num_params, None, spec.feature_dim, size, len(spec.stages))
 
 
 def _cells(row: BackboneRow) -> tuple[str, ...]:
@@ -162,7 +119,3 @@ def _cells(row: BackboneRow) -> tuple[str, ...]:
         str(row.stages),
         "-" if row.top1 is None else f"{row.top1:.1f}",
     )
-
-
-def _plain(row: BackboneRow) -> dict[str, JSON]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(row).items()}

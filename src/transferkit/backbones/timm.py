@@ -9,7 +9,7 @@ from pathlib import Path
 import timm
 from torch import nn
 
-from transferkit.backbones.channels import RGB, adapt_statistics, pool_to_vectors, widen
+from transferkit.backbones.channels import RGB, widen
 from transferkit.backbones.meta_forward import (
     REFUSALS,
     Size,
@@ -18,20 +18,19 @@ from transferkit.backbones.meta_forward import (
     output_shape,
     skeleton,
 )
+from transferkit.backbones.source import Anatomy, assemble, describe, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
-from transferkit.backbones.stages import trace_stages
 from transferkit.backbones.timm_weights import (
     UNTAGGED,
     check_reachable,
     config,
     deferred_loads,
     load_file,
-    load_published,
     names,
     tags,
     weights_spec,
 )
-from transferkit.backbones.weights import choose_weights, warn_of_licence
+from transferkit.backbones.weights import choose_weights, fetch, warn_of_licence
 from transferkit.errors import ConfigError, UnknownNameError
 
 _CODE_LICENCE = "apache-2.0"
@@ -52,67 +51,39 @@ class TimmSource:
         return tuple(weights_spec(name, tag) for tag in tags().get(name, ()))
 
     def spec(self, name: str) -> BackboneSpec:
-        """Measure ``name`` on a network without memory, at the input of its default weights."""
-        weights = self.weights(name)
-        default = weights[0] if weights else weights_spec(name, None)
-        anatomy = _anatomy(name, _tag(default), default.input_size[1:])
-        return BackboneSpec(
-            name=f"{self.name}/{name}",
-            source=self.name,
-            num_params=anatomy.num_params,
-            feature_dim=anatomy.feature_dim,
-            stages=_stage_names(name, default, anatomy),
-            input_size=default.input_size,
-            mean=default.mean,
-            std=default.std,
-            weights=weights,
-            license=_CODE_LICENCE,
-            default_weights=default.tag if weights else None,
-        )
+        """Measure ``name`` at the input of its default weights."""
+        network = without_memory(lambda: self.build(name, weights=None))
+        return describe(self, name, network, licence=_CODE_LICENCE)
 
     def build(
         self,
         name: str,
         *,
         weights: str | Path | None,
-        in_channels: int = 3,
+        in_channels: int = RGB,
         image_size: Size | None = None,
     ) -> Network:
-        """Build ``name`` without its classifier.
-
-        Raises:
-            ConfigError: The network cannot take ``image_size`` or ``in_channels``.
-            WeightsError: The weights cannot be fetched, read or fitted.
-        """
+        """Build ``name`` without its classifier."""
         full, specs = f"{self.name}/{name}", self.weights(name)
         chosen = choose_weights(weights, specs, name=full)
-        spec = chosen if isinstance(chosen, WeightsSpec) else self._default(name, specs)
-        size = spec.input_size[1:] if image_size is None else image_size
-        if in_channels != RGB and not config(name, _tag(spec)).first_conv:
-            raise ConfigError(f"{full} has a fixed stem for 3 channels, so in_channels must be 3")
-        check_size(full, size, lambda s: _anatomy(name, _tag(spec), s))
-        anatomy = _anatomy(name, _tag(spec), size)
-        plan = _Plan(name, _tag(spec), anatomy.img_size)
+        default = specs[0] if specs else weights_spec(name, None)
+        facts = chosen if isinstance(chosen, WeightsSpec) else default
+        tag = None if facts.tag == UNTAGGED else facts.tag
+        size = facts.input_size[1:] if image_size is None else image_size
+        if in_channels != RGB and not config(name, tag).first_conv:
+            raise ConfigError(f"{full} has a fixed stem for 3 channels: in_channels must be 3.")
+        check_size(full, size, lambda tried: _anatomy(name, tag, tried))
+        anatomy = _anatomy(name, tag, size)
+        plan = _Plan(name, tag, anatomy.img_size)
         module = _build(plan, chosen, anatomy, in_channels, size)
         _reset(module)
-        return Network(
-            module=pool_to_vectors(module, anatomy.output, name=full),
-            feature_dim=anatomy.feature_dim,
-            input_size=(in_channels, *size),
-            mean=adapt_statistics(spec.mean, in_channels),
-            std=adapt_statistics(spec.std, in_channels),
-            interpolation=spec.interpolation,
-            classifier=anatomy.classifier,
-        )
+        return assemble(module, anatomy, facts, name=full, in_channels=in_channels, size=size)
 
     def _require(self, name: str) -> None:
         if name not in names():
             renamed = timm.models.get_deprecated_models().get(name)
             hint = f"timm renamed it to {renamed!r}." if renamed else ""
             raise UnknownNameError.among(f"{self.name} backbone", name, names(), hint=hint)
-
-    def _default(self, name: str, specs: tuple[WeightsSpec, ...]) -> WeightsSpec:
-        return specs[0] if specs else weights_spec(name, None)
 
 
 SOURCE = TimmSource()
@@ -138,37 +109,8 @@ class _Plan:
         return module
 
 
-@dataclass(frozen=True, slots=True)
-class _Anatomy:
-    """What one forward pass of a network without memory shows.
-
-    Attributes:
-        num_params: Parameters, its own classifier included.
-        output: Shape of its output for two images, its classifier removed.
-        classifier: Dotted name of the classifier, empty where there is none.
-        removed: Dotted names of all modules that leave with the classifier.
-        img_size: The ``img_size`` to build it with, or None to build it without.
-    """
-
-    num_params: int
-    output: tuple[int, ...]
-    classifier: str
-    removed: tuple[str, ...]
-    img_size: Size | None
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the features: maps hold it second, tokens and vectors last."""
-        return self.output[1] if len(self.output) == 4 else self.output[-1]
-
-
-def _tag(spec: WeightsSpec) -> str | None:
-    """The tag as timm has it: a few networks have untagged weights."""
-    return None if spec.tag == UNTAGGED else spec.tag
-
-
 @lru_cache(maxsize=512)
-def _anatomy(name: str, tag: str | None, size: Size) -> _Anatomy:
+def _anatomy(name: str, tag: str | None, size: Size) -> Anatomy:
     """Measure a network at an image size; fails where the network cannot take the size."""
     facts = config(name, tag)
     if size == facts.input_size[1:]:
@@ -184,7 +126,7 @@ def _anatomy(name: str, tag: str | None, size: Size) -> _Anatomy:
             raise error from None
 
 
-def _measure(plan: _Plan, size: Size) -> _Anatomy:
+def _measure(plan: _Plan, size: Size) -> Anatomy:
     module = skeleton(plan.construct)
     if size != config(plan.name, plan.tag).input_size[1:]:
         _check_patches(module, size)
@@ -193,7 +135,7 @@ def _measure(plan: _Plan, size: Size) -> _Anatomy:
     after = module.state_dict()
     removed = tuple(dict.fromkeys(key.rpartition(".")[0] for key in before if key not in after))
     stated = [name for name in _classifiers(plan.name, plan.tag) if name in removed]
-    return _Anatomy(
+    return Anatomy(
         num_params=num_params,
         output=output_shape(module, (RGB, *size)),
         classifier=(stated or removed or ("",))[0],
@@ -226,18 +168,10 @@ def _classifiers(name: str, tag: str | None) -> tuple[str, ...]:
     return (stated,) if isinstance(stated, str) else tuple(stated)
 
 
-def _stage_names(name: str, spec: WeightsSpec, anatomy: _Anatomy) -> tuple[str, ...]:
-    module = skeleton(_Plan(name, _tag(spec), None).construct)
-    _reset(module)
-    module = pool_to_vectors(module, anatomy.output, name=name)
-    stages = trace_stages(module, spec.input_size, head=anatomy.classifier)
-    return tuple(stage.name for stage in stages if stage.name != anatomy.classifier)
-
-
 def _build(
     plan: _Plan,
     chosen: WeightsSpec | Path | None,
-    anatomy: _Anatomy,
+    anatomy: Anatomy,
     in_channels: int,
     size: Size,
 ) -> nn.Module:
@@ -254,7 +188,7 @@ def _build(
         dropped = (*anatomy.removed, *_classifiers(plan.name, plan.tag))
         load_file(module, chosen, loads[-1], name=full, dropped=dropped)
     else:
-        load_published(loads[-1], name=full, tag=chosen.tag)
+        fetch(loads[-1].run, name=full, tag=chosen.tag)
     if in_channels == RGB:
         return module
     wide = plan.construct(in_channels=in_channels)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -69,7 +69,7 @@ def config(name: str, tag: str | None) -> Config:
 
 
 def weights_spec(name: str, tag: str | None) -> WeightsSpec:
-    """The same as a spec; timm's package carries no published accuracy."""
+    """The same as a spec, without an accuracy: timm's package carries none."""
     facts = config(name, None if tag == UNTAGGED else tag)
     hub = f"https://huggingface.co/{facts.hf_hub_id}" if facts.hf_hub_id else None
     return WeightsSpec(
@@ -108,11 +108,9 @@ class Load:
 
 @contextmanager
 def deferred_loads() -> Iterator[list[Load]]:
-    """Have ``timm.create_model(..., pretrained=True)`` note its load instead of doing it.
-
-    timm offers no other way to a network's checkpoint filter. Its loading function is replaced
-    while the context lasts, one thread at a time.
-    """
+    """Have ``timm.create_model(..., pretrained=True)`` note its load instead of doing it."""
+    # timm offers no other way to a network's checkpoint filter. Its loading function is replaced
+    # while the context lasts, one thread at a time.
     loads: list[Load] = []
     load_pretrained = _builder.load_pretrained
 
@@ -125,12 +123,8 @@ def deferred_loads() -> Iterator[list[Load]]:
         strict: bool = True,
         cache_dir: str | Path | None = None,
     ) -> None:
-        def run() -> None:
-            load_pretrained(
-                model, pretrained_cfg, num_classes, in_chans, filter_fn, strict, cache_dir
-            )
-
-        loads.append(Load(run, filter_fn, strict))
+        options = (pretrained_cfg, num_classes, in_chans, filter_fn, strict, cache_dir)
+        loads.append(Load(partial(load_pretrained, model, *options), filter_fn, strict))
 
     with _lock:
         _builder.load_pretrained = note
@@ -143,45 +137,18 @@ def deferred_loads() -> Iterator[list[Load]]:
 def load_file(
     module: nn.Module, path: Path, load: Load, *, name: str, dropped: Sequence[str]
 ) -> None:
-    """Load a local file into ``module`` as timm would load a published one.
-
-    Raises:
-        WeightsError: The file cannot be read, or does not fit.
-    """
-    state = read_state_dict(path)
-    state = OrderedDict(_filtered(state, module, load.filter))
-    spare = not load.strict
-    load_weights(module, state, name=name, origin=str(path), dropped=dropped, spare=spare)
-
-
-def load_published(load: Load, *, name: str, tag: str) -> None:
-    """Fetch the published weights and load them.
-
-    Raises:
-        WeightsError: They cannot be fetched.
-    """
-    fetch(load.run, name=name, tag=tag)
+    """Load a local file into ``module`` as timm would load a published one."""
+    state: Mapping[str, Tensor] = read_state_dict(path)
+    if load.filter is not None:
+        with suppress(Exception):  # a foreign file can trip it anywhere; misfits are listed
+            state = load.filter(dict(state), module)
+    origin, spare = str(path), not load.strict
+    load_weights(module, OrderedDict(state), name=name, origin=origin, dropped=dropped, spare=spare)
 
 
 def check_reachable(config: Config, *, name: str, tag: str) -> None:
-    """Find an absent network before anything is built.
-
-    Raises:
-        WeightsError: The weights are not in the cache, and their server cannot be reached.
-    """
+    """Find an absent network before anything is built."""
     fetch(lambda: None, name=name, tag=tag, url=_address(config))
-
-
-def _filtered(
-    state: Mapping[str, Tensor], module: nn.Module, checkpoint_filter: Filter | None
-) -> Mapping[str, Tensor]:
-    """The state dict in the network's layout; as it came, where the filter cannot read it."""
-    if checkpoint_filter is None:
-        return state
-    try:
-        return checkpoint_filter(dict(state), module)
-    except Exception:  # a foreign file can trip a filter anywhere; the report of misfits follows
-        return state
 
 
 def _address(config: Config) -> str | None:

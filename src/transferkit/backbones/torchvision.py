@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from math import isnan, isqrt
 from pathlib import Path
@@ -16,16 +16,17 @@ from torch.hub import get_dir
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, replace_module
+from transferkit.backbones.channels import RGB, adapt_first_layers, replace_module
 from transferkit.backbones.meta_forward import (
-    LeafCall,
+    Size,
     check_size,
     count_parameters,
-    leaf_calls,
+    has_parameters,
+    record_on_meta,
     skeleton,
 )
-from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
-from transferkit.backbones.stages import trace_stages
+from transferkit.backbones.source import Anatomy, assemble, describe, without_memory
+from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.weights import (
     StateDict,
     choose_weights,
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 _CODE_LICENCE = "bsd-3-clause"
 _SWAG_LICENCE = "cc-by-nc-4.0"
 _WITH_AUX = {"googlenet": ("aux1.fc2", "aux2.fc2"), "inception_v3": ("AuxLogits.fc",)}
+_VGG_CLASSIFIER = "classifier"
 _POSITIONS = "encoder.pos_embedding"
-_HALF = (0.5, 0.5, 0.5)
 _OLD_DENSE_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 
 
@@ -65,136 +66,80 @@ class TorchvisionSource:
         return tuple(map(_weights_spec, (default, *others)))
 
     def spec(self, name: str) -> BackboneSpec:
-        """Measure ``name`` on a network without memory, at the input of its default weights."""
-        weights = self.weights(name)
-        anatomy = _anatomy(name, weights[0].input_size[1:])
-        return BackboneSpec(
-            name=f"{self.name}/{name}",
-            source=self.name,
-            num_params=anatomy.num_params,
-            feature_dim=anatomy.feature_dim,
-            stages=_stage_names(name, weights[0].input_size),
-            input_size=weights[0].input_size,
-            mean=weights[0].mean,
-            std=weights[0].std,
-            weights=weights,
-            license=_CODE_LICENCE,
-            default_weights=weights[0].tag,
-        )
+        """Measure ``name`` at the input of its default weights."""
+        network = without_memory(lambda: self.build(name, weights=None))
+        return describe(self, name, network, licence=_CODE_LICENCE)
 
     def build(
         self,
         name: str,
         *,
         weights: str | Path | None,
-        in_channels: int = 3,
-        image_size: tuple[int, int] | None = None,
+        in_channels: int = RGB,
+        image_size: Size | None = None,
     ) -> Network:
-        """Build ``name`` without its classifier.
-
-        Raises:
-            ConfigError: The network cannot take ``image_size`` or ``in_channels``.
-            WeightsError: The weights cannot be fetched, read or fitted.
-        """
-        specs = self.weights(name)
-        chosen = choose_weights(weights, specs, name=f"{self.name}/{name}")
-        spec = chosen if isinstance(chosen, WeightsSpec) else specs[0]
-        size = spec.input_size[1:] if image_size is None else image_size
+        """Build ``name`` without its classifier."""
+        full, specs, aux = f"{self.name}/{name}", self.weights(name), _WITH_AUX.get(name, ())
+        chosen = choose_weights(weights, specs, name=full)
+        facts = chosen if isinstance(chosen, WeightsSpec) else specs[0]
+        size = facts.input_size[1:] if image_size is None else image_size
         if image_size is not None:
-            check_size(f"{self.name}/{name}", size, lambda s: _anatomy(name, s))
+            check_size(full, size, lambda tried: _anatomy(name, tried))
         anatomy = _anatomy(name, size)
-        given = None if chosen is None else self._read(name, chosen)
+        state = None if chosen is None else self._read(name, chosen)
         module = _construct(name, size)
         replace_module(module, anatomy.classifier, nn.Identity())
-        if given is not None:
+        if state is not None:
+            lacks = () if facts.num_classes else (_VGG_CLASSIFIER,)
             load_weights(
                 module,
-                _up_to_date(given.state, module),
-                name=f"{self.name}/{name}",
-                origin=given.origin,
-                dropped=(anatomy.classifier, *_WITH_AUX.get(name, ()), *given.lacks),
+                _up_to_date(state, module),
+                name=full,
+                origin=str(chosen) if isinstance(chosen, Path) else f"the weights {facts.tag!r}",
+                dropped=(anatomy.classifier, *aux, *lacks),
             )
-        mean, std = spec.mean, spec.std
-        if in_channels != 3:
-            adapt_first_layers(module, anatomy.calls, in_channels)
-            if name in _WITH_AUX:
-                mean, std = _normalise_plainly(module)
-        return Network(
-            module=module,
-            feature_dim=anatomy.feature_dim,
-            input_size=(in_channels, *size),
-            mean=adapt_statistics(mean, in_channels),
-            std=adapt_statistics(std, in_channels),
-            interpolation=spec.interpolation,
-            classifier=anatomy.classifier,
-            aux=_WITH_AUX.get(name, ()),
-        )
+        if in_channels != RGB:
+            adapt_first_layers(module, (RGB, *size), in_channels)
+        network = assemble(module, anatomy, facts, name=full, in_channels=in_channels, size=size)
+        network.aux = aux
+        return _normalised_plainly(network) if aux and in_channels != RGB else network
 
     def _enum(self, name: str) -> type[WeightsEnum]:
         if name not in self.names():
             raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
         return cast("type[WeightsEnum]", models.get_model_weights(name))
 
-    def _read(self, name: str, chosen: WeightsSpec | Path) -> _Given:
+    def _read(self, name: str, chosen: WeightsSpec | Path) -> StateDict:
         """The weights of a file or a tag, before any network is built."""
         if isinstance(chosen, Path):
-            return _Given(read_state_dict(chosen), str(chosen))
+            return read_state_dict(chosen)
         full, member = f"{self.name}/{name}", self._enum(name)[chosen.tag]
         warn_of_licence(chosen, name=full)
         address = None if _is_cached(member) else member.url
         state = fetch(lambda: _download(member), name=full, tag=chosen.tag, url=address)
-        origin = f"the weights {chosen.tag!r}"
         if chosen.num_classes:
-            return _Given(state, origin)
+            return state
         # VGG16's features alone: its fully connected layers are NaN in the file, and start random.
-        kept = ((key, value) for key, value in state.items() if not key.startswith("classifier."))
-        return _Given(state_dict_of(state, kept), origin, lacks=("classifier",))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Given:
-    """Weights to load: where they come from, and which modules they leave as they are."""
-
-    state: StateDict
-    origin: str
-    lacks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Anatomy:
-    """What one forward pass of a network without memory shows."""
-
-    num_params: int
-    feature_dim: int
-    classifier: str
-    calls: tuple[LeafCall, ...]
+        kept = ((k, v) for k, v in state.items() if not k.startswith(f"{_VGG_CLASSIFIER}."))
+        return state_dict_of(state, kept)
 
 
 SOURCE = TorchvisionSource()
 
 
 @lru_cache(maxsize=256)
-def _anatomy(name: str, size: tuple[int, int]) -> _Anatomy:
+def _anatomy(name: str, size: Size) -> Anatomy:
     """Measure ``name`` at an image size; fails where the network cannot take the size."""
     module = skeleton(lambda: _construct(name, size))
-    calls = leaf_calls(module, (3, *size))
-    classifier = calls[-1].name
-    return _Anatomy(
-        num_params=count_parameters(module),
-        feature_dim=module.get_parameter(f"{classifier}.weight").shape[1],
-        classifier=classifier,
-        calls=calls,
-    )
+    # The classifier is the last layer with parameters that a forward pass calls, in all of them.
+    calls = record_on_meta(module, (RGB, *size)).leaves()
+    named = (call.name for call in reversed(calls))
+    classifier = next(name for name in named if has_parameters(module.get_submodule(name)))
+    width = module.get_parameter(f"{classifier}.weight").shape[1]
+    return Anatomy(count_parameters(module), output=(2, width), classifier=classifier)
 
 
-def _stage_names(name: str, input_size: InputSize) -> tuple[str, ...]:
-    module = skeleton(lambda: _construct(name, input_size[1:]))
-    head = _anatomy(name, input_size[1:]).classifier
-    stages = trace_stages(module, input_size, head=(head, *_WITH_AUX.get(name, ())))
-    return tuple(stage.name for stage in stages[:-1])
-
-
-def _construct(name: str, size: tuple[int, int]) -> nn.Module:
+def _construct(name: str, size: Size) -> nn.Module:
     """Build ``name`` with random weights as its pretrained weights have it built."""
     builder: Callable[..., nn.Module] = models.get_model_builder(name)
     if name in _WITH_AUX:
@@ -208,14 +153,13 @@ def _construct(name: str, size: tuple[int, int]) -> nn.Module:
     return builder(weights=None)
 
 
-def _normalise_plainly(module: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Turn off GoogLeNet's and Inception's own change of normalisation, which needs 3 channels.
-
-    It turns ImageNet's mean and deviation into one half each, so images normalised by one half
-    give the same numbers without it.
-    """
-    module.__dict__["transform_input"] = False
-    return _HALF, _HALF
+def _normalised_plainly(network: Network) -> Network:
+    """Turn off GoogLeNet's and Inception's own change of normalisation, which needs 3 channels."""
+    # It turns ImageNet's mean and deviation into one half each, so images normalised by one half
+    # give the same numbers without it.
+    network.module.__dict__["transform_input"] = False
+    half = (0.5,) * network.input_size[0]
+    return replace(network, mean=half, std=half)
 
 
 def _download(member: WeightsEnum) -> StateDict:

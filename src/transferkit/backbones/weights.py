@@ -35,17 +35,7 @@ _REACH_SECONDS = 10.0
 def choose_weights(
     weights: str | Path | None, specs: Sequence[WeightsSpec], *, name: str
 ) -> WeightsSpec | Path | None:
-    """Read a ``weights=`` option: a tag's spec, a file's path, or None for random.
-
-    Args:
-        weights: ``"default"``, a tag, a path, or None.
-        specs: The tags there are, the default first.
-        name: The backbone, for the messages.
-
-    Raises:
-        UnknownNameError: There is no such tag.
-        WeightsError: ``"default"`` was asked for and there is none; a file is absent.
-    """
+    """Read a ``weights=`` option: a tag's spec (the default is first), a file's path, or None."""
     if weights is None:
         return None
     if isinstance(weights, Path) or weights.endswith(_SUFFIXES):
@@ -57,8 +47,8 @@ def choose_weights(
         if specs:
             return specs[0]
         raise WeightsError(
-            f"{name} has no pretrained weights; use weights=None to start from random ones, "
-            "or the path of a local file"
+            f"{name} has no pretrained weights. Use weights=None to start from random ones, or the "
+            "path of a local file."
         )
     if Path(weights).is_file():
         return Path(weights)
@@ -67,18 +57,7 @@ def choose_weights(
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a file of named tensors on the CPU; nothing in it is executed.
-
-    Half-precision tensors become float32. A checkpoint that wraps the state dict
-    (``"state_dict"``, ``"model"``, their averaged ``_ema`` kin) or that was saved from a
-    parallel or compiled module is unwrapped.
-
-    Args:
-        path: A ``.safetensors`` file, or a file that ``torch.save`` wrote.
-
-    Raises:
-        WeightsError: The file is absent, damaged, of another format, or holds more than tensors.
-    """
+    """Read a file of named tensors on the CPU, unwrapped, half precision as float32."""
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = _unwrap(content)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
@@ -111,66 +90,64 @@ def load_weights(
 ) -> None:
     """Load ``state`` into ``module``, all of it, or say what does not fit.
 
-    Args:
-        module: The network; its own classifier may be there or not.
-        state: Names mapped to tensors, in the network's key layout.
-        name: The backbone, for the message.
-        origin: The file or tag, for the message.
-        dropped: Modules that may be absent from the file or have another shape there, and are
-            not loaded then: the classifier, and the last layers of auxiliary classifiers.
-        spare: Whether entries that the network has no place for are ignored.
-
-    Raises:
-        WeightsError: Keys are missing, unexpected or of another shape.
+    Modules that are ``dropped`` (the classifier, the last layers of auxiliary ones) may be absent
+    from the file or have another shape there. ``spare`` entries, which the network has no place
+    for, may be there.
     """
     own = module.state_dict(keep_vars=True)
-    keys = {key for key in (*own, *state) if _inside(key, dropped)}
-    misfit = {key for key in keys if key not in own or _differ(own[key], state.get(key))}
-    given = state_dict_of(state, ((k, v) for k, v in state.items() if k not in misfit))
-    given.__dict__.setdefault("_metadata", _root_version(own))
+    inside = tuple(f"{one}." for one in dropped)
+    left_out = {
+        key
+        for key in (*own, *state)
+        if key.startswith(inside) and (key not in own or _differ(own[key], state.get(key)))
+    }
+    fitting = state_dict_of(state, ((k, v) for k, v in state.items() if k not in left_out))
+    fitting.__dict__.setdefault("_metadata", _root_version(own))
+    known = [key for key in fitting if key in own]
     shapes = [
-        f"{key} ({_describe(value)} instead of {_describe(own[key])})"
-        for key, value in given.items()
-        if key in own and _differ(own[key], value)
+        f"{key} ({_describe(fitting[key])} instead of {_describe(own[key])})"
+        for key in known
+        if _differ(own[key], fitting[key])
     ]
-    broken = [key for key, value in given.items() if key in own and bool(value.isnan().any())]
-    missing: Sequence[str] = [key for key in own if key not in given]
-    unexpected: Sequence[str] = [key for key in given if key not in own]
+    broken = [key for key in known if bool(fitting[key].isnan().any())]
+    missing = [key for key in own if key not in fitting]
+    unexpected = [key for key in fitting if key not in own]
     if not shapes and not broken:
-        missing, unexpected = _load(module, given, name=name, origin=origin)
-    loaded = {id(own[key]) for key in given if key in own}  # a shared tensor has several keys
+        # Loading may rename old keys, so that torch knows better what is missing then.
+        missing, unexpected = _load(module, fitting, name=name, origin=origin)
+    loaded = {id(own[key]) for key in known}  # a shared tensor has several keys
     missing = [
         key
         for key in missing
-        if key not in misfit and not key.endswith(_COUNTER) and id(own.get(key)) not in loaded
+        if key not in left_out and not key.endswith(_COUNTER) and id(own.get(key)) not in loaded
     ]
-    if shapes or missing or broken or (unexpected and not spare):
-        raise WeightsError(_misfit(name, origin, missing, unexpected, shapes, broken))
+    misfits = {
+        "missing": missing,
+        "unexpected": [] if spare else unexpected,
+        "of another shape": shapes,
+        "holding NaN": broken,
+    }
+    if any(misfits.values()):
+        lines = (f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in misfits.items() if keys)
+        raise WeightsError(
+            f"{origin} does not fit {name}. Its keys must be in the layout of the backbone's own "
+            "library:\n" + "\n".join(lines)
+        )
 
 
 def fetch(download: Callable[[], T], *, name: str, tag: str, url: str | None = None) -> T:
-    """Call ``download``, turning any failure of the network into a clear error.
-
-    Args:
-        download: What fetches and loads the weights.
-        name: The backbone.
-        tag: The weights' tag.
-        url: An address to reach first, so that an absent network shows at once; None to skip.
-
-    Raises:
-        WeightsError: The weights cannot be fetched.
-    """
+    """Call ``download``, turning any failure of the network into a clear error."""
     try:
-        if url is not None:
+        if url is not None:  # so that an absent network shows at once
             _reach(url)
         return download()
     except Exception as error:  # the clients' errors share no base narrower than this
         reason = _first_sentence(error)
         raise WeightsError(
-            f"cannot fetch or load the weights {tag!r} of {name}: {reason}. Without a network, "
+            f"Cannot fetch or load the weights {tag!r} of {name}: {reason}. Without a network, "
             "pass weights='path/to/file.safetensors' (or .pth) with a copy fetched elsewhere, "
-            "weights=None to start from random ones, or take a backbone that comes embedded: "
-            "list_backbones(source='transferkit')"
+            "weights=None to start from random ones, or take a backbone that comes with the "
+            "package: list_backbones(source='transferkit')."
         ) from error
 
 
@@ -178,8 +155,8 @@ def warn_of_licence(spec: WeightsSpec, *, name: str) -> None:
     """Warn where the licence of the weights being loaded forbids commercial use."""
     if spec.non_commercial:
         warnings.warn(
-            f"the weights {spec.tag!r} of {name} are licensed {spec.license}, "
-            "which forbids commercial use",
+            f"The weights {spec.tag!r} of {name} are licensed {spec.license}, which forbids "
+            "commercial use.",
             LicenseWarning,
             stacklevel=2,
         )
@@ -198,7 +175,7 @@ def _existing(path: Path, name: str) -> Path:
         return path
     what = "is not a file" if path.exists() else "does not exist"
     raise WeightsError(
-        f"the weights file for {name}, {path}, {what}; expected a .safetensors or .pth file"
+        f"The weights file of {name} must be a .safetensors or .pth file, got {path}, which {what}."
     )
 
 
@@ -247,10 +224,6 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if half else value
 
 
-def _inside(key: str, modules: Sequence[str]) -> bool:
-    return any(key.startswith(f"{module}.") for module in modules)
-
-
 def _differ(own: Tensor, given: Tensor | None) -> bool:
     """Whether a tensor is absent, of another shape, or whole numbers where fractions belong."""
     if given is None or own.shape != given.shape:
@@ -264,11 +237,9 @@ def _describe(value: Tensor) -> str:
 
 
 def _root_version(own: Mapping[str, Tensor]) -> dict[str, object]:
-    """For a file that names no layout versions: the network's newest, its modules' unknown.
-
-    torchvision's mnasnets refuse a file without one; every other module takes a missing
-    version as a sign to bring old keys up to date.
-    """
+    """For a file that names no layout versions: the network's newest, its modules' unknown."""
+    # torchvision's mnasnets refuse a file without one; every other module takes a missing version
+    # as a sign to bring old keys up to date.
     versions: dict[str, object] = getattr(own, "_metadata", {})
     return {"": versions[""]} if "" in versions else {}
 
@@ -284,29 +255,8 @@ def _load(
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
-def _misfit(
-    name: str,
-    origin: str,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    shapes: Sequence[str],
-    broken: Sequence[str],
-) -> str:
-    kinds = (
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("of another shape", shapes),
-        ("holding NaN", broken),
-    )
-    lines = [
-        f"  {len(keys)} {kind}: {', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''}"
-        for kind, keys in kinds
-        if keys
-    ]
-    return (
-        f"{origin} does not fit {name}; its keys must be in the layout of the backbone's own "
-        "library:\n" + "\n".join(lines)
-    )
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join([*keys[:_SHOWN], *(["..."] if len(keys) > _SHOWN else [])])
 
 
 def _reach(url: str) -> None:

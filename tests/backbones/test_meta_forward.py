@@ -7,14 +7,15 @@ import torch
 import torchvision.models as tv
 from torch import nn
 
-from transferkit.backbones.channels import PooledEncoder, pool_to_vectors, replace_module
+from transferkit.backbones.channels import replace_module
 from transferkit.backbones.meta_forward import (
     check_size,
     count_parameters,
-    leaf_calls,
     output_shape,
+    record_on_meta,
     skeleton,
 )
+from transferkit.backbones.source import PooledEncoder, pool_to_vectors
 from transferkit.errors import ConfigError
 
 
@@ -54,8 +55,8 @@ def test_leaf_calls_are_in_order_of_the_forward_pass() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.last(self.first(images).mean((2, 3)))  # type: ignore[no-any-return]
 
-    calls = leaf_calls(skeleton(Backward), (3, 8, 8))
-    assert [(call.name, call.reads_input) for call in calls] == [("first", True), ("last", False)]
+    calls = record_on_meta(Backward(), (3, 8, 8)).leaves()
+    assert [(call.name, call.reads_images) for call in calls] == [("first", True), ("last", False)]
 
 
 def test_sizes_that_work_are_the_nearest() -> None:

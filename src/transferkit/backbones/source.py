@@ -1,0 +1,148 @@
+"""What a source of backbones is, and what all sources do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from transferkit.backbones.channels import adapt_statistics
+from transferkit.backbones.meta_forward import Size, skeleton
+from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
+from transferkit.backbones.stages import trace_stages
+from transferkit.errors import ConfigError
+
+
+class Source(Protocol):
+    """A library of backbones. Bare names only: the catalog puts the source's name before them."""
+
+    @property
+    def name(self) -> str:
+        """The source's own name, the part of a full name before the slash."""
+
+    def names(self) -> tuple[str, ...]:
+        """Every backbone of the source, in the order to list them."""
+
+    def weights(self, name: str) -> tuple[WeightsSpec, ...]:
+        """The pretrained weights of a backbone, the default first; cheap, builds nothing."""
+
+    def spec(self, name: str) -> BackboneSpec:
+        """The facts of a backbone, measured on a network without memory."""
+
+    def build(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None,
+        in_channels: int = 3,
+        image_size: Size | None = None,
+    ) -> Network:
+        """Build a backbone without its classifier, as ``build_network`` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What one forward pass of a network without memory shows.
+
+    Attributes:
+        num_params: Parameters, its own classifier included.
+        output: Shape of its output for two images, its classifier removed.
+        classifier: Dotted name of the classifier; empty where there is none.
+        removed: Dotted names of all modules that leave with the classifier.
+        img_size: The ``img_size`` that timm builds it with, or None to build it without.
+    """
+
+    num_params: int
+    output: tuple[int, ...]
+    classifier: str = ""
+    removed: tuple[str, ...] = ()
+    img_size: Size | None = None
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the features: maps (B, D, H, W) hold it second, tokens and vectors last."""
+        return self.output[1] if len(self.output) == 4 else self.output[-1]
+
+
+def assemble(
+    module: nn.Module,
+    anatomy: Anatomy,
+    facts: WeightsSpec,
+    *,
+    name: str,
+    in_channels: int,
+    size: Size,
+) -> Network:
+    """Hand out a network that is built: pooled to vectors, with its weights' normalisation."""
+    return Network(
+        module=pool_to_vectors(module, anatomy.output, name=name),
+        num_params=anatomy.num_params,
+        feature_dim=anatomy.feature_dim,
+        input_size=(in_channels, *size),
+        mean=adapt_statistics(facts.mean, in_channels),
+        std=adapt_statistics(facts.std, in_channels),
+        interpolation=facts.interpolation,
+        classifier=anatomy.classifier,
+    )
+
+
+def without_memory(build: Callable[[], Network]) -> Network:
+    """Build a network on the meta device."""
+    made: list[Network] = []
+
+    def module() -> nn.Module:
+        made.append(build())
+        return made[-1].module
+
+    skeleton(module)
+    return made[-1]
+
+
+def describe(
+    source: Source, name: str, network: Network, *, licence: str | None = None
+) -> BackboneSpec:
+    """The spec of a network that its source has built for the default input."""
+    weights = source.weights(name)
+    heads = (network.classifier, *network.aux)
+    stages = trace_stages(network.module, network.input_size, head=heads)
+    return BackboneSpec(
+        name=f"{source.name}/{name}",
+        source=source.name,
+        num_params=network.num_params,
+        feature_dim=network.feature_dim,
+        stages=tuple(stage.name for stage in stages if stage.name not in heads),
+        input_size=network.input_size,
+        mean=network.mean,
+        std=network.std,
+        weights=weights,
+        license=licence,
+        default_weights=weights[0].tag if weights else None,
+    )
+
+
+class PooledEncoder(nn.Module):
+    """An encoder whose tokens (B, N, D) or maps (B, D, H, W) are averaged to features (B, D)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to features (B, D)."""
+        output: Tensor = self.encoder(images)
+        return output.mean(dim=(2, 3)) if output.ndim == 4 else output.mean(dim=1)
+
+
+def pool_to_vectors(module: nn.Module, shape: tuple[int, ...], *, name: str) -> nn.Module:
+    """Make a network with an output of this ``shape``, the batch first, return vectors."""
+    if len(shape) == 2:
+        return module
+    if len(shape) in (3, 4):
+        return PooledEncoder(module)
+    raise ConfigError(
+        f"{name} must return features (B, D), tokens (B, N, D) or maps (B, D, H, W), "
+        f"got an output of shape {shape}."
+    )
