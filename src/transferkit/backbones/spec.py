@@ -171,7 +171,6 @@ class Network:
     Attributes:
         module: Normalised images (B, C, H, W) to features (B, D). GoogLeNet and Inception in
             train mode return a named tuple: the features and the auxiliary heads' outputs.
-        num_params: Parameters of the published network, its classifier included.
         feature_dim: Width D of the features.
         input_size: Channels, height and width that it was built for.
         mean: Mean of each of the C channels, to normalise images with.
@@ -180,10 +179,11 @@ class Network:
         classifier: Dotted name, in the source's layout, of the classifier that was removed;
             empty where the network never had one.
         aux: Dotted names of the auxiliary classifiers' last layers, or ``()``.
+        num_params: Parameters of the published network, its classifier included; 0 if there is
+            none.
     """
 
     module: nn.Module
-    num_params: int
     feature_dim: int
     input_size: InputSize
     mean: tuple[float, ...]
@@ -191,6 +191,7 @@ class Network:
     interpolation: str
     classifier: str
     aux: tuple[str, ...] = ()
+    num_params: int = 0
 
 
 def _weights_row(spec: WeightsSpec, *, default: str | None) -> tuple[str, ...]:
