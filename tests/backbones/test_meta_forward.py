@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchvision.models as tv
@@ -10,7 +12,9 @@ from torch import nn
 from transferkit.backbones.channels import replace_module
 from transferkit.backbones.meta_forward import (
     check_size,
+    copy_structure,
     count_parameters,
+    intercept_calls,
     output_shape,
     record_on_meta,
     skeleton,
@@ -94,3 +98,43 @@ def test_replacing_a_module_inside_containers() -> None:
     replace_module(module, "1.1", nn.Identity())
     replace_module(module, "0", nn.Identity())
     assert not list(module.parameters())
+
+
+class Cached(nn.Module):
+    """Keeps a tensor of the autograd graph, as LeViT keeps its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))
+        self.twin = self.layer
+        self.kept = {"bias": [self.layer.weight.sum()]}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.twin(self.layer(images)[:, :3]) + self.kept["bias"][0]  # type: ignore[no-any-return]
+
+
+def test_a_copied_structure_is_the_same_network_on_other_tensors() -> None:
+    module = Cached()
+    same = copy_structure(module, lambda tensor: tensor)
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(same(images), module(images))
+    assert list(same.state_dict()) == list(module.state_dict())
+    assert same.twin is same.layer
+    assert same.layer is not module.layer
+    ghost = copy_structure(module, lambda tensor: torch.empty_like(tensor, device="meta"))
+    assert {p.device.type for p in ghost.parameters()} == {"meta"}
+    assert {p.device.type for p in module.parameters()} == {"cpu"}
+
+
+def test_calls_can_be_watched_and_replaced() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    seen = []
+
+    def visit(name: str, args: tuple[object, ...], run: Callable[[], object]) -> object:
+        seen.append((name, len(args)))
+        return torch.zeros(1) if name == "1.0" else run()
+
+    with intercept_calls(dict(module.named_modules()), visit):
+        assert torch.equal(module(torch.ones(1, 2)), torch.zeros(1))
+    assert seen == [("", 1), ("0", 1), ("1", 1), ("1.0", 1)]
+    assert not any("forward" in vars(part) for part in module.modules())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from transferkit.backbones.spec import InputSize
 from transferkit.errors import ConfigError, TransferkitError
@@ -65,13 +66,13 @@ def _visit_call(
 def copy_structure(module: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
     """Copy a module and all inside it; ``stand_in`` gives the copy's parameters and buffers."""
     # deepcopy takes from the memo what it has met before, so each tensor that is put there first
-    # is never copied, and one that is shared stays shared. Tensors that are plain attributes are
-    # put there too: those of weight_norm are not leaves of the graph, which deepcopy refuses.
+    # is never copied, and one that is shared stays shared. Those in plain attributes and their
+    # lists and dictionaries are put there too (the weight of weight_norm, the caches of LeViT):
+    # they may not be leaves of the autograd graph, which deepcopy refuses.
     memo: dict[int, object] = {}
     for part in module.modules():
-        others = (value for value in vars(part).values() if isinstance(value, Tensor))
-        for tensor in (*part._parameters.values(), *part._buffers.values(), *others):
-            if tensor is not None and id(tensor) not in memo:
+        for tensor in tree_leaves(vars(part)):
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = _as_parameter(tensor, stand_in(tensor))
         for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
             memo[id(hook)] = hook  # may hold anything: a logger, a lock
