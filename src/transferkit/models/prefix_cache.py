@@ -1,13 +1,13 @@
-"""Running every image of a split once through a frozen part, into memory or onto the disk."""
+"""The outputs of the frozen stages, computed once per image and kept in memory or on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -21,52 +21,55 @@ from transferkit.data.disk_cache import ArrayStore, CacheWarning, default_folder
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError, UnknownNameError
 from transferkit.models.classifier import Classifier
-from transferkit.models.device import has_room
+from transferkit.models.device import CPU, has_room
 
 Where: TypeAlias = Literal["auto", "memory", "disk"]
 CachePrecision: TypeAlias = Literal["float32", "float16"]
 
 _DISK_LIMIT = 20_000_000_000
 _SHARE_OF_MEMORY = 4
+_UNKNOWN_MEMORY = 8_000_000_000
 
 
 class Held:
-    """What one cache has in memory, by key; empty again in another process."""
+    """The tensors that a cache holds in memory, by key; empty in another process."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[Tensor, ...]] = {}
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Held], tuple[()]]:
-        """Travel without what is held."""
+        """Pickle without the tensors."""
         return Held, ()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: str) -> tuple[Tensor, ...] | None:
-        """What goes by ``key``, which is now the most recently used."""
-        found = self._entries.pop(key, None)
-        if found is not None:
-            self._entries[key] = found
-        return found
+        """The tensors of ``key``, which is now the most recently used."""
+        with self._lock:
+            found = self._entries.pop(key, None)
+            if found is not None:
+                self._entries[key] = found
+            return found
 
     def put(self, key: str, tensors: tuple[Tensor, ...], budget: int) -> None:
-        """Hold ``tensors``; what was not used for longest gives way to a budget in bytes."""
-        self._entries.pop(key, None)
-        self._entries[key] = tensors
-        while len(self._entries) > 1 and sum(map(_size, self._entries.values())) > budget:
-            del self._entries[next(iter(self._entries))]
+        """Hold ``tensors``; drop the least recently used until ``budget`` bytes are enough."""
+        with self._lock:
+            self._entries.pop(key, None)
+            self._entries[key] = tensors
+            while len(self._entries) > 1 and self._bytes() > budget:
+                del self._entries[next(iter(self._entries))]
 
-
-def _size(tensors: tuple[Tensor, ...]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+    def _bytes(self) -> int:
+        return sum(tensor.nbytes for entry in self._entries.values() for tensor in entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """How the results of the frozen part are kept between epochs, and from one use to the next.
+    """Where the outputs of the frozen stages are kept between epochs, and between uses.
 
-    One cache that is given to several trainings, rankings and audits is shared by them: what one
+    One cache that is passed to several trainings, rankings and audits is shared by them: what one
     has computed, in memory or on disk, the next one finds. A name (``cache="auto"``) makes a new
     one each time, which shares what is on disk only.
 
@@ -81,15 +84,15 @@ class Cache:
     Attributes:
         where: ``"memory"``; ``"disk"``, which later runs on the same weights and data use again;
             or ``"auto"``: memory where it fits, else disk.
-        precision: ``"float16"`` takes half the room and rounds to three digits.
-        memory: Bytes of memory that it may take; a quarter of the machine's by default. The least
-            recently used give way.
+        precision: ``"float16"`` takes half the space and rounds to three digits.
+        memory: Largest size in memory, in bytes; a quarter of the machine's by default. The least
+            recently used entries are dropped first.
         folder: On disk; ``$TRANSFERKIT_CACHE`` or the user's cache folder by default.
-        limit: Bytes on disk that all entries may take; the least recently used give way.
-        held: What is in memory; None shares nothing.
+        limit: Largest size on disk, in bytes; the least recently used entries are dropped first.
         views: Under random augmentation, how many augmented views of each training image are
             kept; the epochs take turns on them. With 0, every epoch augments anew, and nothing
-            is kept. The views take that many times the room.
+            is kept. The views take that many times the space.
+        held: The tensors in memory; None shares none.
     """
 
     where: Where = "auto"
@@ -112,16 +115,11 @@ class Cache:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that is stored."""
+        """The type that floats are stored in."""
         return torch.float16 if self.precision == "float16" else torch.float32
 
-    def allocate(self, device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Room in memory for one tensor; what is not a float keeps its type."""
-        kept = self.dtype if dtype.is_floating_point else dtype
-        return torch.empty(shape, dtype=kept, device=device)
-
     def memory_budget(self) -> int:
-        """Bytes of memory that it may take."""
+        """Largest size in memory, in bytes."""
         return machine_memory() // _SHARE_OF_MEMORY if self.memory is None else self.memory
 
     def store(self) -> ArrayStore:
@@ -130,20 +128,17 @@ class Cache:
         return ArrayStore(folder, self.limit)
 
 
-def cache_named(cache: Cache | Where | None) -> Cache | None:
-    """The cache that goes by a name; one of the caller's own goes through."""
+def cache_named(cache: Cache | Where | None, *, shared: bool = False) -> Cache | None:
+    """The cache that a name stands for; ``shared`` ones hold what is in memory for later uses."""
     if cache is None or isinstance(cache, Cache):
         return cache
-    return Cache(where=cache, held=None)
-
-
-def shared(cache: Cache | Where | None) -> Cache | None:
-    """A cache for several uses: one of the caller's own, or a new one that goes by a name."""
-    return cache if cache is None or isinstance(cache, Cache) else Cache(where=cache)
+    return Cache(where=cache) if shared else Cache(where=cache, held=None)
 
 
 def machine_memory() -> int:
     """Bytes of memory of this machine, or of the container that this process runs in."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return _UNKNOWN_MEMORY
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -154,22 +149,16 @@ def machine_memory() -> int:
 
 
 Prefix: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
-"""A batch of uint8 images (B, C, H, W) to one or more tensors with B rows each."""
+"""The frozen stages: uint8 images (B, C, H, W) to one or more tensors with B rows each."""
 
 Encoded: TypeAlias = tuple[Tensor, ...]
-"""What a prefix makes of a split: tensors with one row an image."""
+"""The outputs of a prefix for a whole split: tensors with one row per image."""
 
 Allocate: TypeAlias = Callable[[tuple[int, ...], torch.dtype], Tensor]
-"""Makes room for one encoded tensor of the whole split, given its shape and type."""
+"""Allocates one tensor of a given shape and type."""
 
 OnBatch: TypeAlias = Callable[[int], object]
-"""Told the number of images of each batch that is done."""
-
-
-def in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Room in main memory."""
-    return torch.empty(shape, dtype=dtype)
-
+"""Called with the number of images of each batch that is done."""
 
 PIXELS_AT_ONCE = 2**18
 """Pixels of input that a CPU runs a frozen part on at once: 4 images of 256 x 256, 16 of 128 x 128.
@@ -179,24 +168,19 @@ The maps of more do not stay in its cache, and go through main memory from layer
 
 
 def images_at_once(model: Classifier, most: int, device: torch.device) -> int:
-    """How many images to run through ``model`` at once where nothing is learnt from them.
-
-    Args:
-        model: The classifier.
-        most: As many at the most.
-        device: Where it computes; only on a CPU are fewer better.
-
-    Raises:
-        ConfigError: ``most`` is not a whole number from 1.
-    """
+    """How many images, at most ``most``, to run through ``model`` at once without gradients."""
     check_whole("batch_size", most, least=1)
     height, width = model.preprocess.image_size
     few = max(1, PIXELS_AT_ONCE // (height * width))
     return min(most, few) if device.type == "cpu" else most
 
 
-def ignore(count: int) -> None:
-    """Take no notice of progress."""
+def _on_cpu(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def _ignore(count: int) -> None:
+    """Show no progress."""
 
 
 def encode(
@@ -205,50 +189,41 @@ def encode(
     *,
     device: torch.device,
     batch_size: int = 64,
-    allocate: Allocate = in_memory,
-    on_batch: OnBatch = ignore,
+    allocate: Allocate = _on_cpu,
+    on_batch: OnBatch = _ignore,
 ) -> Encoded:
-    """Run ``prefix`` over all images, in their order.
-
-    Args:
-        prefix: The frozen part; its modules must be in eval mode.
-        data: N images.
-        device: Where the prefix computes.
-        batch_size: Images a batch.
-        allocate: Makes room for the results.
-        on_batch: Told of each batch that is done.
+    """Run ``prefix``, in eval mode, over all images of ``data`` in their order.
 
     Returns:
-        For each tensor of the prefix, one with N rows, where ``allocate`` put it.
+        For each tensor of the prefix, one with a row per image, as ``allocate`` made it.
 
     Raises:
         DataError: There are no images.
     """
-    check_whole("batch_size", batch_size, least=1)
     if len(data) == 0:
         raise DataError("There are no images to encode.")
-    room: Encoded = ()
+    whole: Encoded = ()
     for start in range(0, len(data), batch_size):
         rows = np.arange(start, min(start + batch_size, len(data)))
         with torch.inference_mode():
             parts = prefix(data.batch(rows).to(device, non_blocking=True))
-        if not room:
-            room = tuple(allocate((len(data), *part.shape[1:]), part.dtype) for part in parts)
-        for whole, part in zip(room, parts, strict=True):
-            whole[start : start + len(rows)].copy_(part)
+        if not whole:
+            whole = tuple(allocate((len(data), *part.shape[1:]), part.dtype) for part in parts)
+        for tensor, part in zip(whole, parts, strict=True):
+            tensor[start : start + len(rows)].copy_(part)
         on_batch(len(rows))
-    return room
+    return whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A split, and what is to be made of it.
+    """A split to encode.
 
     Attributes:
-        prefix: The frozen part; its modules must be in eval mode.
-        data: The split.
-        key: What the result goes by on disk; see ``marks.prefix_key``. None where nothing says
-            what the prefix does, so that the result cannot be found again.
+        prefix: The frozen stages, in eval mode.
+        data: The images.
+        key: Gives the key of the result in the cache, see :func:`prefix_key`; None where the
+            prefix cannot be described, so that no later run could find the result.
     """
 
     prefix: Prefix
@@ -262,24 +237,17 @@ def keep(
     *,
     device: torch.device,
     batch_size: int = 64,
-    on_batch: OnBatch = ignore,
+    on_batch: OnBatch = _ignore,
 ) -> list[Encoded] | None:
-    """Encode some splits and keep the results as ``cache`` says.
-
-    Args:
-        jobs: What is to be made of which images; each image becomes as many numbers in all.
-        cache: Where to keep the results, and how much of them.
-        device: Where the prefixes compute.
-        batch_size: Images a batch.
-        on_batch: Told of each batch that is done.
+    """Encode some splits with prefixes of equal outputs, and keep the results as ``cache`` says.
 
     Returns:
-        For each job the encoded tensors, on a GPU that has ample room and else on the CPU; None
-        where there is no room for them, said by a :class:`CacheWarning`.
+        The encoded tensors of each job, on a GPU that has ample room and else on the CPU; None
+        where there is no room for them, with a :class:`CacheWarning`.
 
     Raises:
-        ConfigError: ``cache`` is told to be in memory, and its budget is too small; or on disk,
-            and a job has no key.
+        ConfigError: The cache must be in memory, and its budget is too small; or on disk, and a
+            job has no key.
     """
     shapes = _shapes(jobs[0], device)
     needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(len(job.data) for job in jobs)
@@ -302,29 +270,33 @@ def keep(
         except OutputError as error:
             instead = "is kept in memory instead" if fits else "runs in every epoch"
             warnings.warn(f"{error} The frozen part {instead}.", CacheWarning, stacklevel=2)
-    home = device if has_room(device, needed) else torch.device("cpu")
+    home = device if has_room(device, needed) else CPU
     return [_in_memory(run, job, cache, home) for job in jobs] if fits else None
 
 
 def _check_room(cache: Cache, needed: int, *, fits: bool, named: bool) -> None:
-    """Raise where ``cache`` asks for what cannot be; warn where it leaves the choice."""
-    where = (
+    """Refuse what the cache asks for where that cannot be; warn where it leaves the choice."""
+    too_small = (
         f"The cache needs {needed / 1e6:.1f} MB of memory, and its budget is "
         f"{cache.memory_budget() / 1e6:.1f} MB."
     )
     if cache.where == "memory" and not fits:
-        raise ConfigError(f"{where} Raise Cache(memory=...), or take cache='disk' or cache=None.")
+        raise ConfigError(
+            f"{too_small} Raise Cache(memory=...), or take cache='disk' or cache=None."
+        )
     if cache.where == "disk" and not named:
         raise ConfigError(
-            "What a function of your own makes of the images cannot be found again on disk; give "
-            "augment an Augment, or take cache='memory'."
+            "The results of an augment function of your own cannot be found again on disk; pass a "
+            "tk.Augment, or take cache='memory'."
         )
     if not fits and not named:
-        warnings.warn(f"{where} The frozen part runs in every epoch.", CacheWarning, stacklevel=3)
+        warnings.warn(
+            f"{too_small} The frozen part runs in every epoch.", CacheWarning, stacklevel=3
+        )
 
 
 def _shapes(job: Job, device: torch.device) -> list[tuple[int, ...]]:
-    """The shape of each tensor that one image becomes."""
+    """The shapes of the outputs for one image."""
     with torch.inference_mode():
         return [tuple(part.shape[1:]) for part in job.prefix(job.data.batch([0]).to(device))]
 
@@ -332,13 +304,18 @@ def _shapes(job: Job, device: torch.device) -> list[tuple[int, ...]]:
 def _in_memory(
     run: Callable[[Job, Allocate], Encoded], job: Job, cache: Cache, home: torch.device
 ) -> Encoded:
-    """What the cache holds of this job, computed if it holds nothing or shares nothing."""
+    """The tensors that the cache holds of this job, or new ones."""
+
+    def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        kept = cache.dtype if dtype.is_floating_point else dtype
+        return torch.empty(shape, dtype=kept, device=home)
+
     if cache.held is None or job.key is None:
-        return run(job, partial(cache.allocate, home))
+        return run(job, allocate)
     key = f"{job.key()}-{cache.precision}-{home}"
     found = cache.held.get(key)
     if found is None:
-        found = run(job, partial(cache.allocate, home))
+        found = run(job, allocate)
         cache.held.put(key, found, cache.memory_budget())
     return found
 
@@ -349,13 +326,13 @@ def _on_disk(
     shapes: Sequence[tuple[int, ...]],
     cache: Cache,
 ) -> Encoded:
-    """What the store has of this job, computed if it has nothing."""
+    """The tensors that the store on disk has of this job, or new ones, mapped from their files."""
     assert job.key is not None  # the caller has seen to it
     store, key = cache.store(), f"{job.key()}-{cache.precision}"
     arrays = store.get(key)
     if arrays is None:
-        with store.writing(key, [((len(job.data), *s), cache.precision) for s in shapes]) as room:
-            left = list(room)
+        with store.writing(key, [((len(job.data), *s), cache.precision) for s in shapes]) as files:
+            left = list(files)
             run(job, lambda shape, dtype: torch.from_numpy(left.pop(0)))
         arrays = store.get(key)
     if arrays is None:
@@ -363,15 +340,8 @@ def _on_disk(
     return tuple(map(torch.from_numpy, arrays))
 
 
-QuickMark: TypeAlias = tuple[tuple[str, int, int], ...]
-
-
 def changing(model: nn.Module) -> dict[str, Tensor]:
-    """What a training step may change: trainable parameters, and buffers of modules that train.
-
-    Args:
-        model: In train mode, frozen as it is to be used.
-    """
+    """The trainable parameters, and the buffers of modules in train mode; ``model`` is in it."""
     lasting = model.state_dict().keys()
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
@@ -385,36 +355,35 @@ def changing(model: nn.Module) -> dict[str, Tensor]:
 
 
 def frozen(model: nn.Module) -> dict[str, Tensor]:
-    """All weights and buffers that a training step cannot change; ``model`` is in train mode."""
+    """All other parameters and buffers: those that no training step changes."""
     live = changing(model)
     state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if name not in live}
 
 
 def backbone(model: Classifier) -> dict[str, Tensor]:
-    """All weights and buffers behind the features, frozen or not."""
+    """All parameters and buffers that the features depend on."""
     state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
 
 
-def quick_mark(tensors: Mapping[str, Tensor]) -> QuickMark:
-    """Changes when a tensor is replaced or written to, or another set of them comes.
+QuickMark: TypeAlias = tuple[tuple[str, int, int], ...]
 
-    Costs no look at the values, so it holds within one process only.
+
+def quick_mark(tensors: Mapping[str, Tensor]) -> QuickMark:
+    """Changes when a tensor is replaced or written to.
+
+    Addresses and versions cost no look at the values, but mean nothing in another process.
     """
     return tuple((name, t.data_ptr(), t._version) for name, t in tensors.items())
 
 
 def prefix_key(model: Classifier, tensors: Mapping[str, Tensor], data: ImageData, *how: str) -> str:
-    """The key of what a part of ``model`` makes of ``data``.
+    """The key of what a part of ``model`` computes from ``data``, the same in every process.
 
-    A hash of weights, preprocessing and pixels, of torch's version and of ``how``.
-
-    Args:
-        model: The classifier.
-        tensors: The weights and buffers of the part.
-        data: The images.
-        how: What else the numbers depend on: where the part ends, the precision.
+    The key must change with everything that the numbers depend on: the values of the part's
+    ``tensors``, how they are used (the architecture's name, torch's version), the images and their
+    preprocessing, and ``how``: where the part ends, the precision, the kind of device.
     """
     digest = hashlib.blake2b(digest_size=16)
     preprocess = sorted(model.preprocess.recipe().items())

@@ -21,7 +21,7 @@ from transferkit.backbones.catalog import resolve
 from transferkit.data.image_data import ImageData, Splits
 from transferkit.errors import ConfigError, TransferkitError, UnknownNameError
 from transferkit.models.classifier import create_classifier
-from transferkit.models.prefix_cache import shared
+from transferkit.models.prefix_cache import cache_named
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.comparison_rows import Cell
@@ -118,7 +118,7 @@ def compare(
     """
     check_option_names(options, owner="compare", beside=("seeds", "epochs"))
     progress = options.get("progress") is not False
-    options["cache"] = shared(Options(**options).cache)  # one for all cells
+    options["cache"] = cache_named(Options(**options).cache, shared=True)  # one for all cells
     parts = checked_splits(splits)
     recipes = _recipes(strategies, epochs, options)
     check_names("backbones", backbones)
