@@ -1,7 +1,7 @@
-"""One file that holds a whole classifier: its tensors, and the recipe to build it again.
+"""Save and load a classifier: one file with its tensors, and the recipe to build it again.
 
-The file is a ``.safetensors`` file, which holds tensors and text and nothing that runs. Its
-metadata has one entry, ``"transferkit"``: the recipe, as JSON.
+A ``.safetensors`` file holds tensors and text, and nothing that runs. Its metadata has one entry,
+``"transferkit"``: the recipe, as JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,7 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """What a file says of the classifier in it."""
+    """The metadata of a saved classifier."""
 
     recipe: Recipe
     classes: tuple[str, ...]
@@ -47,22 +47,21 @@ class _Saved:
 def save_classifier(model: Classifier, path: str | Path) -> None:
     """Write a classifier to one ``.safetensors`` file, whole or not at all.
 
-    A head that a callable built is saved too; loading then needs the callable again.
+    A head that a callable built is saved too; loading it needs the same callable.
 
     Args:
         model: The classifier, on any device.
-        path: The file; its folder must exist. A file that is there is replaced.
+        path: The file; its folder must exist. An existing file is replaced.
 
     Raises:
         OutputError: The file cannot be written.
     """
     path = to_path("path", path)
     model = require_classifier(model)
-    tensors = _apart(_distinct(model))
     metadata = {_ENTRY: json.dumps(_describe(model))}
     with replacing(path) as draft:
         try:
-            save_file(tensors, draft, metadata=metadata)
+            save_file(_apart(_distinct(model)), draft, metadata=metadata)
         except SafetensorError as error:
             raise OutputError(f"Cannot write the classifier to {path}: {error}.") from error
 
@@ -70,18 +69,18 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
 def load_classifier(
     path: str | Path, *, device: str | torch.device | None = None, head: HeadBuilder | None = None
 ) -> Classifier:
-    """Build a saved classifier again, in eval mode; it predicts what the saved one did.
+    """Load a saved classifier, in eval mode; it predicts what the saved one did.
 
     Args:
         path: A file that ``save_classifier`` wrote.
         device: Where to put it; the CPU by default.
-        head: The callable that built the head, if the classifier was made with one of your own.
+        head: The callable that built the head, if the classifier was created with one.
 
     Raises:
-        WeightsError: The file is not there, is not a classifier of transferkit, is of a newer
-            format, or does not fit what its recipe builds.
-        ConfigError: The head was built by a callable and ``head`` is not given, or the reverse.
-        UnknownNameError: The backbone was registered by hand, and is not registered here.
+        WeightsError: There is no such file, it holds no classifier of transferkit or one of a
+            newer format, or its tensors do not fit its recipe.
+        ConfigError: The head was built by a callable and ``head`` is missing, or the reverse.
+        UnknownNameError: The backbone was registered by the user, and is not registered here.
 
     Example:
         >>> from pathlib import Path
@@ -118,7 +117,7 @@ def _describe(model: Classifier) -> dict[str, JSON]:
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, those that go by two names under the first only."""
+    """Parameters and persistent buffers; one that has two names is under the first only."""
     found: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
@@ -127,7 +126,7 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in storages of their own, as the file format wants them."""
+    """The tensors without shared storages, which the file format does not allow."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -139,7 +138,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[_Saved, dict[str, Tensor]]:
-    """What a file says, and its tensors; the format is checked before anything is built."""
+    """The metadata and the tensors of a file."""
     if not path.is_file():
         raise WeightsError(f"No classifier at {path}: there is no such file.")
     try:
@@ -165,24 +164,26 @@ def _parse(metadata: Mapping[str, str], path: Path) -> _Saved:
                 f"{described.get('version')}; this is transferkit {__version__}, which reads up "
                 f"to format {FORMAT_VERSION}: pip install --upgrade transferkit"
             )
-        return _saved(described)
+        return _Saved(
+            recipe=Recipe(**described["recipe"]),
+            classes=tuple(described["classes"]),
+            preprocess=Preprocess(**described["preprocess"]),
+            frozen=len(described["frozen"]),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"The recipe in {path} cannot be read: {error!r}") from error
 
 
-def _saved(described: dict[str, Any]) -> _Saved:
-    return _Saved(
-        recipe=Recipe(**described["recipe"]),
-        classes=tuple(described["classes"]),
-        preprocess=Preprocess(**described["preprocess"]),
-        frozen=len(described["frozen"]),
-    )
-
-
 def _rebuild(saved: _Saved, builder: HeadBuilder | None) -> Classifier:
-    """Build what a file describes, with random values."""
-    kind = _head(saved.recipe, builder)
-    preprocess, recipe, classes = saved.preprocess, saved.recipe, saved.classes
+    """Build the classifier of a recipe, with random values."""
+    recipe, preprocess = saved.recipe, saved.preprocess
+    if recipe.head == "custom" and builder is None:
+        raise ConfigError(
+            "This classifier's head was built by a callable, which a file cannot hold. "
+            "Give the same callable: load_classifier(path, head=...)."
+        )
+    if recipe.head != "custom" and builder is not None:
+        raise ConfigError(f"This classifier's head is {recipe.head!r}; leave head= out.")
     with seeded(0):
         try:
             network = build_network(
@@ -195,28 +196,16 @@ def _rebuild(saved: _Saved, builder: HeadBuilder | None) -> Classifier:
             raise UnknownNameError(
                 f"{error} If it is a network of your own, call register_backbone first."
             ) from error
+        kind = builder or cast(HeadKind, recipe.head)
         dropout = 0.0 if builder else recipe.dropout
-        head = build_head(kind, network.feature_dim, len(classes), dropout=dropout)
-        model = Classifier(network, head, classes=classes, recipe=recipe)
+        head = build_head(kind, network.feature_dim, len(saved.classes), dropout=dropout)
+        model = Classifier(network, head, classes=saved.classes, recipe=recipe)
     model.preprocess = preprocess
     return model
 
 
-def _head(recipe: Recipe, builder: HeadBuilder | None) -> HeadKind | HeadBuilder:
-    if recipe.head == "custom":
-        if builder is None:
-            raise ConfigError(
-                "This classifier's head was built by a callable, which a file cannot hold. "
-                "Give the same callable: load_classifier(path, head=...)."
-            )
-        return builder
-    if builder is not None:
-        raise ConfigError(f"This classifier's head is {recipe.head!r}; leave head= out.")
-    return recipe.head
-
-
 def _fill(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Give the model the values of a file, which must fit exactly."""
+    """Set the tensors of the model to those of a file, which must fit exactly."""
     own = _distinct(model)
     wrong = [
         f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
