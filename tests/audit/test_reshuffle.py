@@ -5,7 +5,7 @@ import pytest
 
 from transferkit.audit.reshuffle import reshuffle, swap
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics.logistic_probe import fit_probe
+from transferkit.metrics.logistic_regression import fit_probe
 
 
 def blobs(n, seed, shift=0.0, width=4):

@@ -21,7 +21,7 @@ from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pai
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.audit.two_sample import SplitPair
 from transferkit.metrics.intervals import wilson_interval
-from transferkit.metrics.logistic_probe import fit_probe
+from transferkit.metrics.logistic_regression import fit_probe
 
 Check: TypeAlias = "Callable[[AuditData], Iterator[Finding]]"
 

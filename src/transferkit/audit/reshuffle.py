@@ -16,7 +16,7 @@ from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
 from transferkit._validation import check_finite
 from transferkit.audit.finding import json_interval, json_number
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics.logistic_probe import STRENGTHS, fit_probe
+from transferkit.metrics.logistic_regression import STRENGTHS, fit_probe
 
 SEEDS = tuple(range(16))
 

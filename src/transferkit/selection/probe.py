@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from scipy.special import softmax
 from sklearn.model_selection import (
     StratifiedGroupKFold,
     StratifiedKFold,
     StratifiedShuffleSplit,
 )
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from transferkit._format import percent, percent_interval, plain, table
 from transferkit._sampling import interleave, rows_by_class
@@ -24,6 +20,7 @@ from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_task
 from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
+from transferkit.metrics.logistic_regression import Probe, fit_probe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +117,7 @@ def probe_score(
         features: ``(N, D)``.
         labels: ``(N,)``.
         folds: F; fewer where a class has fewer images (or groups).
-        penalty: Weight of the squared norm beside the mean loss, on standardised features.
+        penalty: Weight of half the squared norm beside the mean loss, on standardised features.
         groups: ``(N,)`` group of each image (a patient): no group straddles folds.
         seed: Seed of the folds.
 
@@ -133,11 +130,12 @@ def probe_score(
         raise ConfigError(f"folds must be at least 2; {folds} came.")
     _check_penalty(penalty)
     matrix, truth = check_task(features, labels)
-    probabilities = np.zeros((len(truth), int(truth.max()) + 1))
+    classes = int(truth.max()) + 1
+    probabilities = np.zeros((len(truth), classes))
     shares = []
     for train, held in _folds(truth, folds=folds, groups=groups, seed=seed):
-        model = _fit(matrix[train], truth[train], penalty)
-        probabilities[np.ix_(held, model.classes_)] = model.predict_proba(matrix[held])
+        probe = _fit(matrix[train], truth[train], penalty, classes)
+        probabilities[held] = softmax(probe.scores(matrix[held]), axis=1)
         shares.append(float(np.mean(probabilities[held].argmax(axis=1) == truth[held])))
     evaluation = evaluate_probabilities(
         probabilities, truth, classes=list(map(str, np.unique(np.asarray(labels))))
@@ -198,7 +196,7 @@ def probe_curve(
     for train, held in splitter.split(matrix, truth):
         order = interleave(rows_by_class(truth[train]), first=2)
         parts = [train[order[:size]] for size in sizes]
-        models = [_fit(matrix[part], truth[part], penalty) for part in parts]
+        models = [_fit(matrix[part], truth[part], penalty, classes) for part in parts]
         columns.append([float(np.mean(m.predict(matrix[held]) == truth[held])) for m in models])
     return ProbeCurve(sizes=sizes, accuracies=np.array(columns).T, held_out=judged)
 
@@ -208,16 +206,10 @@ def _check_penalty(penalty: float) -> None:
         raise ConfigError(f"penalty must be above zero; {penalty!r} came.")
 
 
-def _fit(features: Float64Array, labels: Int64Array, penalty: float) -> Pipeline:
-    """Fit a logistic regression on standardised features.
-
-    Separable classes at a small penalty may stop short of the last digit: no reason to warn.
-    """
-    regression = LogisticRegression(C=1 / (penalty * len(labels)), max_iter=500)
-    model = Pipeline([("scale", StandardScaler()), ("regression", regression)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(features, labels)
+def _fit(features: Float64Array, labels: Int64Array, penalty: float, num_classes: int) -> Probe:
+    return fit_probe(
+        features, labels, num_classes=num_classes, strength=1 / (penalty * len(labels))
+    )
 
 
 def _folds(

@@ -44,7 +44,7 @@ from transferkit.audit.shift_drivers import find_drivers
 from transferkit.data.image_data import ImageData, Splits, require_splits
 from transferkit.data.splitting import groups_from_names
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics.logistic_probe import fit_probe
+from transferkit.metrics.logistic_regression import fit_probe
 from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
 from transferkit.models.device import device_of
 from transferkit.models.features import extract_features

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
 
-from transferkit.training.lbfgs_probe import PENALTIES, solve_path
+from transferkit.metrics.logistic_regression import PENALTIES, fit_probe, solve_path
 
 
 def blobs(count=200, width=5, num_classes=3, seed=0):
@@ -70,3 +71,21 @@ def test_constant_features_do_no_harm():
     (found,) = solve_path(features, labels, 3, penalties=[1e-3])
     assert np.isfinite(found.weight).all()
     assert np.abs(found.weight[:, 2]).max() == 0
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_probe_is_the_optimum_of_scikit_learn(num_classes, dtype):
+    features, labels = blobs(num_classes=num_classes)
+    probe = fit_probe(features.astype(dtype), labels, num_classes=num_classes, strength=0.1)
+    scaled = (features - features.mean(0)) / features.std(0)
+    theirs = LogisticRegression(C=0.1, tol=1e-10, max_iter=10_000).fit(scaled, labels)
+    expected = theirs.predict_proba(scaled)
+    np.testing.assert_allclose(softmax(probe.scores(features), axis=1), expected, atol=3e-4)
+
+
+def test_a_probe_never_predicts_a_class_that_it_has_not_seen():
+    features, labels = blobs()
+    probe = fit_probe(features, labels + 1, num_classes=5)
+    assert np.isneginf(probe.scores(features)[:, [0, 4]]).all()
+    assert set(probe.predict(features).tolist()) <= {1, 2, 3}

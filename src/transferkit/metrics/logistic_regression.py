@@ -1,0 +1,168 @@
+"""Multinomial logistic regression on features: the one solver behind every probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import DTypeLike
+from scipy.optimize import minimize
+
+from transferkit._typing import Float64Array, FloatArray, Int64Array
+from transferkit.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+PENALTIES: tuple[float, ...] = tuple(float(10.0**power) for power in range(1, -7, -1))
+"""The path that a head is chosen from, from strong to weak."""
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse regularisation strengths that a probe's setting is chosen from."""
+
+_MAX_ITERATIONS = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A solved linear head: weights (K, D) and biases (K,) for the features as they came."""
+
+    weight: Float64Array
+    bias: Float64Array
+    penalty: float
+    iterations: int
+
+
+def solve_path(
+    features: FloatArray,
+    labels: Int64Array,
+    num_classes: int,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    class_weights: Float64Array | None = None,
+    label_smoothing: float = 0.0,
+    device: torch.device | str = "cpu",
+    dtype: DTypeLike = np.float64,
+    tolerance: float = 1e-6,
+) -> Iterator[Solution]:
+    """Solve multinomial logistic regression for each penalty in turn, each from the one before.
+
+    Minimised is the mean cross-entropy plus penalty / 2 times the squared weights, on features
+    scaled to mean 0 and standard deviation 1; the biases are free. The method is L-BFGS (Liu and
+    Nocedal 1989) until no element of the gradient exceeds ``tolerance``.
+
+    Args:
+        features: (N, D).
+        labels: (N,), in [0, K).
+        num_classes: K.
+        penalties: The path.
+        class_weights: Weight of each class (K,) in the mean.
+        label_smoothing: As in ``torch.nn.CrossEntropyLoss``.
+        device: Where the products are computed; they take N D numbers of ``dtype``.
+        dtype: Precision of the products.
+        tolerance: Where to stop.
+    """
+    import torch
+
+    mean, scale = _standardisation(features)
+    scaled = (features - mean.astype(dtype)) / scale.astype(dtype)
+    inputs = torch.as_tensor(scaled.astype(dtype, copy=False), device=device)
+    targets, shares = (
+        torch.as_tensor(array.astype(dtype), device=device)
+        for array in _targets(labels, num_classes, class_weights, label_smoothing)
+    )
+
+    def loss_and_gradient(flat: Float64Array, penalty: float) -> tuple[float, Float64Array]:
+        table = torch.as_tensor(flat.astype(dtype), device=device).reshape(num_classes, -1)
+        weight, bias = table[:, :-1], table[:, -1]
+        logs = (inputs @ weight.T + bias).log_softmax(dim=1)
+        loss = -(shares * targets * logs).sum() + penalty / 2 * weight.square().sum()
+        # d loss / d logits: the softmax times the row's whole target (not 1 under class weights),
+        # less the target
+        mass = targets.sum(dim=1, keepdim=True)
+        slope = shares * (mass * logs.exp() - targets)
+        gradient = torch.cat([slope.T @ inputs + penalty * weight, slope.sum(dim=0)[:, None]], 1)
+        return float(loss), gradient.reshape(-1).double().cpu().numpy()
+
+    start = np.zeros(num_classes * (inputs.shape[1] + 1))
+    for penalty in penalties:
+        found = minimize(
+            loss_and_gradient,
+            start,
+            (penalty,),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 20},
+        )
+        start = found.x
+        table = start.reshape(num_classes, -1)
+        weight = table[:, :-1] / scale
+        yield Solution(weight, table[:, -1] - weight @ mean, penalty, int(found.nit))
+
+
+def _standardisation(features: FloatArray) -> tuple[Float64Array, Float64Array]:
+    """Mean and standard deviation of each feature (D,); 1 for those that are constant."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    spread = features.std(axis=0, dtype=np.float64)
+    # the mean of equal numbers is off by rounding, which must not be taken for a spread
+    return mean, np.where(spread > 1e-12 * np.maximum(1, np.abs(mean)), spread, 1.0)
+
+
+def _targets(
+    labels: Int64Array,
+    num_classes: int,
+    class_weights: Float64Array | None,
+    label_smoothing: float,
+) -> tuple[Float64Array, Float64Array]:
+    """Smoothed and weighted targets (N, K), and the share of each image in the mean (N, 1)."""
+    targets = np.full((len(labels), num_classes), label_smoothing / num_classes)
+    targets[np.arange(len(labels)), labels] += 1 - label_smoothing
+    weights = np.ones(num_classes) if class_weights is None else class_weights
+    # with smoothing, each class's part of the loss has that class's weight, as in torch
+    return targets * weights, np.full((len(labels), 1), 1 / weights[labels].sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A linear classifier of features: weights (K, D), and biases (K,), -inf for unseen classes."""
+
+    weight: Float64Array
+    bias: Float64Array
+
+    def scores(self, features: FloatArray) -> Float64Array:
+        """Return logits (N, K); their largest is the predicted class."""
+        logits: Float64Array = features @ self.weight.T + self.bias
+        return logits
+
+    def predict(self, features: FloatArray) -> Int64Array:
+        """Return predicted classes (N,)."""
+        predicted: Int64Array = self.scores(features).argmax(axis=1)
+        return predicted
+
+
+def fit_probe(
+    features: FloatArray, labels: Int64Array, *, num_classes: int, strength: float = 1.0
+) -> Probe:
+    """Fit logistic regression to features (N, D) and labels (N,) in [0, num_classes).
+
+    ``strength`` is the ``C`` of scikit-learn's LogisticRegression, whose optimum this is. With two
+    classes it has one vector of weights, w, where here are two, w / 2 and -w / 2, so that the
+    same penalty counts half.
+    """
+    present, codes = np.unique(labels, return_inverse=True)
+    if len(present) < 2:
+        raise DataError(
+            f"A probe needs images of at least two classes, got {len(labels)} images of "
+            f"{len(present)}."
+        )
+    penalty = (2.0 if len(present) == 2 else 1.0) / (strength * len(labels))
+    dtype = np.float32 if features.dtype == np.float32 else np.float64
+    (found,) = solve_path(
+        features, codes, len(present), penalties=[penalty], dtype=dtype, tolerance=1e-5
+    )
+    weight = np.zeros((num_classes, features.shape[1]))
+    bias = np.full(num_classes, -np.inf)
+    weight[present], bias[present] = found.weight, found.bias
+    return Probe(weight, bias)
