@@ -1,4 +1,4 @@
-"""The small parts of the loop: plans, feeds, losses, meters, progress, random numbers."""
+"""The small parts of the loop: plans, loaders, losses, meters, progress, random numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn.functional import cross_entropy
 
 from transferkit.errors import TrainingError
 from transferkit.models.device import autocast, has_room, seeded
+from transferkit.training import batches
 from transferkit.training.batches import (
-    Encoded,
-    Feed,
-    Images,
-    ResidentImages,
-    batches_of,
-    plain_plan,
-    shuffled_plan,
+    Loader,
+    number_of_batches,
+    ordered_batches,
+    reader_of_images,
+    reader_of_tensors,
+    shuffled_batches,
 )
 from transferkit.training.history import EpochRecord
 from transferkit.training.progress import Progress
@@ -31,38 +31,38 @@ CPU = torch.device("cpu")
 
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 5), st.integers(1, 9))
 def test_a_plan_holds_every_row_once(count, size, seed, epoch):
-    plan = shuffled_plan(count, size, seed=seed, epoch=epoch)
+    plan = shuffled_batches(count, size, seed=seed, epoch=epoch)
     assert sorted(np.concatenate(plan)) == list(range(count))
-    assert len(plan) == batches_of(count, size)
+    assert len(plan) == number_of_batches(count, size)
     assert all(len(rows) in {size, size + 1} for rows in plan[:-1])
     assert size == 1 or count == 1 or len(plan[-1]) > 1
 
 
 def test_plans_follow_seed_and_epoch():
     def order(seed, epoch):
-        return np.concatenate(shuffled_plan(50, 8, seed=seed, epoch=epoch)).tolist()
+        return np.concatenate(shuffled_batches(50, 8, seed=seed, epoch=epoch)).tolist()
 
     assert order(1, 1) == order(1, 1)
     assert order(1, 1) != order(1, 2)
     assert order(1, 1) != order(2, 1)
-    assert np.concatenate(plain_plan(50, 8)).tolist() == list(range(50))
+    assert np.concatenate(ordered_batches(50, 8)).tolist() == list(range(50))
 
 
-def test_feeds_of_images_and_of_tensors(train):
+def test_loaders_of_images_and_of_tensors(train, monkeypatch):
     rows = np.array([4, 2, 7])
-    (images,), labels = Feed(Images(train), train.labels, tuple).batch(rows, CPU)
+    loader = Loader(reader_of_images(train, CPU), train.labels, tuple)
+    (images,), labels = loader.batch(rows, CPU)
     assert images.dtype == torch.uint8
     assert torch.equal(images, train.batch(rows))
     assert labels.tolist() == train.labels[rows].tolist()
 
-    resident = ResidentImages.of(train, CPU)
-    assert len(resident) == len(train)
-    assert torch.equal(resident.batch(rows)[0], images)
     assert not has_room(CPU, 1)
+    monkeypatch.setattr(batches, "has_room", lambda device, needed: True)
+    (resident,) = reader_of_images(train, CPU)(rows)
+    assert torch.equal(resident, images)
 
-    encoded = Encoded((torch.arange(20.0).reshape(10, 2), torch.ones(10, 3, 4)))
-    assert len(encoded) == 10
-    first, second = encoded.batch(rows)
+    read = reader_of_tensors((torch.arange(20.0).reshape(10, 2), torch.ones(10, 3, 4)))
+    first, second = read(rows)
     assert first.tolist() == [[8, 9], [4, 5], [14, 15]]
     assert second.shape == (3, 3, 4)
 

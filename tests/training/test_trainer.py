@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
 from transferkit.models.freezing import freeze, unfreeze
-from transferkit.training.batches import shuffled_plan
+from transferkit.training.batches import shuffled_batches
 from transferkit.training.trainer import Trainer
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -38,7 +38,7 @@ def by_hand(model, data, *, epochs, batch_size, lr, seed, label_smoothing=0.0, w
     for epoch in range(1, epochs + 1):
         model.train()
         total = 0.0
-        for rows in shuffled_plan(len(data), batch_size, seed=seed, epoch=epoch):
+        for rows in shuffled_batches(len(data), batch_size, seed=seed, epoch=epoch):
             labels = torch.from_numpy(data.labels[rows])
             logits = model(data.batch(rows))
             loss = cross_entropy(logits, labels, label_smoothing=label_smoothing, weight=weight)

@@ -1,4 +1,4 @@
-"""Batches by index: what an epoch reads, in which order, and its way to the device."""
+"""Batches: which images or cached activations an epoch reads, in which order, on which device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from transferkit.models.freezing import frozen_stages
 from transferkit.models.frozen_prefix import Cut, cut_at_boundary
 from transferkit.models.memory_format import choose_formats
 from transferkit.models.prefix_cache import (
-    Cache,
     Job,
     Prefix,
     cache_named,
@@ -37,159 +36,116 @@ from transferkit.models.prefix_cache import (
 from transferkit.training.options import Augmentation, Options
 from transferkit.training.progress import Progress
 
+Read: TypeAlias = Callable[[Int64Array], tuple[Tensor, ...]]
+"""From the row numbers of a batch to its inputs, B rows each."""
+
 Forward: TypeAlias = Callable[..., tuple[Tensor, ...]]
-"""The inputs of a batch, to the main logits (B, K) and those of auxiliary heads."""
+"""From the inputs of a batch to the main logits (B, K) and those of auxiliary heads."""
 
-
-class Inputs(Protocol):
-    """What goes into the network: images, or tensors that were computed from them before."""
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        ...
-
-    def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
-        """The samples at ``rows``, stacked."""
-        ...
+_HEAD_BATCH = 1024
+"""Rows of features that are validated at once, where the head alone runs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Images:
-    """Images as they lie in memory: uint8, taken by fancy indexing, never collated one by one."""
-
-    data: ImageData
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
-        """The images at ``rows``, uint8 (B, C, H, W)."""
-        return (self.data.batch(rows),)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ResidentImages:
-    """Images that lie on the GPU, so that no batch has to travel there.
+class Loader:
+    """One split as an epoch sees it.
 
     Attributes:
-        pixels: uint8 (N, H, W, C).
-    """
-
-    pixels: Tensor
-
-    @classmethod
-    def of(cls, data: ImageData, device: torch.device) -> ResidentImages:
-        """Copy all images of ``data`` to ``device``."""
-        return cls(torch.as_tensor(np.ascontiguousarray(data.images), device=device))
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
-        """The images at ``rows``, uint8 (B, C, H, W), channels last in memory."""
-        index = torch.from_numpy(rows).to(self.pixels.device)
-        return (self.pixels.index_select(0, index).permute(0, 3, 1, 2),)
-
-
-def images_of(data: ImageData, device: torch.device) -> Inputs:
-    """The images of a split as inputs; they move to a GPU that has ample room for them."""
-    if has_room(device, data.images.nbytes):
-        return ResidentImages.of(data, device)
-    return Images(data)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """Tensors computed before, such as features; each has one row a sample."""
-
-    tensors: tuple[Tensor, ...]
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def batch(self, rows: Int64Array) -> tuple[Tensor, ...]:
-        """The rows of each tensor."""
-        index = torch.from_numpy(rows)
-        return tuple(t.index_select(0, index.to(t.device)) for t in self.tensors)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Feed:
-    """One split as the loop sees it.
-
-    Attributes:
-        inputs: What goes in.
+        read: Reads the inputs of a batch.
         labels: Class numbers (N,).
         forward: From the inputs of a batch to logits.
-        at_once: Samples of a batch that nothing is learnt from.
+        eval_batch_size: Batch size of validation.
     """
 
-    inputs: Inputs
+    read: Read
     labels: Int64Array
     forward: Forward
-    at_once: int = 64
+    eval_batch_size: int = 64
 
     def batch(self, rows: Int64Array, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
         """The inputs and the labels (B,) of a batch, on ``device``."""
         labels = torch.from_numpy(self.labels[rows])
-        return tuple(_to(t, device) for t in self.inputs.batch(rows)), _to(labels, device)
+        return tuple(_to(t, device) for t in self.read(rows)), _to(labels, device)
+
+
+def reader_of_images(data: ImageData, device: torch.device) -> Read:
+    """Read uint8 images (B, C, H, W): from a GPU with ample room for all of them, else from memory.
+
+    They are taken by fancy indexing, never collated one by one.
+    """
+    if not has_room(device, data.images.nbytes):
+        return lambda rows: (data.batch(rows),)
+    pixels = torch.as_tensor(np.ascontiguousarray(data.images), device=device)  # (N, H, W, C)
+    return lambda rows: (_rows_of(pixels, rows).permute(0, 3, 1, 2),)
+
+
+def reader_of_tensors(tensors: Sequence[Tensor]) -> Read:
+    """Read rows of tensors computed before, such as features; each has one row per image."""
+    return lambda rows: tuple(_rows_of(tensor, rows) for tensor in tensors)
+
+
+def _rows_of(tensor: Tensor, rows: Int64Array) -> Tensor:
+    return tensor.index_select(0, torch.from_numpy(rows).to(tensor.device))
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
     """Move without waiting: from pinned memory where the device is a GPU."""
     if tensor.device == device or device.type == "cpu":
         return tensor.to(device)
-    pinned = (
-        tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
-    )
-    return pinned.to(device, non_blocking=True)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
-def shuffled_plan(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Int64Array]:
-    """The rows of each training batch of one epoch.
+def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Int64Array]:
+    """The row numbers of each training batch of one epoch.
 
     The order follows from ``seed`` and ``epoch`` alone, so a resumed run goes on with the batches
-    that it would have had. A last batch of one sample joins the batch before it: batch norm cannot
-    be trained on one sample, and one sample makes a noisy step.
+    that it would have had. A last batch of one image joins the batch before it: batch norm cannot
+    be trained on one image, and one image makes a noisy step.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
-    plan = _cut(order, batch_size)
-    if batch_size > 1 and len(plan) > 1 and len(plan[-1]) == 1:
-        plan[-2:] = [np.concatenate(plan[-2:])]
-    return plan
+    batches = _divided(order, batch_size)
+    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
 
 
-def batches_of(count: int, batch_size: int) -> int:
-    """The number of training batches of an epoch."""
+def number_of_batches(count: int, batch_size: int) -> int:
+    """How many batches :func:`shuffled_batches` makes."""
     full, rest = divmod(count, batch_size)
     return full + (rest > 1 or (rest == 1 and full == 0))
 
 
-def plain_plan(count: int, batch_size: int) -> list[Int64Array]:
-    """The rows of each batch, in the order of the data."""
-    return _cut(np.arange(count, dtype=np.int64), batch_size)
+def ordered_batches(count: int, batch_size: int) -> list[Int64Array]:
+    """The row numbers of each batch, in the order of the data."""
+    return _divided(np.arange(count, dtype=np.int64), batch_size)
 
 
-def _cut(order: Int64Array, size: int) -> list[Int64Array]:
+def _divided(order: Int64Array, size: int) -> list[Int64Array]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def augmented(forward: Forward, augment: Augmentation) -> Forward:
-    """Put ``augment`` before ``forward``; its random numbers are torch's own, seeded by the run."""
-
-    def outputs(images: Tensor) -> tuple[Tensor, ...]:
-        # in full precision: pixel positions in bfloat16 would be off by a pixel
-        with torch.autocast(images.device.type, enabled=False):
-            changed = apply(augment, images)
-        return forward(changed)
-
-    return outputs
+def apply_augmentation(augment: Augmentation, images: Tensor) -> Tensor:
+    """Change a uint8 batch (B, C, H, W) at random, with numbers from torch's generator."""
+    # in full precision: pixel positions in bfloat16 would be off by a pixel
+    with torch.autocast(images.device.type, enabled=False):
+        if isinstance(augment, Augment):
+            return augment(images, torch.default_generator)
+        changed: object = augment(images)
+    if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == len(images):
+        return changed
+    raise TrainingError(
+        f"augment must return a tensor of {len(images)} images (B, C, H, W), "
+        f"got {describe(changed)}."
+    )
 
 
 class View:
-    """One augmented view of a split: the frozen part, on images changed by numbers of its own.
+    """One augmented view of a split, through the frozen layers.
 
-    Made batch by batch, in the order of the images, each view once.
+    Each batch is augmented with random numbers of its own, so that every view is computed the same
+    way in every run: batch by batch, in the order of the images.
     """
 
     def __init__(
@@ -207,145 +163,137 @@ class View:
         return f"{self._augment!r} {self._numbers}"
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Change a batch at random, and run the frozen part on it."""
+        """Augment a batch, and run the frozen layers on it."""
         self._batches += 1
         with seeded((*self._numbers, 2, self._batches), self._device):
-            changed = apply(self._augment, images)
+            changed = apply_augmentation(self._augment, images)
         return self._prefix(changed)
 
 
-def apply(augment: Augmentation, images: Tensor) -> Tensor:
-    """Change a uint8 batch (B, C, H, W) at random.
+class Loaders:
+    """Makes the loaders of a run, and makes them anew when freezing, frozen weights or data change.
 
-    Raises:
-        TrainingError: A function of the user's does not return a batch of as many images.
+    Where a cache has room, the frozen layers run once per image, and the loaders read their output.
     """
-    if isinstance(augment, Augment):
-        return augment(images, torch.default_generator)
-    return _as_many(augment(images), len(images))
-
-
-def _as_many(changed: object, count: int) -> Tensor:
-    if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == count:
-        return changed
-    raise TrainingError(
-        f"augment must return a tensor of {count} images (B, C, H, W), got {describe(changed)}."
-    )
-
-
-_HEADS_AT_ONCE = 1024
-"""Features that a head judges at once."""
-
-
-class Feeds:
-    """Makes the feeds of a run, and makes them anew when freezing, weights or data change."""
 
     def __init__(self, model: Classifier, options: Options, device: torch.device) -> None:
         self._model = model
         self._options = options
         self._device = device
-        self._cache = _cache_of(options)
-        self._compiled = compiled(model.outputs) if options.compiled else None
-        self._mark: object = None
-        self._splits: Sequence[ImageData] = ()
-        self._train: list[Feed] = []
-        self._val: list[Feed] = []
+        self._cache = cache_named(options.cache)
+        if options.augment is not None and self._cache and not self._cache.views:
+            self._cache = None  # each epoch augments anew
+        self._compiled = _compiled(model.outputs) if options.compiled else None
+        self._made_for: object = None
+        self._splits: Sequence[ImageData] = ()  # held, so that their ids stay theirs
+        self._train: list[Loader] = []
+        self._val: list[Loader] = []
 
     def of(
         self, train: ImageData, val: ImageData | None, progress: Progress, *, epoch: int
-    ) -> tuple[Feed, Feed | None]:
-        """The feeds of an epoch; the model is in train mode, frozen as it will be in the epoch.
-
-        Raises:
-            ConfigError: The cache was told to be in memory, and its budget is too small.
-        """
+    ) -> tuple[Loader, Loader | None]:
+        """The loaders of an epoch; the model must be in train mode, and frozen as in the epoch."""
         splits = [train] if val is None else [train, val]
-        if self._mark != self._mark_of(splits):
-            self._train, self._val = [], []
-            made = self._made(splits, progress)
+        if self._made_for != self._facts(splits):
+            self._train, self._val = [], []  # gives their memory free
+            made = self._make(splits, progress)
             views = len(made) - len(splits) + 1
             self._train, self._val = made[:views], made[views:]
-            self._mark, self._splits = self._mark_of(splits), splits
-        feed = self._train[(epoch - 1) % len(self._train)]
-        return feed, self._val[0] if self._val else None
+            self._made_for, self._splits = self._facts(splits), splits
+        loader = self._train[(epoch - 1) % len(self._train)]
+        return loader, self._val[0] if self._val else None
 
-    def _mark_of(self, splits: Sequence[ImageData]) -> object:
+    def _facts(self, splits: Sequence[ImageData]) -> object:
         return quick_mark(frozen(self._model)), tuple(map(id, splits))
 
-    def _made(self, splits: Sequence[ImageData], progress: Progress) -> list[Feed]:
-        """The feeds of train, or of each of its views, and of val."""
+    def _make(self, splits: Sequence[ImageData], progress: Progress) -> list[Loader]:
+        """The loaders of train (or of each of its views) and of val."""
+        outputs = self._compiled or self._model.outputs
         if not frozen_stages(self._model):
-            return self._of_images(splits, self._compiled or self._model.outputs)
+            return self._of_images(splits, outputs)
         example = splits[0].batch(np.arange(min(3, len(splits[0])))).to(self._device)
         with autocast(self._options.precision, self._device):
             cut = cut_at_boundary(self._model, example)
         if isinstance(cut, Cut):
             cut = cut.folded(example)
-            kept = self._of_crossing(splits, cut, progress)
-            return kept or self._of_images(splits, self._compiled or self._in_parts(cut))
+            cached = self._of_activations(splits, cut, progress)
+            return cached or self._of_images(splits, self._compiled or self._in_parts(cut))
         if self._cache is not None:
             warnings.warn(
-                f"The frozen part runs in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
+                f"The frozen layers run in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
             )
-        return self._of_images(splits, self._compiled or self._model.outputs)
+        return self._of_images(splits, outputs)
 
-    def _of_images(self, splits: Sequence[ImageData], forward: Forward) -> list[Feed]:
-        """Images, through the whole model; only the first split is augmented."""
+    def _of_images(self, splits: Sequence[ImageData], forward: Forward) -> list[Loader]:
+        """Images through the whole model; only the first split is augmented."""
         augment = self._options.augment
-        few = images_at_once(self._model, 2 * self._options.batch_size, self._device)
-        feeds = [Feed(images_of(d, self._device), labels_of(d), forward, few) for d in splits]
+        size = images_at_once(self._model, 2 * self._options.batch_size, self._device)
+
+        def augmented(images: Tensor) -> tuple[Tensor, ...]:
+            assert augment is not None
+            return forward(apply_augmentation(augment, images))
+
+        readers = [reader_of_images(data, self._device) for data in splits]
+        loaders = [
+            Loader(read, labels_of(data), forward, size)
+            for read, data in zip(readers, splits, strict=True)
+        ]
         if augment is not None:
-            feeds[0] = replace(feeds[0], forward=augmented(forward, augment))
-        return feeds
+            loaders[0] = replace(loaders[0], forward=augmented)
+        return loaders
 
     def _in_parts(self, cut: Cut) -> Forward:
-        """The frozen part on a few images at a time, the rest on the whole batch."""
+        """The frozen layers on a few images at a time, the rest on the whole batch."""
         choose_formats(cut.frozen)
         prefix = self._prefix(cut)
 
         def outputs(images: Tensor) -> tuple[Tensor, ...]:
             few = images_at_once(self._model, len(images), self._device)
             parts = [prefix(images[i : i + few]) for i in range(0, len(images), few)]
-            crossing = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-            return (cut.tail(*crossing),)
+            activations = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+            return (cut.tail(*activations),)
 
         return outputs
 
-    def _of_crossing(
+    def _of_activations(
         self, splits: Sequence[ImageData], cut: Cut, progress: Progress
-    ) -> list[Feed] | None:
-        """What crosses the boundary, through the tail; None without a cache or room in it."""
+    ) -> list[Loader] | None:
+        """Cached activations at the cut through the tail; None without a cache, or room in it."""
         if self._cache is None:
             return None
         jobs = self._jobs(cut, splits)
         with progress.encoding(sum(len(job.data) for job in jobs)) as on_batch:
-            held = keep(
+            cached = keep(
                 jobs,
                 self._cache,
                 device=self._device,
                 batch_size=images_at_once(self._model, 64, self._device),
                 on_batch=on_batch,
             )
-        if held is None:
+        if cached is None:
             return None
-        many = _HEADS_AT_ONCE if cut.stage == "head" else 2 * self._options.batch_size
+
+        def tail(*activations: Tensor) -> tuple[Tensor, ...]:
+            return (cut.tail(*activations),)
+
+        size = _HEAD_BATCH if cut.stage == "head" else 2 * self._options.batch_size
         return [
-            Feed(Encoded(tensors), labels_of(job.data), tail_of(cut), many)
-            for tensors, job in zip(held, jobs, strict=True)
+            Loader(reader_of_tensors(tensors), labels_of(job.data), tail, size)
+            for tensors, job in zip(cached, jobs, strict=True)
         ]
 
     def _jobs(self, cut: Cut, splits: Sequence[ImageData]) -> list[Job]:
-        """The train split, or each of its augmented views, and the val split."""
+        """What to cache: the train split, or each of its augmented views, and the val split."""
         prefix, augment = self._prefix(cut), self._options.augment
+        jobs = [Job(prefix, data, partial(self._key, cut, data)) for data in splits]
         if augment is None or self._cache is None:
-            return [Job(prefix, data, partial(self._key, cut, data)) for data in splits]
-        train, *others = splits
+            return jobs
         views = []
         for number in range(self._cache.views):
             view = View(augment, prefix, self._options.seed, number, self._device)
-            key = partial(self._key, cut, train, view.name)
-            views.append(Job(view, train, key if isinstance(augment, Augment) else None))
-        return views + [Job(prefix, data, partial(self._key, cut, data)) for data in others]
+            key = partial(self._key, cut, splits[0], view.name)
+            views.append(Job(view, splits[0], key if isinstance(augment, Augment) else None))
+        return views + jobs[1:]
 
     def _prefix(self, cut: Cut) -> Prefix:
         def prefix(images: Tensor) -> tuple[Tensor, ...]:
@@ -359,27 +307,12 @@ class Feeds:
         return prefix_key(self._model, frozen(self._model), data, *facts, *how)
 
 
-def compiled(forward: Forward) -> Forward:
+def _compiled(forward: Forward) -> Forward:
     """``forward`` through ``torch.compile``; dropout draws the numbers that it would without."""
     result: Forward = torch.compile(forward, options={"fallback_random": True})
     return result
 
 
-def tail_of(cut: Cut) -> Forward:
-    """What learns, from what crosses to logits."""
-
-    def outputs(*crossing: Tensor) -> tuple[Tensor, ...]:
-        return (cut.tail(*crossing),)
-
-    return outputs
-
-
 def labels_of(data: ImageData) -> Int64Array:
     """The labels, which were checked before."""
     return data.require_labels("Training")
-
-
-def _cache_of(options: Options) -> Cache | None:
-    """The cache of a run; augmented images are kept only where views of them were asked for."""
-    cache = cache_named(options.cache)
-    return None if options.augment is not None and cache and not cache.views else cache

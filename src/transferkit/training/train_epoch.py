@@ -22,7 +22,7 @@ from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.device import autocast, seeded
 from transferkit.models.memory_format import fast_formats
-from transferkit.training.batches import Feed, Feeds, plain_plan, shuffled_plan
+from transferkit.training.batches import Loader, Loaders, ordered_batches, shuffled_batches
 from transferkit.training.checkpoint import Run
 from transferkit.training.history import EpochRecord
 from transferkit.training.optimizer import clip, scale_rates
@@ -39,7 +39,7 @@ _CHECK_LOSS_EVERY = 50
 
 def train_epoch(
     run: Run,
-    feeds: Feeds,
+    loaders: Loaders,
     train: ImageData,
     val: ImageData | None,
     *,
@@ -50,12 +50,12 @@ def train_epoch(
     started = time.perf_counter()
     model, options, number = run.model, run.options, len(run.history) + 1
     optimizer = run.begin_epoch()
-    train_feed, val_feed = feeds.of(train, val, progress, epoch=number)
-    labels = train_feed.labels
+    train_loader, val_loader = loaders.of(train, val, progress, epoch=number)
+    labels = train_loader.labels
     weights = class_weights(options.class_weights, labels, model.num_classes)
     loss = Loss(weights, options.label_smoothing)
 
-    batches = shuffled_plan(len(labels), options.batch_size, seed=options.seed, epoch=number)
+    batches = shuffled_batches(len(labels), options.batch_size, seed=options.seed, epoch=number)
     check_batch_norm(model, batches)
     size = options.accumulate
     steps = [batches[i : i + size] for i in range(0, len(batches), size)]
@@ -66,14 +66,14 @@ def train_epoch(
             optimizer.zero_grad(set_to_none=True)
             for step in steps:
                 rate = scale_rates(optimizer, schedule_factor(run, epochs * len(steps)))
-                take_step(train_feed, step, loss, optimizer, meter, options)
+                take_step(train_loader, step, loss, optimizer, meter, options)
                 run.step += 1
                 progress.step()
                 meter.check(number, size, every=check_every)
         meter.check(number, size)
         model.eval()
         check_weights(model, number)
-        val_loss, val_accuracy = (None, None) if val_feed is None else validate(val_feed, run)
+        val_loss, val_accuracy = (None, None) if val_loader is None else validate(val_loader, run)
     if val_loss is not None and not math.isfinite(val_loss):
         raise diverged(f"The val loss became {val_loss} after epoch {number}.")
 
@@ -84,7 +84,7 @@ def train_epoch(
 
 
 def take_step(
-    feed: Feed,
+    loader: Loader,
     batches: Sequence[Int64Array],
     loss: Loss,
     optimizer: Optimizer,
@@ -96,26 +96,26 @@ def take_step(
     Sum and mass of the loss are apart, so that accumulated batches give the step that one large
     batch would, also with class weights and with a last batch that is smaller.
     """
-    mass = max(loss.mass(feed.labels[np.concatenate(batches)]), 1e-12)
+    mass = max(loss.mass(loader.labels[np.concatenate(batches)]), 1e-12)
     for rows in batches:
-        inputs, labels = feed.batch(rows, meter.device)
+        inputs, labels = loader.batch(rows, meter.device)
         with autocast(options.precision, meter.device):
-            outputs = feed.forward(*inputs)  # random augmentation comes first in it
+            outputs = loader.forward(*inputs)  # random augmentation comes first in it
         total = loss(outputs, labels)
-        meter.add(total, loss.mass(feed.labels[rows]), outputs[0], labels)
+        meter.add(total, loss.mass(loader.labels[rows]), outputs[0], labels)
         torch.autograd.backward(total / mass)
     clip(optimizer, options.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def validate(feed: Feed, run: Run) -> tuple[float, float]:
+def validate(loader: Loader, run: Run) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of the main logits; the model must be in eval mode."""
     loss, meter = Loss(), Meter(run.device)
     with torch.inference_mode(), autocast(run.options.precision, run.device):
-        for rows in plain_plan(len(feed.labels), feed.at_once):
-            inputs, labels = feed.batch(rows, run.device)
-            logits = feed.forward(*inputs)[0]
+        for rows in ordered_batches(len(loader.labels), loader.eval_batch_size):
+            inputs, labels = loader.batch(rows, run.device)
+            logits = loader.forward(*inputs)[0]
             meter.add(loss((logits,), labels), len(labels), logits, labels)
     return meter.figures()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Unpack
@@ -13,7 +14,7 @@ from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import kept_memory
-from transferkit.training.batches import Feeds, batches_of
+from transferkit.training.batches import Loaders, number_of_batches
 from transferkit.training.checkpoint import Run, TrainState
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options, TrainOptions, check_option_names
@@ -143,7 +144,7 @@ class Trainer:
         check_option_names(options)
         self.options = Options(lr=lr, restore_best=restore_best, **options)
         self._run = Run(model, self.options)
-        self._feeds = Feeds(model, self.options, self._run.device)
+        self._loaders = Loaders(model, self.options, self._run.device)
 
     @property
     def model(self) -> Classifier:
@@ -215,14 +216,16 @@ class Trainer:
         self, train: ImageData, val: ImageData | None, epochs: int
     ) -> Iterator[EpochRecord]:
         run, within_epoch, failed = self._run, False, False
-        steps = -(-batches_of(len(train), self.options.batch_size) // self.options.accumulate)
+        steps = -(
+            -number_of_batches(len(train), self.options.batch_size) // self.options.accumulate
+        )
         shown = Progress(self.options.progress, epochs=epochs, steps=epochs * steps, done=run.step)
         try:
             with kept_memory(run.device), shown as progress:
                 while len(run.history) < epochs and not self._out_of_patience():
                     within_epoch = True
                     record = train_epoch(
-                        run, self._feeds, train, val, epochs=epochs, progress=progress
+                        run, self._loaders, train, val, epochs=epochs, progress=progress
                     )
                     within_epoch = False
                     progress.epoch(record)

@@ -19,7 +19,7 @@ from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, seeded, training_device
-from transferkit.training.batches import Feed, Images, shuffled_plan
+from transferkit.training.batches import Loader, reader_of_images, shuffled_batches
 from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import OptimizerName, Options
 from transferkit.training.train_epoch import Loss, Meter, check_batch_norm, take_step
@@ -151,7 +151,8 @@ def _losses(
     device: torch.device,
 ) -> Float64Array:
     """Smoothed loss at each rate, until it diverges."""
-    feed = Feed(Images(train), train.require_labels("Training"), model.outputs)
+    labels = train.require_labels("Training")
+    loader = Loader(reader_of_images(train, device), labels, model.outputs)
     optimizer = build_optimizer(model, options)
     check_batch_norm(model, [next(_batches(len(train), options))])
     mean, lowest, smoothed = 0.0, np.inf, list[float]()
@@ -159,7 +160,7 @@ def _losses(
     for step, (rate, rows) in enumerate(zip(rates, batches, strict=True), start=1):
         scale_rates(optimizer, float(rate) / options.lr)
         meter = Meter(device)
-        take_step(feed, [rows], Loss(), optimizer, meter, options)
+        take_step(loader, [rows], Loss(), optimizer, meter, options)
         loss, _ = meter.figures()
         if not math.isfinite(loss):
             break
@@ -173,4 +174,4 @@ def _losses(
 
 def _batches(images: int, options: Options) -> Iterator[Int64Array]:
     for epoch in count(1):
-        yield from shuffled_plan(images, options.batch_size, seed=options.seed, epoch=epoch)
+        yield from shuffled_batches(images, options.batch_size, seed=options.seed, epoch=epoch)
