@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -9,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.audit.finding import Evidence, Finding, SplitSummary
+from transferkit.audit.finding import Evidence, Finding
 from transferkit.audit.gap_parts import ScoredSplit, explain_scores
-from transferkit.audit.html import (
+from transferkit.audit.report import (
+    AuditError,
+    AuditReport,
+    SplitSummary,
+    Waterfall,
+    bar_ends,
     data_uri,
-    gap_waterfall,
-    interval_bar,
-    p_in_words,
-    share_bar,
+    numbers,
     thumbnail,
     title_of,
 )
-from transferkit.audit.report import AuditError, AuditReport
 from transferkit.errors import ConfigError, OutputError, TransferkitError
 
 EVIL = '<script>alert("x")</script>&\'.png'
@@ -183,13 +185,48 @@ def test_names_that_are_no_unicode_can_be_written(tmp_path):
     assert "\\udcff" in odd.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
 
 
-def test_figures_survive_odd_numbers():
-    assert interval_bar(None, None) == ""
-    assert interval_bar(float("nan"), None) == ""
-    assert "circle" in interval_bar(-0.4, (-2.0, 3.0))
-    assert share_bar({}) == ""
-    assert share_bar({"a": 0}) == ""
-    assert "&lt;b&gt;" in share_bar({"<b>": 3, "c": 0})
+def test_text_and_page_count_and_show_the_same(page):
+    text = str(report())
+    counts = "1 error, 1 warning, 1 check without complaint"
+    assert counts in text
+    assert counts in page
+    assert "<summary>1 check</summary>" in page
+    assert "e.g. b.png (typical of train)" in text
+    for number in ("effect 0.500 [0.400, 0.600]", "adjusted p < 0.001"):
+        assert number in text
+        assert number in html.unescape(page)
+
+
+def test_a_gap_that_may_be_chance_is_placed_nowhere(tmp_path):
+    labels = np.arange(80) % 2
+    same = ScoredSplit(labels, np.eye(2)[labels])
+    none = report(gap=explain_scores(same, same, classes=["a", "b"], samples=50))
+    page = none.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
+    for shown in (str(none), page):
+        assert "no gap beyond the noise" in shown
+        assert "in class a" not in shown
+
+
+@pytest.mark.parametrize(
+    ("effect", "interval", "expected"),
+    [
+        (None, None, None),
+        (float("nan"), None, None),
+        (0.3, None, (0.3, 0.3, 0.3)),
+        (-0.4, (-2.0, 3.0), (0.0, 0.4, 1.0)),
+    ],
+)
+def test_bars_of_odd_effects_stay_on_their_rail(effect, interval, expected):
+    found = Finding(check="c", severity="info", message="m", effect=effect, interval=interval)
+    assert bar_ends(found) == expected
+
+
+def test_classes_without_images_have_no_share(tmp_path):
+    splits = (SplitSummary("train", 3, (8, 8, 1), {"<b>": 3, "c": 0}),)
+    page = AuditReport((), splits).to_html(tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;: 3 (100.0 %)" in page
+    empty = (SplitSummary("train", 1, (8, 8, 1), {"a": 0}),)
+    AuditReport((), empty).to_html(tmp_path / "b.html")
 
 
 def test_a_waterfall_of_many_classes_sums_up_the_small_ones():
@@ -202,16 +239,17 @@ def test_a_waterfall_of_many_classes_sums_up_the_small_ones():
         classes=[f"c{i}" for i in range(20)],
         samples=20,
     )
-    drawn = gap_waterfall(many)
-    assert "within c3" in drawn
-    assert "other parts" in drawn
-    assert drawn.count("<rect") < 14
+    titles = [bar.title for bar in Waterfall.of(many).bars]
+    assert "within c3" in titles
+    assert "14 other parts" in titles
+    assert len(titles) < 14
 
 
 def test_a_score_of_zero_can_be_drawn():
     labels = np.zeros(4, int)
     none = ScoredSplit(labels, np.tile([0.0, 1.0], (4, 1)))
-    assert "<svg" in gap_waterfall(explain_scores(none, none, classes=["a", "b"], samples=20))
+    drawn = Waterfall.of(explain_scores(none, none, classes=["a", "b"], samples=20))
+    assert all(0 <= drawn.x(value) <= 1 for bar in drawn.bars for value in bar[2:4])
 
 
 def test_thumbnails_are_small_pictures():
@@ -224,5 +262,6 @@ def test_thumbnails_are_small_pictures():
 
 def test_words():
     assert title_of("exact_duplicates") == "Exact duplicates"
-    assert p_in_words(None) == ""
-    assert p_in_words(0.0301) == "adjusted p 0.030"
+    assert numbers(Finding(check="c", severity="info", message="m")) == []
+    found = Finding(check="c", severity="info", message="m", p_value=0.0301)
+    assert numbers(found) == ["adjusted p 0.030"]

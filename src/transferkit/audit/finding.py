@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -206,35 +206,3 @@ def _cost(finding: Finding) -> tuple[int, float]:
     effect = finding.effect if finding.effect is not None else 0.0
     proven = abs(effect) if finding.interval is None else _nearest_to_zero(finding.interval)
     return SEVERITIES.index(finding.severity), proven if math.isfinite(proven) else 0.0
-
-
-def worst(findings: Sequence[Finding]) -> Severity:
-    """Return the gravest severity among ``findings``; ``"info"`` if there are none."""
-    ranks = [SEVERITIES.index(finding.severity) for finding in findings]
-    return SEVERITIES[max(ranks, default=0)]
-
-
-@dataclass(frozen=True, slots=True)
-class SplitSummary:
-    """What a split holds.
-
-    Attributes:
-        name: Name of the split.
-        images: How many images it holds.
-        shape: Height, width and channels as the audit saw them.
-        class_counts: Class name to number of images; empty where unlabelled.
-    """
-
-    name: str
-    images: int
-    shape: tuple[int, int, int]
-    class_counts: Mapping[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the summary as JSON-ready values."""
-        return {
-            "name": self.name,
-            "images": self.images,
-            "shape": list(self.shape),
-            "class_counts": dict(self.class_counts),
-        }

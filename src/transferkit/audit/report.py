@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from transferkit._format import table
-from transferkit._typing import JSON
-from transferkit.audit.finding import SEVERITIES, Finding, SplitSummary, order_by_cost
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from PIL import Image
+
+from transferkit._format import percent, percent_interval, plain, plain_fields, table
+from transferkit._typing import JSON, UInt8Array
+from transferkit._validation import check_among
+from transferkit.audit.audit_data import AuditData
+from transferkit.audit.finding import SEVERITIES, Finding, known, order_by_cost
 from transferkit.audit.gap import GapReport
-from transferkit.audit.html import render
-from transferkit.errors import ConfigError, OutputError, TransferkitError
+from transferkit.errors import OutputError, TransferkitError
 
 
 class AuditError(TransferkitError):
@@ -28,6 +37,27 @@ class AuditError(TransferkitError):
     def __init__(self, message: str, findings: tuple[Finding, ...] = ()) -> None:
         super().__init__(message)
         self.findings = findings
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """What a split holds.
+
+    Attributes:
+        name: Name of the split.
+        images: How many images it holds.
+        shape: Height, width and channels as the audit saw them.
+        class_counts: Class name to number of images; empty where unlabelled.
+    """
+
+    name: str
+    images: int
+    shape: tuple[int, int, int]
+    class_counts: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the summary as JSON-ready values."""
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +88,7 @@ class AuditReport:
 
     def at_least(self, severity: Literal["info", "warning", "error"]) -> tuple[Finding, ...]:
         """Return the findings as grave as ``severity`` or graver."""
-        if severity not in SEVERITIES:
-            raise ConfigError(f"severity must be one of {SEVERITIES}, got {severity!r}")
+        check_among("severity", severity, SEVERITIES)
         floor = SEVERITIES.index(severity)
         return tuple(f for f in self.findings if SEVERITIES.index(f.severity) >= floor)
 
@@ -73,7 +102,7 @@ class AuditReport:
         if grave:
             lines = "\n".join(f"- {finding}" for finding in grave)
             raise AuditError(
-                f"the audit failed with {len(grave)} finding(s) of severity {severity!r} "
+                f"The audit failed with {len(grave)} finding(s) of severity {severity!r} "
                 f"or graver:\n{lines}",
                 grave,
             )
@@ -82,10 +111,10 @@ class AuditReport:
         """Return the report, without its pictures, as JSON-ready values."""
         return {
             "ok": self.ok,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "splits": [split.to_dict() for split in self.splits],
-            "gap": self.gap.to_dict() if self.gap is not None else None,
-            "settings": dict(self.settings),
+            "findings": plain(self.findings),
+            "splits": plain(self.splits),
+            "gap": plain(self.gap),
+            "settings": plain(self.settings),
         }
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -96,7 +125,7 @@ class AuditReport:
         """
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            write_text(Path(path), text + "\n")
+            _write_text(Path(path), text + "\n")
         return text
 
     def to_html(self, path: str | Path) -> Path:
@@ -105,49 +134,107 @@ class AuditReport:
         Raises:
             OutputError: ``path`` cannot be written.
         """
-        page = render(
-            findings=self.findings,
-            splits=self.splits,
-            gap=self.gap,
-            settings=self.settings,
-            thumbnails=self.thumbnails,
+        page = _template().render(
+            report=self,
+            outline=_Outline.of(self.findings),
+            classes=_class_names(self.splits),
+            waterfall=None if self.gap is None else Waterfall.of(self.gap),
         )
-        return write_text(Path(path), page)
+        return _write_text(Path(path), page)
 
     def __str__(self) -> str:
-        parts = [_headline(self.findings), _split_table(self.splits)]
-        parts += [_block(finding) for finding in self.at_least("warning")]
-        parts += [_passed(self.findings), str(self.gap) if self.gap is not None else ""]
+        outline = _Outline.of(self.findings)
+        shown = [_block(finding) for finding in (*outline.grave, *outline.drivers)]
+        parts = [f"Audit {outline.verdict}: {outline.counts}", _split_table(self.splits), *shown]
+        parts += [_passed(outline.passed), str(self.gap) if self.gap is not None else ""]
         return "\n\n".join(filter(None, parts))
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` to ``path`` as UTF-8; names that are not valid Unicode stay readable."""
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; does its folder exist?"
-        ) from error
-    return path
+def report_of(
+    data: AuditData, findings: Sequence[Finding], settings: Mapping[str, str]
+) -> AuditReport:
+    """Put the report together; images that findings name are shrunk for the HTML page."""
+    summaries = []
+    for name, part in data.splits.items():
+        height, width, channels = part.images.shape[1:]
+        counts = data.class_counts[name].tolist() if name in data.labels else []
+        summaries.append(
+            SplitSummary(
+                name,
+                len(part),
+                (height, width, channels),
+                dict(zip(data.classes, counts, strict=False)),
+            )
+        )
+    wanted = {name for f in findings for item in f.evidence for name in item.names}
+    return AuditReport(
+        findings=tuple(findings),
+        splits=tuple(summaries),
+        gap=data.gap,
+        settings=settings,
+        thumbnails={
+            name: thumbnail(part.images[row])
+            for part in data.splits.values()
+            for row, name in enumerate(part.names)
+            if name in wanted
+        },
+    )
 
 
-def _headline(findings: tuple[Finding, ...]) -> str:
-    counts = Counter(finding.severity for finding in findings)
-    verdict = "failed" if counts["error"] else "passed"
-    errors = _counted(counts["error"], "error")
-    warnings, passed = _counted(counts["warning"], "warning"), _counted(counts["info"], "check")
-    return f"Audit {verdict}: {errors}, {warnings}, {passed} without complaint"
+class _Outline(NamedTuple):
+    """What the text and the page show, in this order."""
+
+    verdict: str
+    counts: str
+    grave: list[Finding]
+    drivers: list[Finding]  # the images behind a shift: neither a fault nor a passed check
+    passed: list[Finding]
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> _Outline:
+        grave = [f for f in findings if f.severity != "info"]
+        drivers = [f for f in findings if f.check == "shift_drivers"]
+        passed = [f for f in findings if f.severity == "info" and f.check != "shift_drivers"]
+        severities = Counter(f.severity for f in findings)
+        counts = ", ".join(
+            f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+            for count, noun in (
+                (severities["error"], "error"),
+                (severities["warning"], "warning"),
+                (len(passed), "check"),
+            )
+        )
+        verdict = "failed" if severities["error"] else "passed"
+        return cls(verdict, f"{counts} without complaint", grave, drivers, passed)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def where(finding: Finding) -> str:
+    """Name the splits and the class of a finding."""
+    own = [] if finding.class_name is None else [f"class {finding.class_name}"]
+    return "; ".join(filter(None, [", ".join(finding.splits), *own]))
 
 
-def _split_table(splits: tuple[SplitSummary, ...]) -> str:
+def numbers(finding: Finding) -> list[str]:
+    """Say how large the effect of a finding is and how sure, where that was measured."""
+    said = []
+    if finding.effect is not None and math.isfinite(finding.effect):
+        low, high = finding.interval or (math.nan, math.nan)
+        interval = f" [{low:.3f}, {high:.3f}]" if known(finding.interval) else ""
+        said.append(f"effect {finding.effect:.3f}{interval}")
+    if finding.p_value is not None:
+        small = finding.p_value < 0.001
+        said.append("adjusted p < 0.001" if small else f"adjusted p {finding.p_value:.3f}")
+    return said
+
+
+def _class_names(splits: Sequence[SplitSummary]) -> list[str]:
+    return list(dict.fromkeys(name for split in splits for name in split.class_counts))
+
+
+def _split_table(splits: Sequence[SplitSummary]) -> str:
     if not splits:
         return ""
-    names = list(dict.fromkeys(name for split in splits for name in split.class_counts))
+    names = _class_names(splits)
     rows = [
         [
             split.name,
@@ -161,34 +248,164 @@ def _split_table(splits: tuple[SplitSummary, ...]) -> str:
 
 
 def _block(finding: Finding) -> str:
-    where = ", ".join(finding.splits)
-    if finding.class_name is not None:
-        where = f"{where}; class {finding.class_name}" if where else f"class {finding.class_name}"
-    title = f"{finding.severity.upper():7}  {finding.check}" + (f"  ({where})" if where else "")
+    place = f"  ({where(finding)})" if where(finding) else ""
     shown = [f"{'e.g.' if item.names else '-'} {item}" for item in finding.evidence[:3]]
     advice = [f"-> {finding.advice}"] if finding.advice else []
+    measured = [", ".join(numbers(finding))] if numbers(finding) else []
     wrapped = [
         textwrap.fill(line, 96, initial_indent="  ", subsequent_indent="     ")
-        for line in (finding.message, *_numbers(finding), *shown, *advice)
+        for line in (finding.message, *measured, *shown, *advice)
     ]
-    return "\n".join([title, *wrapped])
+    return "\n".join([f"{finding.severity.upper():7}  {finding.check}{place}", *wrapped])
 
 
-def _numbers(finding: Finding) -> list[str]:
-    """Say how large the effect of a finding is and how sure, where that was measured."""
-    said = []
-    if finding.effect is not None and finding.interval is not None:
-        low, high = finding.interval
-        said.append(f"effect {finding.effect:.2f} [{low:.2f}, {high:.2f}]")
-    if finding.p_value is not None:
-        small = finding.p_value < 0.001
-        said.append("adjusted p < 0.001" if small else f"adjusted p {finding.p_value:.3f}")
-    return [", ".join(said)] if said else []
-
-
-def _passed(findings: tuple[Finding, ...]) -> str:
-    counts = Counter(finding.check for finding in findings if finding.severity == "info")
-    if not counts:
+def _passed(findings: Sequence[Finding]) -> str:
+    if not findings:
         return ""
+    counts = Counter(finding.check for finding in findings)
     names = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.items())
     return textwrap.fill(f"Without complaint: {names}", 96, subsequent_indent="  ")
+
+
+def _write_text(path: Path, text: str) -> Path:
+    """Write ``text`` to ``path`` as UTF-8; names that are not valid Unicode stay readable."""
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Does its folder exist?"
+        ) from error
+    return path
+
+
+SIDE = 128
+"""Longest side of a thumbnail, in pixels."""
+
+
+def thumbnail(image: UInt8Array) -> bytes:
+    """Shrink an image (H, W, C), and make it a JPEG; a PNG if it is small already."""
+    pixels = image[:, :, 0] if image.shape[2] == 1 else image
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    buffer = io.BytesIO()
+    if max(picture.size) <= SIDE // 2:
+        picture.save(buffer, "PNG")
+    else:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+        picture.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
+
+
+@cache
+def _template() -> Template:
+    """The page: no script, nothing loaded from elsewhere, every text escaped."""
+    environment = Environment(
+        loader=PackageLoader("transferkit.audit", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        bar_ends=bar_ends, data_uri=data_uri, numbers=numbers, title_of=title_of, where=where
+    )
+    return environment.get_template("report.html.j2")
+
+
+def title_of(check: str) -> str:
+    """Return the name of a check as a title."""
+    titles = {"labels": "Missing labels", "gap": "The gap"}
+    return titles.get(check, check.replace("_", " ").capitalize())
+
+
+def data_uri(picture: bytes) -> str:
+    """Return a PNG or JPEG as a data URI."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def bar_ends(finding: Finding) -> tuple[float, float, float] | None:
+    """Lower end, effect and upper end of a finding's bar, from 0 to 1; by size if negative."""
+    effect, interval = finding.effect, finding.interval
+    if effect is None or not math.isfinite(effect):
+        return None
+    ends = interval if interval is not None and known(interval) else (effect, effect)
+    low, high = sorted(min(1.0, max(0.0, end if effect >= 0 else -end)) for end in ends)
+    return low, min(1.0, abs(effect)), high
+
+
+class WaterfallBar(NamedTuple):
+    """One bar of the gap's figure, from ``start`` to ``end`` on the scale of accuracy."""
+
+    title: str
+    kind: Literal["score", "loss", "gain", "other"]
+    start: float
+    end: float
+    text: str
+    interval: tuple[float, float] | None = None
+
+
+class Waterfall(NamedTuple):
+    """How the val score becomes the test score, and the scores of re-splits below.
+
+    ``x`` turns an accuracy into a share of the width of the plot, 0 to 1.
+    """
+
+    bars: list[WaterfallBar]
+    ticks: list[float]
+    x: Callable[[float], float]
+
+    @classmethod
+    def of(cls, gap: GapReport) -> Waterfall:
+        """Lay out the figure; its axis begins a little below the lowest value above 0."""
+        bars = _waterfall_bars(gap)
+        values = [v for bar in bars for v in (bar.start, bar.end, *(bar.interval or ()))]
+        lowest = min((v for v in values if math.isfinite(v) and v > 0), default=0.0)
+        low = max(0.0, math.floor((lowest - 0.05) * 10) / 10)
+        step = 0.1 if 1 - low > 0.3 else 0.05
+        ticks = [low + step * i for i in range(round((1 - low) / step) + 1)]
+        return cls(bars, ticks, lambda value: (min(1.0, max(low, value)) - low) / (1 - low))
+
+
+def _waterfall_bars(gap: GapReport) -> list[WaterfallBar]:
+    val, test = gap.splits
+    bars = [_score_bar(f"score on {val}", "score", gap.val_score, gap.val_interval)]
+    at = gap.val_score
+    for name, value in _largest_parts(gap):
+        kind: Literal["loss", "gain"] = "loss" if value > 0 else "gain"
+        bars.append(WaterfallBar(name, kind, at, at - value, f"{-100 * value + 0.0:+.1f}"))
+        at -= value
+    bars.append(_score_bar(f"score on {test}", "score", gap.test_score, gap.test_interval))
+    gain = gap.threshold.value
+    bars.append(
+        WaterfallBar(
+            "with a moved threshold",
+            "gain",
+            gap.test_score,
+            gap.test_score + gain,
+            f"{100 * gain:+.1f}, oracle",
+        )
+    )
+    resplits = (("at random", gap.reshuffled), ("by group", gap.reshuffled_by_group))
+    for how, score in resplits:
+        if score is not None:
+            bars.append(_score_bar(f"re-split {how}", "other", score.score, score.interval))
+    return bars
+
+
+def _score_bar(
+    title: str, kind: Literal["score", "other"], score: float, interval: tuple[float, float]
+) -> WaterfallBar:
+    if not known(interval):
+        return WaterfallBar(title, kind, 0.0, score, f"{percent(score)}, one re-split")
+    return WaterfallBar(title, kind, 0.0, score, percent_interval(score, interval), interval)
+
+
+def _largest_parts(gap: GapReport, most: int = 8) -> list[tuple[str, float]]:
+    """Return the largest parts of the gap; the rest as one, so that the sum stays."""
+    parts = {name: part.value for name, part in gap.parts.items()}
+    if len(parts) <= most:
+        return list(parts.items())
+    order = sorted(parts, key=lambda name: -abs(parts[name]))
+    rest = order[most - 1 :]
+    shown = [(name, value) for name, value in parts.items() if name not in rest]
+    return [*shown, (f"{len(rest)} other parts", sum(parts[name] for name in rest))]

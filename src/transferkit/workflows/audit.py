@@ -31,14 +31,13 @@ from transferkit.audit.checks_shift import (
     shift_findings,
     shift_test,
 )
-from transferkit.audit.finding import AuditConfig, Finding, SplitSummary
+from transferkit.audit.finding import AuditConfig, Finding
 from transferkit.audit.forecast import forecast_accuracy
 from transferkit.audit.gap import GapReport
-from transferkit.audit.html import thumbnail
 from transferkit.audit.image_statistics import ImageStatistics
 from transferkit.audit.label_shift import label_shift_test
 from transferkit.audit.label_shift_estimation import mlls
-from transferkit.audit.report import AuditReport
+from transferkit.audit.report import AuditReport, report_of
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.audit.shift_drivers import find_drivers
 from transferkit.data.image_data import ImageData, Splits, require_splits
@@ -146,19 +145,15 @@ def audit_splits(
         )
         findings += forecasts(whole, embedding, data.groups, data.config, seed)
         findings += gap(data)
-    return AuditReport(
-        findings=tuple(findings),
-        splits=tuple(_summary(name, data) for name in data.splits),
-        gap=data.gap,
-        settings={
-            "transferkit": __version__,
-            "embedding": data.embedding,
-            "alpha": f"{alpha:g}",
-            "groups": _groups_in_words(groups, data),
-            "seed": str(seed),
-        },
-        thumbnails=_thumbnails(data, findings),
-    )
+    count = len({group for own in (data.groups or {}).values() for group in own})
+    settings = {
+        "transferkit": __version__,
+        "embedding": data.embedding,
+        "alpha": f"{alpha:g}",
+        "groups": f"{count} by {groups!r}" if isinstance(groups, str) else f"{count or 'none'}",
+        "seed": str(seed),
+    }
+    return report_of(data, findings, settings)
 
 
 def explain_gap(
@@ -365,35 +360,6 @@ def one_blas_thread() -> AbstractContextManager[object]:
     """
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
-
-
-def _summary(name: str, data: AuditData) -> SplitSummary:
-    height, width, channels = data.splits[name].images.shape[1:]
-    counts = data.class_counts.get(name, np.zeros(0, np.int64)).tolist()
-    return SplitSummary(
-        name,
-        len(data.splits[name]),
-        (height, width, channels),
-        dict(zip(data.classes, counts, strict=False)),
-    )
-
-
-def _groups_in_words(option: GroupsOption, data: AuditData) -> str:
-    if data.groups is None:
-        return "none"
-    count = len({group for values in data.groups.values() for group in values})
-    return f"{count} by '{option}'" if isinstance(option, str) else f"{count} given"
-
-
-def _thumbnails(data: AuditData, findings: Sequence[Finding]) -> dict[str, bytes]:
-    """Shrink the images that findings name."""
-    wanted = {name for f in findings for item in f.evidence for name in item.names}
-    return {
-        name: thumbnail(part.images[row])
-        for part in data.splits.values()
-        for row, name in enumerate(part.names)
-        if name in wanted
-    }
 
 
 # To go: the shift checks, until they are functions of AuditData.
