@@ -40,7 +40,7 @@ def test_one_class_of_a_pair_keeps_its_rows_and_groups():
     pair = SplitPair.of(np.arange(3.0), np.arange(2.0), labels=labels, groups=groups)
     one = pair.take(pair.labels == 1)
     assert (one.n_a, one.n_b, one.rows.tolist()) == (2, 1, [1, 2, 0])
-    assert one.units() == (2, 1)
+    assert one.units == (2, 1)
     assert one.groups[1] == one.groups[2]
 
 

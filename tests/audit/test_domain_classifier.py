@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy.special import ndtr
@@ -11,17 +9,23 @@ from sklearn.metrics import roc_auc_score
 
 from transferkit.audit.domain_classifier import (
     Design,
+    DomainClassifierResult,
     _aucs,
     _ranks,
     classifier_inputs,
     cross_fitted,
     domain_classifier_test,
     draw_folds,
+    find_drivers,
 )
-from transferkit.audit.two_sample import check_pair
-from transferkit.errors import ConfigError, DataError
+from transferkit.audit.two_sample import SplitPair
+from transferkit.errors import DataError
 
 RNG = np.random.default_rng(0)
+
+
+def compare(a, b, *, groups=None, **options) -> DomainClassifierResult:
+    return domain_classifier_test(SplitPair.of(a, b, groups=groups), **options)
 
 
 def test_scores_of_all_memberships_are_those_of_ridge_fitted_one_by_one() -> None:
@@ -50,11 +54,11 @@ def test_the_auc_is_scikit_learns_where_there_is_one_fold() -> None:
 
 
 def test_more_features_than_rows_are_rotated_without_loss() -> None:
-    pair = check_pair(RNG.normal(size=(12, 40)), RNG.normal(size=(9, 40)))
+    pair = SplitPair.of(RNG.normal(size=(12, 40)), RNG.normal(size=(9, 40)))
     inputs = classifier_inputs(pair, "linear", 0)
     assert inputs is not None
     assert inputs.shape == (21, 21)
-    rows = pair.pooled
+    rows = pair.values
     standard = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     assert inputs @ inputs.T == pytest.approx(standard @ standard.T)
 
@@ -64,7 +68,7 @@ def test_a_shift_of_known_auc_comes_back(form: str) -> None:
     gap = 1.0
     a, b = RNG.normal(size=(600, 5)), RNG.normal(size=(500, 5))
     b[:, 0] += gap
-    result = domain_classifier_test(a, b, form=form)  # type: ignore[arg-type]
+    result = compare(a, b, form=form)
     truth = ndtr(gap / np.sqrt(2))
     assert result.auc == pytest.approx(truth, abs=0.03)
     assert result.auc_interval[0] < truth < result.auc_interval[1] + 0.01
@@ -74,14 +78,14 @@ def test_a_shift_of_known_auc_comes_back(form: str) -> None:
 
 def test_the_nonlinear_form_sees_a_change_of_spread() -> None:
     a, b = RNG.normal(size=(400, 3)), RNG.normal(size=(400, 3)) * 1.5
-    assert domain_classifier_test(a, b).test.p_value < 0.01
-    assert domain_classifier_test(a, b, form="linear").auc < 0.6
+    assert compare(a, b).test.p_value < 0.01
+    assert compare(a, b, form="linear").auc < 0.6
 
 
 def test_the_most_typical_rows_are_the_planted_ones() -> None:
     a, b = RNG.normal(size=(200, 6)), RNG.normal(size=(200, 6))
     b[:40, 2] += 6
-    result = domain_classifier_test(a, b)
+    result = compare(a, b)
     assert sum(row < 40 for row in np.argsort(-result.typical_b)[:40]) >= 33
     assert result.typical_a.shape == (200,)
     assert ((result.typical_a > 0) & (result.typical_a < 1)).all()
@@ -92,13 +96,13 @@ def test_intervals_cover() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         a, b = rng.normal(size=(150, 1)), rng.normal(size=(100, 1)) + 0.8
-        found = domain_classifier_test(a, b, form="linear", permutations=19, seed=seed)
+        found = compare(a, b, form="linear", permutations=19, seed=seed)
         held.append(found.auc_interval[0] <= truth <= found.auc_interval[1])
     assert np.mean(held) >= 0.88
 
 
 def test_disjoint_samples_have_an_interval_below_one() -> None:
-    result = domain_classifier_test(RNG.normal(size=(40, 2)), RNG.normal(size=(30, 2)) + 50)
+    result = compare(RNG.normal(size=(40, 2)), RNG.normal(size=(30, 2)) + 50)
     assert result.auc == 1
     assert 0.85 < result.auc_interval[0] < 1
 
@@ -106,7 +110,7 @@ def test_disjoint_samples_have_an_interval_below_one() -> None:
 def test_an_interval_holds_one_half_unless_the_test_rejects() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        found = domain_classifier_test(
+        found = compare(
             rng.normal(size=(30, 5)), rng.normal(size=(25, 5)), permutations=39, seed=seed
         )
         low, high = found.auc_interval
@@ -122,13 +126,11 @@ def test_folds_keep_groups_whole_and_sizes_near() -> None:
 
 
 def test_tiny_constant_and_extreme_samples() -> None:
-    constant = domain_classifier_test(np.ones((4, 2)), np.ones((3, 2)))
+    constant = compare(np.ones((4, 2)), np.ones((3, 2)))
     assert (constant.auc, constant.test.p_value) == (0.5, 1.0)
-    two = domain_classifier_test([[0.0], [1.0]], [[2.0], [3.0]], permutations=19)
+    two = compare([[0.0], [1.0]], [[2.0], [3.0]], permutations=19)
     assert 0 < two.test.p_value <= 1
-    one_group = domain_classifier_test(
-        RNG.normal(size=(5, 2)), RNG.normal(size=(5, 2)), groups=([1] * 5, [2] * 5)
-    )
+    one_group = compare(RNG.normal(size=(5, 2)), RNG.normal(size=(5, 2)), groups=([1] * 5, [2] * 5))
     assert one_group.test.p_value > 0.3
 
 
@@ -136,25 +138,58 @@ def test_groups_do_not_alarm_where_rows_would() -> None:
     rng = np.random.default_rng(5)
     code = np.arange(200) // 20
     rows = rng.normal(size=(10, 4))[code] + 0.1 * rng.normal(size=(200, 4))
-    alone = domain_classifier_test(rows[:100], rows[100:])
-    by_group = domain_classifier_test(rows[:100], rows[100:], groups=(code[:100], code[100:]))
+    alone = compare(rows[:100], rows[100:])
+    by_group = compare(rows[:100], rows[100:], groups=(code[:100], code[100:]))
     assert alone.test.p_value < 0.01 < by_group.test.p_value
-
-
-def test_it_prints_exports_and_refuses() -> None:
-    a = RNG.normal(size=(10, 2))
-    result = domain_classifier_test(a, a + 1, permutations=9)
-    assert "AUC" in str(result)
-    assert json.loads(json.dumps(result.to_dict()))["auc"] == pytest.approx(result.auc)
-    with pytest.raises(ConfigError, match="form"):
-        domain_classifier_test(a, a, form="forest")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="folds"):
-        domain_classifier_test(a, a, folds=1)
 
 
 def test_rows_of_a_single_group_are_refused_and_two_groups_suffice() -> None:
     a, b = RNG.normal(size=(20, 3)), RNG.normal(size=(15, 3))
-    with pytest.raises(DataError, match="35 rows of both samples are in one group"):
-        domain_classifier_test(a, b, groups=(["x"] * 20, ["x"] * 15))
-    result = domain_classifier_test(a, b, groups=(["x"] * 20, ["y"] * 15))
+    with pytest.raises(DataError, match="35 images of both splits are in one group"):
+        compare(a, b, groups=(["x"] * 20, ["x"] * 15))
+    result = compare(a, b, groups=(["x"] * 20, ["y"] * 15))
     assert result.test.p_value > 0.3
+
+
+def test_a_shift_that_lives_in_a_few_rows_goes_with_them() -> None:
+    a, b = RNG.normal(size=(600, 5)), RNG.normal(size=(600, 5))
+    b[:150, 2] += 5
+    pair = SplitPair.of(a, b)
+    found = find_drivers(pair, domain_classifier_test(pair), share=0.15, count=20)
+    assert sum(row < 150 for row in found.rows_b) >= 18
+    assert found.explained is not None
+    assert found.explained > 0.5
+
+
+def test_a_shift_of_all_rows_stays() -> None:
+    a, b = RNG.normal(size=(600, 5)), RNG.normal(size=(600, 5)) + 0.6
+    pair = SplitPair.of(a, b)
+    found = find_drivers(pair, domain_classifier_test(pair))
+    assert found.explained is not None
+    assert found.explained < 0.45
+    assert found.p_value_without is not None
+    assert found.p_value_without < 0.05
+
+
+def test_without_a_shift_removal_makes_none() -> None:
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        pair = SplitPair.of(rng.normal(size=(60, 3)), rng.normal(size=(50, 3)))
+        result = domain_classifier_test(pair, permutations=19, seed=seed)
+        rest = find_drivers(pair, result, permutations=39, seed=seed).p_value_without
+        alarms += rest is not None and rest <= 0.05
+    assert alarms <= 6
+
+
+def test_too_few_rows_are_not_judged() -> None:
+    pair = SplitPair.of(RNG.normal(size=(9, 2)), RNG.normal(size=(12, 2)))
+    found = find_drivers(pair, domain_classifier_test(pair), count=4)
+    assert found.explained is None
+    assert found.rows_a.shape == found.rows_b.shape == (4,)
+
+
+def test_two_groups_in_both_splits_are_too_few_to_judge_a_removal() -> None:
+    code = np.arange(40) % 2
+    pair = SplitPair.of(RNG.normal(size=(40, 2)), RNG.normal(size=(40, 2)) + 3, groups=(code, code))
+    assert find_drivers(pair, domain_classifier_test(pair)).explained is None

@@ -9,6 +9,8 @@ from transferkit.audit.checks_copies import (
     repeated_images,
     straddling_groups,
 )
+from transferkit.audit.checks_forecast import forecasts
+from transferkit.audit.checks_gap import gap
 from transferkit.audit.checks_images import (
     blank_images,
     constant_features,
@@ -25,6 +27,7 @@ from transferkit.audit.checks_labels import (
     missing_labels,
     shortcuts,
 )
+from transferkit.audit.checks_shift import distribution_shift, label_shift
 
 CHECKS: tuple[Check, ...] = (
     few_images,
@@ -43,4 +46,8 @@ CHECKS: tuple[Check, ...] = (
     odd_sized_images,
     outlying_images,
     shortcuts,
+    label_shift,
+    distribution_shift,
+    forecasts,
+    gap,
 )

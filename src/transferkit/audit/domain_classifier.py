@@ -1,39 +1,31 @@
-"""Classifier two-sample test: can a classifier tell the splits apart?
+"""Classifier two-sample test: can a classifier tell two splits apart, and by which images?
 
-The classifier is ridge regression on the membership (regularised linear discriminant), optionally
-on random Fourier features too. Its cross-fitted scores are linear in the labels, so one
-matrix product refits it for all permutations: the p-value is that of the whole procedure, refits
-included. (The usual tests of a cross-validated AUC or accuracy ignore that folds share training
-rows.) Source of the test: D. Lopez-Paz and M. Oquab, "Revisiting classifier two-sample tests",
-ICLR 2017.
+The classifier is ridge regression on the membership (a regularised linear discriminant), with few
+features on random Fourier features too. Source of the test: D. Lopez-Paz and M. Oquab,
+"Revisiting classifier two-sample tests", ICLR 2017.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import rankdata
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from transferkit._format import percent, plain
-from transferkit._typing import JSON, BoolArray, Float64Array, FloatArray, Int64Array
-from transferkit._validation import check_share
+from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
 from transferkit.audit.mmd import scaled_rows
 from transferkit.audit.two_sample import (
-    Groups,
-    Pair,
+    SplitPair,
     TwoSampleResult,
-    check_pair,
-    nothing_differs,
+    no_difference,
     permutation_p_value,
     permuted_members,
 )
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import DataError
 from transferkit.metrics.intervals import normal_quantile
 
 FEW_FEATURES = 32
@@ -42,21 +34,23 @@ COLUMNS = 256
 """Memberships that are refitted at a time."""
 FREQUENCIES = 128
 """Random frequencies of the non-linear classifier."""
+FEWEST = 10
+"""Rows of each split that must be left once the typical rows are removed."""
 
 Form: TypeAlias = Literal["auto", "linear", "fourier"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DomainClassifierResult:
-    """How well the two samples can be told apart, row by row.
+    """How well two splits can be told apart, row by row.
 
     Attributes:
         test: The test; its ``statistic`` is the AUC and its ``effect`` is ``2 AUC - 1``.
-        auc: Cross-fitted AUC: 0.5 where the samples look alike, 1 where they never overlap.
+        auc: Cross-fitted AUC: 0.5 where the splits look alike, 1 where they never overlap.
         auc_interval: Interval of the AUC; it holds 0.5 unless the test rejects.
-        typical_a: ``(n_a,)`` how typical each row is of the first sample against the second, 0 to
+        typical_a: ``(n_a,)`` how typical each row is of the first split against the second, 0 to
             1: its rank by cross-fitted score within its fold.
-        typical_b: ``(n_b,)`` the same (of the second sample) for each row of the second.
+        typical_b: ``(n_b,)`` the same (of the second split) for each row of the second.
     """
 
     test: TwoSampleResult
@@ -65,23 +59,10 @@ class DomainClassifierResult:
     typical_a: Float64Array
     typical_b: Float64Array
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON, without the scores of single rows."""
-        interval = plain(self.auc_interval)
-        return {**self.test.to_dict(), "auc": plain(self.auc), "auc_interval": interval}
-
-    def __str__(self) -> str:
-        low, high = self.auc_interval
-        return (
-            f"domain classifier: AUC {self.auc:.3f} [{low:.3f}, {high:.3f}], "
-            f"p = {self.test.p_value:.3g}, n = {self.test.n_a} and {self.test.n_b}: a pair of one "
-            f"row from each is told apart {percent(self.auc)} of the time"
-        )
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
-    """What every fit shares, as nothing in it looks at the samples.
+    """Inputs of the classifier, and what all its fits share, none of which sees the membership.
 
     Attributes:
         inputs: ``(N, P)`` standardised inputs.
@@ -104,29 +85,25 @@ class Design:
 
 
 def domain_classifier_test(
-    a: ArrayLike,
-    b: ArrayLike,
+    pair: SplitPair,
     *,
     form: Form = "auto",
-    groups: Groups = None,
     folds: int = 5,
     repeats: int = 3,
     permutations: int = 199,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> DomainClassifierResult:
-    """Test whether a cross-fitted classifier tells two samples apart.
+    """Test whether a cross-fitted classifier tells two splits apart.
 
-    Folds are drawn without regard to the samples and keep groups whole. The AUC is the mean over
-    folds, weighted by pairs. Its interval is Wilson's, at the sample size at which an independent
-    share would have the variance of the placements (by group); ``effect`` is ``2 AUC - 1``.
+    Folds are drawn without regard to the splits and keep groups whole. The AUC is the mean over
+    folds, weighted by pairs of rows; ``effect`` is ``2 AUC - 1``. The p-value is that of the
+    whole procedure, refits included.
 
     Args:
-        a: ``(n_a, D)`` features of the first sample, at least two rows.
-        b: ``(n_b, D)`` features of the second, at least two rows.
+        pair: At least two rows of each split.
         form: ``"linear"``; ``"fourier"`` for linear and random Fourier features together;
             ``"auto"`` by the number of features.
-        groups: Group of each row of ``a``, and of ``b``: groups are permuted.
         folds: Folds of the cross-fitting, at most the number of groups or rows.
         repeats: Times that the cross-fitting is repeated with other folds, and averaged.
         permutations: B.
@@ -134,19 +111,19 @@ def domain_classifier_test(
         seed: Seed of folds, frequencies and permutations.
 
     Raises:
-        DataError: Samples that are too small, of unequal width, not finite, or of one group only.
-        ConfigError: An option out of its range.
+        DataError: All rows are in one group.
     """
-    check_share("confidence", confidence)
-    if form not in get_args(Form):
-        raise ConfigError(f"form must be one of {get_args(Form)}; {form!r} came.")
-    if folds < 2 or repeats < 1:
-        raise ConfigError(f"folds must be 2 or more, repeats 1 or more; {folds}, {repeats} came.")
-    pair = check_pair(a, b, groups=groups)
-    _refuse_single_group(pair)
+    if _single_group(pair):
+        raise DataError(
+            f"All {len(pair.values)} images of both splits are in one group, but the domain "
+            "classifier needs at least two groups, to fit on some and score others. Check the "
+            "group names, or leave out groups."
+        )
     inputs = classifier_inputs(pair, form, seed)
     if inputs is None:
-        return _undecided(pair)
+        test = no_difference("domain_classifier", pair.n_a, pair.n_b)
+        half_a, half_b = np.full(pair.n_a, 0.5), np.full(pair.n_b, 0.5)
+        return DomainClassifierResult(test, 0.5, (0.5, 0.5), half_a, half_b)
     design = Design.of(inputs)
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
@@ -159,27 +136,12 @@ def domain_classifier_test(
     return _result(pair, aucs, influence, typical, confidence)
 
 
-def _refuse_single_group(pair: Pair) -> None:
-    if pair.groups is not None and len(np.unique(pair.groups)) == 1:
-        raise DataError(
-            f"All {len(pair.pooled)} rows of both samples are in one group, but cross-fitting "
-            "needs at least two, to fit on some and score others; check the group names or "
-            "leave out groups."
-        )
+def _single_group(pair: SplitPair) -> bool:
+    return pair.groups is not None and np.ptp(pair.groups) == 0
 
 
 def draw_folds(n: int, folds: int, *, groups: Int64Array | None, seed: int) -> Int64Array:
-    """Assign rows to folds at random, groups whole and sizes nearly equal.
-
-    Args:
-        n: Rows.
-        folds: Folds, at most as many as there are groups or rows.
-        groups: ``(n,)`` group codes or None.
-        seed: Seed of the draw.
-
-    Returns:
-        ``(n,)`` fold of each row.
-    """
+    """Fold of each of n rows ``(n,)``, at random; groups stay whole, sizes are nearly equal."""
     rng = np.random.default_rng(seed)
     if groups is None:
         return rng.permutation(np.arange(n) % min(folds, n))
@@ -194,19 +156,17 @@ def draw_folds(n: int, folds: int, *, groups: Int64Array | None, seed: int) -> I
     return result
 
 
-def classifier_inputs(pair: Pair, form: Form, seed: int) -> Float64Array | None:
-    """Return standardised inputs ``(N, P)``, P at most N; None if all rows are equal.
-
-    Nothing here looks at the samples. Where features outnumber rows they are rotated into as
-    many as there are rows, which changes no prediction.
-    """
-    varies = np.ptp(pair.pooled, axis=0) > 0
+def classifier_inputs(pair: SplitPair, form: Form, seed: int) -> Float64Array | None:
+    """Standardised inputs ``(N, P)``, P at most N; None if all rows are equal."""
+    varies = np.ptp(pair.values, axis=0) > 0
     if not varies.any():
         return None
-    inputs = _standardised(pair.pooled[:, varies])
+    inputs = _standardised(pair.values[:, varies])
     if form == "fourier" or (form == "auto" and inputs.shape[1] <= FEW_FEATURES):
-        inputs = np.concatenate([inputs, _standardised(_waves(inputs, seed))], axis=1)
+        inputs = np.concatenate([inputs, _standardised(_fourier_features(inputs, seed))], axis=1)
     if inputs.shape[1] > len(inputs):
+        # Where features outnumber rows, X = U S V' is rotated into U S: all inner products, and so
+        # all predictions of ridge regression, stay the same.
         left, scale, _ = np.linalg.svd(inputs, full_matrices=False)
         inputs = left * scale
     return inputs
@@ -219,8 +179,8 @@ def _standardised(rows: FloatArray) -> Float64Array:
     return standard
 
 
-def _waves(rows: Float64Array, seed: int) -> FloatArray:
-    """Return random Fourier features of the Gaussian kernel of median bandwidth."""
+def _fourier_features(rows: Float64Array, seed: int) -> FloatArray:
+    """Random Fourier features of the Gaussian kernel of median bandwidth."""
     scaled = scaled_rows(rows, seed=seed)
     assert scaled is not None, "some feature varies"
     drawn = np.random.default_rng(seed).normal(size=(rows.shape[1], FREQUENCIES))
@@ -229,7 +189,11 @@ def _waves(rows: Float64Array, seed: int) -> FloatArray:
 
 
 def cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float64Array:
-    """Return out-of-fold scores ``(N, R)``, one column per membership."""
+    """Out-of-fold scores ``(N, R)``, one column per membership ``(R, N)``."""
+    # Outside fold f, with X centred inputs and y the centred membership, the ridge weights are
+    #   w = ((1 - s) X'X + s n v I)^-1 X'y,   s the shrinkage, v the level, n the rows.
+    # X'X is the Gram matrix of all rows less that of the fold. w is linear in y: one Cholesky
+    # factor serves all R memberships.
     inputs, shrinkage = design.inputs, design.shrinkage
     scores = np.empty((len(inputs), len(members)))
     targets = members.T.astype(np.float64)
@@ -243,31 +207,8 @@ def cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float6
     return scores
 
 
-def _ranks(scores: Float64Array, fold: Int64Array) -> Float64Array:
-    """Return ranks from 1 within each fold, column by column, ties at their mean."""
-    scale = np.abs(scores).max(axis=0)
-    rounded = np.round(scores / np.where(scale > 0, scale, 1.0), 10)
-    ranks = np.empty_like(scores)
-    for one in range(fold.max() + 1):
-        held = fold == one
-        ranks[held] = rankdata(rounded[held], axis=0)
-    return ranks
-
-
-def _aucs(ranks: Float64Array, members: BoolArray, fold: Int64Array) -> Float64Array:
-    """Return the AUC per membership ``(1 + B,)``: wins over pairs within folds."""
-    wins, pairs = np.zeros(len(members)), np.zeros(len(members))
-    for one in range(fold.max() + 1):
-        held = fold == one
-        inside = members[:, held].T
-        n = inside.sum(axis=0)
-        wins += np.sum(ranks[held] * inside, axis=0) - n * (n + 1) / 2
-        pairs += n * (held.sum() - n)
-    return np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
-
-
 def _round(
-    design: Design, pair: Pair, members: BoolArray, fold: Int64Array
+    design: Design, pair: SplitPair, members: BoolArray, fold: Int64Array
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Cross-fit once: AUC per membership, influence of each row on the AUC, rank of each row."""
     observed, aucs = np.empty(0), []
@@ -280,8 +221,52 @@ def _round(
     return np.concatenate(aucs), _influence(pair, observed, fold), typical
 
 
+def _ranks(scores: Float64Array, fold: Int64Array) -> Float64Array:
+    """Ranks from 1 within each fold, column by column, ties at their mean."""
+    # Rounded to 10 digits of the largest: scores that are equal but for rounding are ties.
+    scale = np.abs(scores).max(axis=0)
+    rounded = np.round(scores / np.where(scale > 0, scale, 1.0), 10)
+    ranks = np.empty_like(scores)
+    for one in range(fold.max() + 1):
+        held = fold == one
+        ranks[held] = rankdata(rounded[held], axis=0)
+    return ranks
+
+
+def _aucs(ranks: Float64Array, members: BoolArray, fold: Int64Array) -> Float64Array:
+    """AUC per membership ``(1 + B,)``: wins over pairs within folds (Mann-Whitney)."""
+    wins, pairs = np.zeros(len(members)), np.zeros(len(members))
+    for one in range(fold.max() + 1):
+        held = fold == one
+        inside = members[:, held].T
+        n = inside.sum(axis=0)
+        wins += np.sum(ranks[held] * inside, axis=0) - n * (n + 1) / 2
+        pairs += n * (held.sum() - n)
+    return np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
+
+
+def _influence(pair: SplitPair, ranks: Float64Array, fold: Int64Array) -> Float64Array:
+    """Influence of each row on the AUC ``(N,)``: its placement, centred.
+
+    Sources: E. DeLong et al., Biometrics 44 (1988); N. Obuchowski, Biometrics 53 (1997).
+    """
+    influence = np.zeros(len(ranks))
+    pairs = 0
+    for one in range(fold.max() + 1):
+        held = np.flatnonzero(fold == one)
+        first = pair.member[held]
+        pairs += int(first.sum() * (~first).sum())
+        if first.all() or not first.any():
+            continue
+        for rows, sign in ((held[first], 1), (held[~first], -1)):
+            wins = ranks[rows] - rankdata(ranks[rows])  # rows of the other split that it beats
+            influence[rows] = sign * (wins - wins.mean())
+    influence /= max(pairs, 1)
+    return influence
+
+
 def _result(
-    pair: Pair,
+    pair: SplitPair,
     aucs: Float64Array,
     influence: Float64Array,
     typical: Float64Array,
@@ -290,7 +275,7 @@ def _result(
     auc, p_value = float(aucs[0]), permutation_p_value(aucs)
     by_unit = influence if pair.groups is None else np.bincount(pair.groups, weights=influence)
     error = sqrt(float(np.sum(by_unit**2)))
-    low, high = _auc_interval(auc, error, min(pair.units()), confidence)
+    low, high = _auc_interval(auc, error, min(pair.units), confidence)
     if p_value > 1 - confidence:
         low, high = min(low, 0.5), max(high, 0.5)
     test = TwoSampleResult(
@@ -308,28 +293,9 @@ def _result(
     )
 
 
-def _influence(pair: Pair, ranks: Float64Array, fold: Int64Array) -> Float64Array:
-    """Return the influence of each row on the AUC ``(N,)``: its placement, centred.
-
-    Sources: E. DeLong et al., Biometrics 44 (1988); N. Obuchowski, Biometrics 53 (1997).
-    """
-    influence = np.zeros(len(ranks))
-    pairs = 0
-    for one in range(fold.max() + 1):
-        held = np.flatnonzero(fold == one)
-        first = pair.member[held]
-        pairs += int(first.sum() * (~first).sum())
-        if first.all() or not first.any():
-            continue
-        for rows, sign in ((held[first], 1), (held[~first], -1)):
-            wins = ranks[rows] - rankdata(ranks[rows])
-            influence[rows] = sign * (wins - wins.mean())
-    influence /= max(pairs, 1)
-    return influence
-
-
 def _auc_interval(auc: float, error: float, units: int, confidence: float) -> tuple[float, float]:
-    """Wilson's interval at the effective sample size ``auc (1 - auc) / error^2``."""
+    """Wilson's interval at the sample size at which a share would have the AUC's variance."""
+    # A share p of n independent rows has variance p (1 - p) / n: n = auc (1 - auc) / error^2.
     z = normal_quantile(confidence)
     spread = auc * (1 - auc)
     size = spread / error**2 if error > 0 and spread > 0 else float(units)
@@ -338,8 +304,84 @@ def _auc_interval(auc: float, error: float, units: int, confidence: float) -> tu
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _undecided(pair: Pair) -> DomainClassifierResult:
-    test = nothing_differs("domain_classifier", pair.n_a, pair.n_b)
-    return DomainClassifierResult(
-        test, 0.5, (0.5, 0.5), np.full(pair.n_a, 0.5), np.full(pair.n_b, 0.5)
+@dataclass(frozen=True, slots=True, eq=False)
+class Drivers:
+    """The rows most typical of each split, and what is left of the shift without their like.
+
+    Attributes:
+        rows_a: Rows of the first sample, the most typical of it first.
+        rows_b: Rows of the second sample, the most typical of it first.
+        share: Share of all rows removed at each end of the score.
+        effect: ``2 AUC - 1`` of the domain classifier before the removal.
+        effect_without: The same after it; None where too few rows remain.
+        p_value_without: The p-value on the rows that remain, or None.
+    """
+
+    rows_a: Int64Array
+    rows_b: Int64Array
+    share: float
+    effect: float
+    effect_without: float | None = None
+    p_value_without: float | None = None
+
+    @property
+    def explained(self) -> float | None:
+        """Share of the effect that goes with the removed rows, 0 to 1; None if unknown."""
+        if self.effect_without is None or self.effect <= 0:
+            return None
+        return min(1.0, max(0.0, 1 - self.effect_without / self.effect))
+
+
+def find_drivers(
+    pair: SplitPair,
+    result: DomainClassifierResult,
+    *,
+    count: int = 24,
+    share: float = 0.1,
+    permutations: int = 199,
+    seed: int = 0,
+) -> Drivers:
+    """Find the rows most typical of each split, and test what remains without their like.
+
+    Args:
+        pair: The splits.
+        result: The domain classifier's result on them.
+        count: Rows to name per split, at most.
+        share: Share of all rows to remove at each end, below one half.
+        permutations: Permutations of the test on the rows that remain.
+        seed: Seed of that test.
+
+    Returns:
+        Effects are means over two halves of the rows; the p-value is Bonferroni's over them.
+    """
+    found = Drivers(
+        rows_a=np.argsort(-result.typical_a, kind="stable")[:count],
+        rows_b=np.argsort(-result.typical_b, kind="stable")[:count],
+        share=share,
+        effect=result.test.effect,
+    )
+    inputs = classifier_inputs(pair, "auto", seed)
+    if inputs is None:
+        return found
+    # Each half of the rows (whole groups) is scored by a classifier fitted on the other half, and
+    # all rows go whose score is extreme, from whichever split they are. Were a row's own label
+    # used, by dropping the typical rows of each split or by scores that its label helped to fit,
+    # the effect would change by that choice alone.
+    half = draw_folds(len(inputs), 2, groups=pair.groups, seed=seed)
+    scores = cross_fitted(Design.of(inputs), pair.member[None], half)[:, 0]
+    before, after = [], []
+    for one in (0, 1):
+        rows = half == one
+        low, high = np.quantile(scores[rows], [share, 1 - share])
+        whole = pair.take(rows)
+        rest = pair.take(rows & (scores >= low) & (scores <= high))
+        if min(rest.n_a, rest.n_b) < FEWEST or _single_group(rest):
+            return found
+        before.append(domain_classifier_test(whole, permutations=permutations, seed=seed).test)
+        after.append(domain_classifier_test(rest, permutations=permutations, seed=seed).test)
+    return replace(
+        found,
+        effect=float(np.mean([test.effect for test in before])),
+        effect_without=float(np.mean([test.effect for test in after])),
+        p_value_without=min(1.0, 2 * min(test.p_value for test in after)),
     )

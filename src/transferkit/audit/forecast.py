@@ -24,12 +24,10 @@ from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.audit.label_shift_estimation import (
     Scored,
     bbse_shares,
-    check_scored,
     joint_shares,
     paired_draws,
 )
-from transferkit.audit.two_sample import check_pair
-from transferkit.errors import DataError
+from transferkit.audit.two_sample import SplitPair
 from transferkit.metrics.bootstrap import percentile_interval
 
 
@@ -213,17 +211,17 @@ def forecast_accuracy(
         seed: Seed of bootstrap and permutations.
 
     Raises:
-        DataError: Not probabilities, labels or features that do not fit.
         ConfigError: An option out of its range.
     """
     check_share("confidence", confidence)
     check_share("tolerance", tolerance)
-    scored = check_scored(source, labels, target, groups)
+    scored = Scored(
+        np.asarray(source), np.asarray(labels), np.asarray(target), groups or (None, None)
+    )
     weights = _weights(scored)
     outputs = residual_shift(scored, weights, confidence=confidence)
     inputs = None
     if features is not None:
-        _check_lengths(scored, features)
         inputs = _feature_shift(scored, weights, features, permutations, confidence, seed)
     common = _doubt(outputs, inputs, tolerance)
     forecasts = [
@@ -297,23 +295,12 @@ def _feature_shift(
     first, second = scored.groups
     groups = None if first is None or second is None else (np.asarray(first)[kept], second)
     result = domain_classifier_test(
-        np.asarray(features[0])[kept],
-        features[1],
-        groups=groups,
+        SplitPair.of(np.asarray(features[0])[kept], features[1], groups=groups),
         permutations=permutations,
         confidence=confidence,
         seed=seed,
     )
     return max(0.0, result.test.interval[0])
-
-
-def _check_lengths(scored: Scored, features: tuple[ArrayLike, ArrayLike]) -> None:
-    pair = check_pair(features[0], features[1])
-    if (pair.n_a, pair.n_b) != (len(scored.source), len(scored.target)):
-        raise DataError(
-            f"Features must describe the same images as the probabilities: {len(scored.source)} "
-            f"and {len(scored.target)} rows; {pair.n_a} and {pair.n_b} came."
-        )
 
 
 def _doubt(outputs: float, inputs: float | None, tolerance: float) -> str:

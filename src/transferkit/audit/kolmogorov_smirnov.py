@@ -1,24 +1,19 @@
-"""Feature by feature: the Kolmogorov-Smirnov test, exact with ties, over many features at once."""
+"""Kolmogorov-Smirnov tests, feature by feature, whose p-values are exact at ties too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, log, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.special import kolmogi
+from scipy.special import kolmogi, kolmogorov
+from scipy.stats import rankdata
 
-from transferkit._format import plain, table
-from transferkit._typing import JSON, BoolArray, Float64Array, FloatArray, Int64Array
-from transferkit._validation import check_share
-from transferkit.audit.ks_distribution import ks_p_values
+from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
 from transferkit.audit.two_sample import (
-    Groups,
-    Pair,
+    SplitPair,
     TwoSampleResult,
-    check_pair,
     max_adjusted_p_values,
     permuted_members,
 )
@@ -26,6 +21,10 @@ from transferkit.metrics.multiple_testing import holm
 
 BLOCK = 4_000_000
 """Values held in memory at a time, per working array."""
+EXACT_ROWS = 10_000
+"""Pooled rows up to which the null distribution is summed exactly."""
+SMALLEST = 1e-12
+"""Probability that the exact sum leaves outside its band."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +41,7 @@ class FeatureTests:
             ties counted half: above 0.5 the feature rose.
         n_a: Rows of the first sample.
         n_b: Rows of the second.
-        permutations: Permutations of the groups, or None where the p-values come from the exact
-            null distribution.
+        permutations: Permutations of the groups; None where no groups are given.
     """
 
     names: tuple[str, ...]
@@ -58,11 +56,11 @@ class FeatureTests:
 
     @property
     def strongest(self) -> int:
-        """Index of the feature that stands out most: smallest p-value, then largest distance."""
+        """Index of the feature with the smallest p-value, then the largest distance."""
         return int(np.lexsort((-self.distances, self.p_values))[0])
 
     def summary(self) -> TwoSampleResult:
-        """Return the strongest feature as one result, its p-value corrected for all features."""
+        """The strongest feature as one result, its p-value corrected for all features."""
         i = self.strongest
         low, high = (float(end) for end in self.intervals[i])
         rose = "higher in the second" if self.superiority[i] > 0.5 else "higher in the first"
@@ -79,127 +77,67 @@ class FeatureTests:
             note=f"strongest of {len(self.names)}: {self.names[i]}, {spread}",
         )
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        return {name: plain(getattr(self, name)) for name in self.__slots__}
-
-    def __str__(self) -> str:
-        order = np.lexsort((-self.distances, self.p_values))[:20]
-        rows = [
-            [
-                self.names[i],
-                f"{self.distances[i]:.3f}",
-                f"[{self.intervals[i, 0]:.3f}, {self.intervals[i, 1]:.3f}]",
-                f"{self.superiority[i]:.3f}",
-                f"{self.p_values[i]:.2g}",
-                f"{self.adjusted[i]:.2g}",
-            ]
-            for i in order
-        ]
-        header = ("feature", "distance", "interval", "superiority", "p", "adjusted p")
-        return table(header, rows)
-
 
 def ks_tests(
-    a: ArrayLike,
-    b: ArrayLike,
+    pair: SplitPair,
     *,
-    names: Sequence[str] | None = None,
-    groups: Groups = None,
     permutations: int = 999,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> FeatureTests:
-    """Test every feature for a difference between two samples.
+    """Test every feature for a difference between two pair.
 
-    The p-value comes from the exact null distribution given the ties of the feature (in the limit
-    beyond 2000 rows), adjusted by Holm. With ``groups`` it comes from permuting groups, adjusted
-    by max-T. A constant feature gets distance 0 and p-value 1. An interval is the distance plus and
-    minus the Kolmogorov band, widened for D features (with groups: the quantile of the largest
-    permuted distance), so it leaves out 0 where the adjusted test rejects, and errs on the wide
-    side.
+    Without groups, p-values come from the exact null distribution given the ties of the feature
+    (beyond 10 000 pooled rows from Kolmogorov's limit, which is conservative at ties), adjusted
+    by Holm. With groups they come from permuting groups, adjusted by max-T. An interval is the
+    distance plus and minus a band that holds for all features at once, so that it leaves out 0
+    only where the adjusted test rejects.
 
     Args:
-        a: ``(n_a, D)`` features of the first sample.
-        b: ``(n_b, D)`` features of the second.
-        names: D feature names.
-        groups: Group of each row of ``a``, and of ``b``.
+        pair: At least one row of each split.
         permutations: Permutations, used with groups only.
         confidence: Coverage of the intervals.
         seed: Seed of the permutations.
-
-    Raises:
-        DataError: Samples that are empty, of unequal width or not finite; groups that do not fit.
-        ConfigError: ``confidence`` outside (0, 1), or fewer than one permutation.
     """
-    check_share("confidence", confidence)
-    pair = check_pair(a, b, names=names, groups=groups, least=1)
     if pair.groups is None:
         return _exact(pair, confidence)
     return _permuted(pair, permutations, confidence, seed)
 
 
-def ks_test(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    groups: Groups = None,
-    permutations: int = 999,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> TwoSampleResult:
-    """Test one feature, ``(n_a,)`` against ``(n_b,)``; see :func:`ks_tests`."""
-    return ks_tests(
-        np.ravel(np.asarray(a)),
-        np.ravel(np.asarray(b)),
-        groups=groups,
-        permutations=permutations,
-        confidence=confidence,
-        seed=seed,
-    ).summary()
-
-
-def _exact(pair: Pair, confidence: float) -> FeatureTests:
+def _exact(pair: SplitPair, confidence: float) -> FeatureTests:
     n_a, n_b = pair.n_a, pair.n_b
     parts = []
-    for order, ends in _sorted_blocks(pair.pooled):
-        deviations, superiority = _deviations(pair.member[order], ends, n_a)
-        parts.append((deviations, superiority, ks_p_values(deviations, ends, n_a, n_b)))
-    deviations, superiority, p_values = (np.concatenate(p) for p in zip(*parts, strict=True))
+    for order, ends in _sorted_blocks(pair.values):
+        deviations = _deviations(pair.member[order], ends, n_a)
+        parts.append((deviations, ks_p_values(deviations, ends, n_a, n_b)))
+    deviations, p_values = (np.concatenate(part) for part in zip(*parts, strict=True))
     distances = deviations / (n_a * n_b)
     band = float(kolmogi((1 - confidence) / len(distances))) * sqrt(1 / n_a + 1 / n_b)
+    intervals = _intervals(distances, band)
     return FeatureTests(
-        pair.names,
-        distances,
-        p_values,
-        holm(p_values),
-        _intervals(distances, band),
-        superiority,
-        n_a,
-        n_b,
+        pair.names, distances, p_values, holm(p_values), intervals, _superiority(pair), n_a, n_b
     )
 
 
-def _permuted(pair: Pair, permutations: int, confidence: float, seed: int) -> FeatureTests:
+def _permuted(pair: SplitPair, permutations: int, confidence: float, seed: int) -> FeatureTests:
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
     )
-    null = np.empty((len(members), pair.pooled.shape[1]))
-    superiority = []
-    column = 0
-    for order, ends in _sorted_blocks(pair.pooled):
-        superiority.append(_deviations(pair.member[order], ends, pair.n_a)[1])
-        for rows, last in zip(order, ends, strict=True):
-            null[:, column] = _group_distances(members, rows, last)
-            column += 1
-    band = float(np.quantile(null[1:].max(axis=1), confidence))
+    distances = np.column_stack(
+        [
+            _group_distances(members, *one)
+            for order, ends in _sorted_blocks(pair.values)
+            for one in zip(order, ends, strict=True)
+        ]
+    )
+    band = float(np.quantile(distances[1:].max(axis=1), confidence))
     return FeatureTests(
         pair.names,
-        null[0],
-        np.mean(null >= null[0] - 1e-9, axis=0),
-        max_adjusted_p_values(null),
-        _intervals(null[0], band),
-        np.concatenate(superiority),
+        distances[0],
+        np.mean(distances >= distances[0] - 1e-9, axis=0),
+        max_adjusted_p_values(distances),
+        _intervals(distances[0], band),
+        _superiority(pair),
         pair.n_a,
         pair.n_b,
         permutations,
@@ -207,7 +145,7 @@ def _permuted(pair: Pair, permutations: int, confidence: float, seed: int) -> Fe
 
 
 def _sorted_blocks(pooled: FloatArray) -> Iterator[tuple[Int64Array, BoolArray]]:
-    """Yield, for a few features at a time, the sorting order and where tied blocks end."""
+    """For a few features at a time, the sorting order and where tied blocks end, ``(F, N)``."""
     total, width = pooled.shape
     step = max(1, BLOCK // total)
     for start in range(0, width, step):
@@ -219,34 +157,29 @@ def _sorted_blocks(pooled: FloatArray) -> Iterator[tuple[Int64Array, BoolArray]]
         yield order, ends
 
 
-def _deviations(member: BoolArray, ends: BoolArray, n_a: int) -> tuple[Int64Array, Float64Array]:
-    """Return the largest ``|N S(t) - n_a t|`` over block ends, and the superiority, ``(F,)``."""
+def _deviations(member: BoolArray, ends: BoolArray, n_a: int) -> Int64Array:
+    """Largest deviation ``|N S(t) - n_a t|`` over block ends, ``(F,)``."""
+    # S(t) of the t smallest rows belong to the first sample. The two cumulative shares differ by
+    # S/n_a - (t - S)/n_b = (N S - n_a t) / (n_a n_b): its numerator is an exact integer.
     total = member.shape[1]
     count = np.cumsum(member, axis=1, dtype=np.int64)
-    wins = _superiority(count, ends, n_a)
     count *= total
     count -= n_a * np.arange(1, total + 1)
     np.abs(count, out=count)
     count *= ends
-    return count.max(axis=1), wins
+    return np.asarray(count.max(axis=1), dtype=np.int64)
 
 
-def _superiority(count: Int64Array, ends: BoolArray, n_a: int) -> Float64Array:
-    """Share of pairs in which the row of the second sample is larger, ties half: a rank sum."""
-    total = count.shape[1]
-    wins = np.empty(len(count))
-    for i, (below, last) in enumerate(zip(count, ends, strict=True)):
-        at = np.flatnonzero(last)
-        first = below[at]
-        second = at + 1 - first
-        before = np.concatenate([[0], first[:-1]])
-        wins[i] = np.sum(np.diff(second, prepend=0) * (first + before)) / 2
-    wins /= n_a * (total - n_a)
-    return wins
+def _superiority(pair: SplitPair) -> Float64Array:
+    """Share of pairs in which the row of the second split is larger, ties half, ``(D,)``."""
+    # Mann-Whitney: ranks of the second split, less those that its rows have among themselves.
+    ranks = rankdata(pair.values, axis=0)[pair.n_a :].sum(axis=0)
+    wins: Float64Array = ranks - pair.n_b * (pair.n_b + 1) / 2
+    return wins / (pair.n_a * pair.n_b)
 
 
 def _group_distances(members: BoolArray, order: Int64Array, ends: BoolArray) -> Float64Array:
-    """Return the distances ``(1 + B,)`` of one feature under memberships of any size."""
+    """Distances ``(1 + B,)`` of one feature under memberships of any size."""
     at = np.flatnonzero(ends)
     distances = np.empty(len(members))
     step = max(1, BLOCK // members.shape[1])
@@ -262,3 +195,54 @@ def _group_distances(members: BoolArray, order: Int64Array, ends: BoolArray) -> 
 def _intervals(distances: Float64Array, band: float) -> Float64Array:
     low, high = np.maximum(distances - band, 0), np.minimum(distances + band, 1)
     return np.column_stack([low, high])
+
+
+def ks_p_values(deviations: Int64Array, ends: BoolArray, n_a: int, n_b: int) -> Float64Array:
+    """P(distance at least as large) under the null, given the ties of each feature.
+
+    Source: G. Schroeer and D. Trenkler, "Exact and randomization distributions of
+    Kolmogorov-Smirnov tests two or three samples", Comput. Stat. Data Anal. 20 (1995).
+
+    Args:
+        deviations: ``(D,)`` largest ``|N S(t) - n_a t|`` over block ends t: the distance times
+            ``n_a n_b``.
+        ends: ``(D, N)`` whether row t of the sorted feature is the last of its tied block.
+        n_a: Rows of the first sample.
+        n_b: Rows of the second.
+
+    Returns:
+        ``(D,)`` p-values. Below about 1e-12 they are upper bounds.
+    """
+    total = n_a + n_b
+    scaled = deviations / sqrt(n_a * n_b * total)  # the distance times sqrt(n_a n_b / N)
+    if total > EXACT_ROWS:
+        return np.asarray(kolmogorov(scaled), dtype=np.float64)
+    # Under the null every assignment of rows to samples is equally likely, so S is a walk that
+    # rises at step t with probability (n_a - S) / (N - t + 1). The chance of every S is carried
+    # from step to step; what reaches the deviation at a block end is taken out and summed up.
+    # Only a band of +-half around the mean n_a t / N is kept. By Hoeffding's inequality a walk
+    # leaves it with a chance of at most 2 exp(-2 half^2 N / (n_a n_b)) = SMALLEST.
+    spread = sqrt(log(2 / SMALLEST) / 2 * n_a * n_b / total)
+    half = min(ceil(spread), n_a) + 1
+    offsets = np.arange(-half, half + 1)
+    alive = np.zeros((len(offsets), len(deviations)))
+    alive[half] = 1.0
+    stopped = np.zeros(len(deviations))
+    centre = 0
+    for t in range(1, total + 1):
+        rise = np.clip((n_a - centre - offsets) / (total - t + 1), 0.0, 1.0)[:, None]
+        up, stay = alive * rise, alive * (1 - rise)
+        moved = n_a * t // total - centre  # the band moves up by 0 or 1
+        alive = up if moved else stay
+        if moved:
+            alive[:-1] += stay[1:]
+        else:
+            alive[1:] += up[:-1]
+        centre += moved
+        far = np.abs(total * (centre + offsets) - n_a * t)
+        reached = (far[:, None] >= deviations) & ends[:, t - 1]
+        stopped += np.where(reached, alive, 0.0).sum(axis=0)
+        alive[reached] = 0.0
+    beyond = scaled * sqrt(n_a * n_b / total) >= spread
+    bound = np.where(beyond, np.minimum(2 * np.exp(-2 * scaled**2), SMALLEST), 0.0)
+    return np.clip(np.maximum(stopped, bound), 0.0, 1.0)

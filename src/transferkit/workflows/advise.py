@@ -12,6 +12,7 @@ from transferkit._sampling import stratified_subset
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
+from transferkit.audit.two_sample import SplitPair
 from transferkit.data.image_data import ImageData, require_images, require_splits
 from transferkit.models.classifier import create_classifier
 from transferkit.models.device import training_device
@@ -229,7 +230,7 @@ def _similarity(
 
 
 def _distance(own: FloatArray, reference: FloatArray, seed: int) -> Evidence:
-    found = domain_classifier_test(own, reference, seed=seed)
+    found = domain_classifier_test(SplitPair.of(own, reference), seed=seed)
     return Evidence(
         "AUC against the reference",
         found.auc,

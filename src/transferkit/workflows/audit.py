@@ -4,46 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from torch import nn
 
 from transferkit._format import describe
-from transferkit._typing import Float64Array, FloatArray, Int64Array, UInt8Array
+from transferkit._typing import Float64Array, FloatArray, UInt8Array
 from transferkit._validation import check_finite, check_number, check_sequence, check_whole
 from transferkit._version import __version__
-from transferkit.audit.audit_data import AuditData, SplitArrays, main_components
+from transferkit.audit.audit_data import AuditData, SplitArrays
 from transferkit.audit.checks import CHECKS
-from transferkit.audit.checks_gap import gap
-from transferkit.audit.checks_shift import (
-    ShiftResult,
-    ShiftTest,
-    driver_finding,
-    forecast_findings,
-    label_shift_finding,
-    shift_findings,
-    shift_test,
-)
-from transferkit.audit.finding import AuditConfig, Finding
-from transferkit.audit.forecast import forecast_accuracy
+from transferkit.audit.finding import AuditConfig
 from transferkit.audit.gap import GapReport
-from transferkit.audit.image_statistics import ImageStatistics
-from transferkit.audit.label_shift import label_shift_test
-from transferkit.audit.label_shift_estimation import mlls
 from transferkit.audit.report import AuditReport, report_of
 from transferkit.audit.reshuffle import SEEDS
-from transferkit.audit.shift_drivers import find_drivers
 from transferkit.data.image_data import ImageData, Splits, require_splits
 from transferkit.data.splitting import groups_from_names
 from transferkit.errors import ConfigError, DataError
-from transferkit.metrics.logistic_regression import fit_probe
 from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
 from transferkit.models.device import device_of
 from transferkit.models.features import extract_features
@@ -128,23 +110,6 @@ def audit_splits(
     )
     with one_blas_thread():
         findings = [finding for check in CHECKS for finding in check(data)]
-        embedding = Embedding(
-            {name: part.features for name, part in data.splits.items()},
-            None if data.splits[next(iter(whole))].logits is None else data.scores,
-            data.embedding,
-        )
-        findings += _shifts(
-            whole,
-            data.statistics,
-            embedding,
-            data.groups,
-            alpha,
-            data.config,
-            max_images,
-            seed,
-        )
-        findings += forecasts(whole, embedding, data.groups, data.config, seed)
-        findings += gap(data)
     count = len({group for own in (data.groups or {}).values() for group in own})
     settings = {
         "transferkit": __version__,
@@ -360,270 +325,3 @@ def one_blas_thread() -> AbstractContextManager[object]:
     """
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
-
-
-# To go: the shift checks, until they are functions of AuditData.
-Groups = Mapping[str, Sequence[str]] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Embedding:
-    """The splits as arrays.
-
-    Attributes:
-        features: Split to features (N, D).
-        logits: Split to the classifier's own logits (N, K), or None without a classifier.
-        title: What made the features, in words.
-    """
-
-    features: Mapping[str, FloatArray]
-    logits: Mapping[str, Float64Array] | None
-    title: str
-
-
-Pair = tuple[str, str]
-
-FEWEST = 2
-"""Images that a split must have to be compared with another."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Side:
-    """One split as the shift tests see it: at most so many rows of it."""
-
-    data: ImageData
-    rows: Int64Array
-    features: FloatArray
-    logits: Float64Array | None
-    groups: Sequence[str] | None
-
-    @property
-    def names(self) -> list[str]:
-        return [self.data.names[row] for row in self.rows]
-
-    @property
-    def labels(self) -> Int64Array | None:
-        return None if self.data.labels is None else self.data.labels[self.rows]
-
-
-def _side(
-    splits: Splits, embedding: Embedding, name: str, groups: Groups, limit: int, seed: int
-) -> _Side:
-    rows = np.arange(len(splits[name]))
-    if len(rows) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-    logits = None if embedding.logits is None else embedding.logits[name][rows]
-    own = None if groups is None else [groups[name][row] for row in rows.tolist()]
-    return _Side(splits[name], rows, embedding.features[name][rows], logits, own)
-
-
-def shift_between(
-    splits: Splits,
-    measured: Mapping[str, ImageStatistics],
-    embedding: Embedding,
-    pair: Pair,
-    *,
-    groups: Groups,
-    comparisons: int,
-    alpha: float,
-    config: AuditConfig,
-    max_images: int,
-    seed: int,
-) -> list[Finding]:
-    """Compare two splits by statistics, features and (with a classifier) outputs."""
-    a, b = (_side(splits, embedding, n, groups, max_images, seed + i) for i, n in enumerate(pair))
-    if min(len(a.rows), len(b.rows)) < FEWEST or _units(a, b) < FEWEST:
-        message = f"{pair[0]} and {pair[1]} hold too few images or groups: nothing can be compared."
-        return [Finding(check="shift", severity="warning", splits=pair, message=message)]
-    kinds = 2 + (a.logits is not None)
-    plan = _Comparison(pair, a, b, alpha, comparisons * kinds, config, splits.classes, seed)
-    stats = [measured[name] for name in pair]
-    values = [part.values[side.rows] for part, side in zip(stats, (a, b), strict=True)]
-    found = plan.findings(
-        "statistics_shift", plan.test(values[0], values[1], ("ks",), names=stats[0].names)
-    )
-    result = plan.test(a.features, b.features, ("mmd", "domain_classifier"))
-    found += plan.findings("embedding_shift", result)
-    if a.logits is not None and b.logits is not None:
-        outputs = [softmax(logits, axis=1)[:, 1:] for logits in (a.logits, b.logits)]
-        names = [f"p({name})" for name in splits.classes[1:]]
-        found += plan.findings(
-            "output_shift", plan.test(outputs[0], outputs[1], ("ks",), names=names)
-        )
-    return found + plan.drivers(result)
-
-
-def _units(a: _Side, b: _Side) -> int:
-    """Count the independent units: groups of both sides, or in the class that has the fewest."""
-    if a.groups is None or b.groups is None:
-        return len(a.rows) + len(b.rows)
-    groups = np.array([*a.groups, *b.groups], np.str_)
-    if a.labels is None or b.labels is None:
-        return len(np.unique(groups))
-    labels = np.concatenate([a.labels, b.labels])
-    return min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Comparison:
-    """What the shift tests of one pair of splits share."""
-
-    pair: Pair
-    a: _Side
-    b: _Side
-    alpha: float
-    comparisons: int
-    config: AuditConfig
-    classes: Sequence[str]
-    seed: int
-
-    @property
-    def groups(self) -> tuple[Sequence[str], Sequence[str]] | None:
-        if self.a.groups is None or self.b.groups is None:
-            return None
-        return self.a.groups, self.b.groups
-
-    def test(
-        self,
-        first: FloatArray,
-        second: FloatArray,
-        tests: Sequence[ShiftTest],
-        *,
-        names: Sequence[str] | None = None,
-    ) -> ShiftResult:
-        """Test two matrices, within classes too where both sides have labels."""
-        labels = (self.a.labels, self.b.labels)
-        both = None if labels[0] is None or labels[1] is None else (labels[0], labels[1])
-        return shift_test(
-            first,
-            second,
-            labels=both,
-            classes=self.classes if both is not None else None,
-            names=names,
-            groups=self.groups,
-            tests=tests,
-            alpha=self.alpha / self.comparisons,
-            seed=self.seed,
-        )
-
-    def findings(self, check: str, result: ShiftResult) -> list[Finding]:
-        """Turn a result into findings at the level of the whole audit."""
-        return shift_findings(
-            result,
-            check=check,
-            splits=self.pair,
-            comparisons=self.comparisons,
-            alpha=self.alpha,
-            config=self.config,
-        )
-
-    def drivers(self, result: ShiftResult) -> list[Finding]:
-        """Name the images that drive a shift, if there is one."""
-        classifier = result.overall.classifier
-        p_value = result.overall.p_value * self.comparisons
-        if classifier is None or p_value > self.alpha:
-            return []
-        found = find_drivers(
-            self.a.features,
-            self.b.features,
-            classifier,
-            count=max(1, self.config.evidence // 2),
-            groups=self.groups,
-            seed=self.seed,
-        )
-        names = (self.a.names, self.b.names)
-        return [driver_finding(found, splits=self.pair, names=names, config=self.config)]
-
-
-def label_shifts(
-    splits: Splits,
-    pairs: Sequence[Pair],
-    groups: Groups,
-    alpha: float,
-    config: AuditConfig,
-    seed: int,
-) -> list[Finding]:
-    """Compare the class shares of every two labelled splits."""
-    found = []
-    for a, b in pairs:
-        first, second = splits[a].labels, splits[b].labels
-        if first is None or second is None or splits.num_classes < 2:
-            continue
-        result = label_shift_test(
-            first,
-            second,
-            classes=splits.classes,
-            groups=None if groups is None else (list(groups[a]), list(groups[b])),
-            seed=seed,
-        )
-        found.append(
-            label_shift_finding(
-                result, splits=(a, b), comparisons=len(pairs), alpha=alpha, config=config
-            )
-        )
-    return found
-
-
-def forecasts(
-    splits: Splits, embedding: Embedding, groups: Groups, config: AuditConfig, seed: int
-) -> list[Finding]:
-    """Forecast accuracy and class shares of the splits without labels, from val."""
-    targets = [name for name, data in splits.items() if data.labels is None]
-    source = splits.get("val")
-    if not targets or source is None or source.labels is None:
-        return []
-    probabilities = _probabilities(splits, embedding)
-    if probabilities is None or (source.class_counts() == 0).any():
-        return []
-    found = []
-    for name in targets:
-        own = None if groups is None else (list(groups["val"]), list(groups[name]))
-        features = (embedding.features["val"], embedding.features[name])
-        arrays = (probabilities["val"], source.labels, probabilities[name])
-        forecast = forecast_accuracy(*arrays, features=features, groups=own, seed=seed)
-        priors = mlls(*arrays, groups=own, seed=seed)
-        found += forecast_findings(
-            forecast, priors, splits=("val", name), classes=splits.classes, config=config
-        )
-    return found
-
-
-def _probabilities(splits: Splits, embedding: Embedding) -> dict[str, Float64Array] | None:
-    """Return class probabilities of every split: the classifier's, or those of a probe."""
-    logits = embedding.logits
-    if logits is None:
-        train = splits.get("train")
-        if train is None or train.labels is None or (train.class_counts() == 0).any():
-            return None
-        probe = fit_probe(embedding.features["train"], train.labels, num_classes=splits.num_classes)
-        logits = {name: probe.scores(rows) for name, rows in embedding.features.items()}
-    return {name: softmax(values, axis=1) for name, values in logits.items()}
-
-
-def _shifts(
-    splits: Splits,
-    stats: Mapping[str, ImageStatistics],
-    embedding: Embedding,
-    groups: Groups,
-    alpha: float,
-    config: AuditConfig,
-    max_images: int,
-    seed: int,
-) -> list[Finding]:
-    pairs = list(combinations(splits, 2))
-    strongest = replace(embedding, features=main_components(embedding.features))
-    found = label_shifts(splits, pairs, groups, alpha, config, seed)
-    for pair in pairs:
-        found += shift_between(
-            splits,
-            stats,
-            strongest,
-            pair,
-            groups=groups,
-            comparisons=len(pairs),
-            alpha=alpha,
-            config=config,
-            max_images=max_images,
-            seed=seed,
-        )
-    return found

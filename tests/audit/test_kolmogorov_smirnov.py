@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import numpy as np
@@ -9,11 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from transferkit.audit.kolmogorov_smirnov import ks_test, ks_tests
-from transferkit.audit.ks_distribution import exact_p_values, limit_p_value
-from transferkit.errors import ConfigError, DataError
+from transferkit.audit import kolmogorov_smirnov
+from transferkit.audit.kolmogorov_smirnov import FeatureTests, ks_p_values, ks_tests
+from transferkit.audit.two_sample import SplitPair, TwoSampleResult
 
 RNG = np.random.default_rng(0)
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> FeatureTests:
+    return ks_tests(SplitPair.of(a, b))
+
+
+def ks_test(a: np.ndarray, b: np.ndarray) -> TwoSampleResult:
+    return compare(a, b).summary()
 
 
 def deviations(members: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -34,7 +41,7 @@ def test_the_null_is_that_of_all_assignments(n_a: int, n_b: int, seed: int) -> N
     members[np.repeat(np.arange(len(chosen)), n_a), np.ravel(chosen)] = True
     every = deviations(members, ends)
     values = np.unique(every)
-    exact = exact_p_values(values, np.repeat(ends[None], len(values), axis=0), n_a, n_b)
+    exact = ks_p_values(values, np.repeat(ends[None], len(values), axis=0), n_a, n_b)
     assert exact == pytest.approx([(every >= v).mean() for v in values], abs=1e-10)
 
 
@@ -46,36 +53,9 @@ def test_without_ties_it_is_scipys_exact_test(n: int, m: int) -> None:
     assert ours.p_value == pytest.approx(truth.pvalue, rel=1e-6)
 
 
-@pytest.mark.parametrize("ties", ["none", "half zero", "twenty values", "two values"])
-def test_the_limit_meets_the_exact_null(ties: str) -> None:
-    n_a, n_b = 900, 1350
-    total = n_a + n_b
-    values = {
-        "none": RNG.normal(size=total),
-        "half zero": np.maximum(RNG.normal(size=total), 0),
-        "twenty values": RNG.integers(20, size=total),
-        "two values": RNG.integers(2, size=total),
-    }[ties]
-    ordered = np.sort(values)
-    ends = np.append(ordered[1:] != ordered[:-1], True)
-    for z in (0.8, 1.36, 1.8):
-        deviation = np.array([round(z * np.sqrt(n_a * n_b * total))])
-        exact = exact_p_values(deviation, ends[None], n_a, n_b)[0]
-        assert limit_p_value(z, ends) == pytest.approx(exact, rel=0.12)
-
-
-def test_the_limit_of_no_ties_is_kolmogorovs_and_goes_to_its_ends() -> None:
-    ends = np.ones(10_000, dtype=bool)
-    assert limit_p_value(1.3581, ends) == pytest.approx(0.05, rel=1e-3)
-    assert limit_p_value(0.0, ends) == 1
-    half = np.append(np.zeros(4999, dtype=bool), np.ones(5001, dtype=bool))
-    assert limit_p_value(0.05, half) == pytest.approx(1, abs=1e-6)
-    assert limit_p_value(8.0, half) < 1e-12
-
-
 def test_distances_and_superiority_of_tied_features_are_those_of_scipy() -> None:
     a, b = RNG.poisson(2, size=(40, 6)), RNG.poisson(2.5, size=(65, 6))
-    found = ks_tests(a, b)
+    found = compare(a, b)
     for i in range(6):
         assert found.distances[i] == pytest.approx(ks_2samp(a[:, i], b[:, i]).statistic)
         wins = mannwhitneyu(b[:, i], a[:, i]).statistic / (40 * 65)
@@ -84,7 +64,7 @@ def test_distances_and_superiority_of_tied_features_are_those_of_scipy() -> None
 
 def test_a_feature_has_the_same_p_value_among_others() -> None:
     a, b = np.round(RNG.normal(size=(60, 40)), 1), np.round(RNG.normal(size=(80, 40)), 1)
-    together = ks_tests(a, b)
+    together = compare(a, b)
     alone = [ks_test(a[:, i], b[:, i]).p_value for i in range(40)]
     assert together.p_values == pytest.approx(alone)
 
@@ -92,7 +72,7 @@ def test_a_feature_has_the_same_p_value_among_others() -> None:
 def test_a_constant_feature_differs_in_nothing_and_a_disjoint_one_in_all() -> None:
     a = np.column_stack([np.ones(30), np.zeros(30)])
     b = np.column_stack([np.ones(20), np.ones(20)])
-    found = ks_tests(a, b)
+    found = compare(a, b)
     assert found.p_values[0] == 1
     assert found.distances.tolist() == [0, 1]
     assert found.superiority.tolist() == [0.5, 1]
@@ -102,8 +82,8 @@ def test_a_constant_feature_differs_in_nothing_and_a_disjoint_one_in_all() -> No
 
 
 def test_tiny_samples_give_large_p_values_and_never_crash() -> None:
-    assert ks_test([1.0], [2.0]).p_value == 1
-    assert ks_tests(np.zeros((1, 500)), np.ones((2, 500))).p_values == pytest.approx(1 / 3)
+    assert ks_test(np.array([1.0]), np.array([2.0])).p_value == 1
+    assert compare(np.zeros((1, 500)), np.ones((2, 500))).p_values == pytest.approx(1 / 3)
 
 
 def test_groups_are_permuted_and_not_their_rows() -> None:
@@ -111,13 +91,15 @@ def test_groups_are_permuted_and_not_their_rows() -> None:
     a, b = np.repeat([0.0, 1.0], 50), np.repeat([2.0, 3.0], 50)
     groups = (np.repeat([0, 1], 50), np.repeat([2, 3], 50))
     assert ks_test(a, b).p_value < 1e-10
-    assert ks_test(a, b, groups=groups, permutations=300).p_value == pytest.approx(1 / 3, abs=0.1)
+    by_group = ks_tests(SplitPair.of(a, b, groups=groups), permutations=300).summary()
+    assert by_group.p_value == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_large_samples_take_the_limit_in_blocks() -> None:
+def test_large_samples_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kolmogorov_smirnov, "BLOCK", 11_000)
     a, b = RNG.normal(size=(3000, 3)), RNG.normal(size=(2500, 3))
     b[:, 1] += 0.2
-    found = ks_tests(a, b, names=("x", "y", "z"))
+    found = ks_tests(SplitPair.of(a, b, names=("x", "y", "z")))
     truth = [ks_2samp(a[:, i], b[:, i], method="asymp").pvalue for i in range(3)]
     assert found.p_values == pytest.approx(truth, rel=0.15)
     assert "y, higher in the second" in found.summary().note
@@ -125,16 +107,16 @@ def test_large_samples_take_the_limit_in_blocks() -> None:
     assert 0 < low < found.distances[1] < high
 
 
-def test_results_print_and_export() -> None:
-    found = ks_tests(RNG.normal(size=(9, 3)), RNG.normal(size=(8, 3)))
-    assert "feature[2]" in str(found)
-    assert json.loads(json.dumps(found.to_dict()))["n_b"] == 8
-    assert json.loads(json.dumps(found.summary().to_dict()))["test"] == "ks"
-    assert "ks: statistic" in str(found.summary())
-
-
-def test_bad_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match="confidence"):
-        ks_test([1.0, 2.0], [1.0], confidence=95)
-    with pytest.raises(DataError, match="0 row"):
-        ks_test([], [1.0])
+@pytest.mark.parametrize("ties", [False, True])
+def test_beyond_the_exact_null_the_limit_is_right_without_ties_and_conservative_with(
+    ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = RNG.normal(size=(900, 5)), RNG.normal(size=(1350, 5)) + 0.05
+    if ties:
+        a, b = np.maximum(a, 0), np.maximum(b, 0)
+    exact = compare(a, b).p_values
+    monkeypatch.setattr(kolmogorov_smirnov, "EXACT_ROWS", 2000)
+    limit = compare(a, b).p_values
+    assert (limit >= exact - 1e-3).all()
+    if not ties:
+        assert limit == pytest.approx(exact, rel=0.15)

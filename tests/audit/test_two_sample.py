@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transferkit.audit.two_sample import (
+    SplitPair,
     max_adjusted_p_values,
     permutation_p_value,
     permuted_members,
 )
-from transferkit.errors import ConfigError
 
 
 def test_the_p_value_counts_the_observed_statistic_and_ties() -> None:
@@ -70,6 +70,22 @@ def test_max_t_adjusts_for_all_columns() -> None:
     assert adjusted == pytest.approx(by_hand)
 
 
-def test_no_permutation_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        permuted_members(np.array([True, False]), permutations=0, seed=0)
+GOOD = np.zeros((4, 2))
+
+
+def test_integers_and_half_precision_become_floats_and_single_precision_stays() -> None:
+    assert SplitPair.of([[1], [2]], [[3], [4]]).values.dtype == np.float64
+    assert SplitPair.of(GOOD.astype("f"), GOOD.astype("f")).values.dtype == np.float32
+    assert SplitPair.of(GOOD.astype(np.float16), GOOD.astype("e")).values.dtype == np.float32
+    assert SplitPair.of([1, 2], [3, 4]).values.shape == (4, 1)
+
+
+def test_equal_group_names_get_equal_codes_in_both_samples() -> None:
+    pair = SplitPair.of(np.zeros(3), np.zeros(2), groups=(["p1", "p2", "p2"], ["p2", "p3"]))
+    assert pair.groups is not None
+    assert pair.groups.tolist() == [0, 1, 1, 1, 2]
+
+
+def test_units_are_groups_or_rows() -> None:
+    assert SplitPair.of(GOOD, GOOD).units == (4, 4)
+    assert SplitPair.of(GOOD, GOOD, groups=([1, 1, 2, 2], [3, 3, 3, 3])).units == (2, 1)
