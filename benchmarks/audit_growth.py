@@ -29,7 +29,8 @@ GROWTH = ROOT / "benchmarks" / "results" / "audit_growth.csv"
 FIGURE = ROOT / "docs" / "results" / "audit_growth.png"
 WIDTH = 64
 SIZES = {
-    **dict.fromkeys(("ks", "mmd", "energy", "classifier"), (1000, 3000, 10_000, 30_000, 100_000)),
+    **dict.fromkeys(("ks", "classifier"), (1000, 3000, 10_000, 30_000, 100_000)),
+    "mmd": (1000, 3000, 10_000, 30_000),
     **dict.fromkeys((WHOLE, COPIES), (500, 1000, 2000, 4000, 8000, 16_000)),
 }
 """Rows of each of the two samples; images of all splits together."""
@@ -37,7 +38,6 @@ MEASURED = ("cpu", "wall", "memory")
 LOOKS = {
     "ks": ("#0072b2", "o"),
     "mmd": ("#d55e00", "s"),
-    "energy": ("#009e73", "^"),
     "classifier": ("#cc79a7", "D"),
     WHOLE: ("#333333", "o"),
     COPIES: ("#0072b2", "s"),

@@ -33,26 +33,23 @@ def samples(n: int, width: int) -> Samples:
 
 def run_mmd(a: np.ndarray, b: np.ndarray) -> None:
     from transferkit.audit.mmd import mmd_test
+    from transferkit.audit.two_sample import SplitPair
 
-    mmd_test(a, b, permutations=100)
-
-
-def run_energy(a: np.ndarray, b: np.ndarray) -> None:
-    from transferkit.audit.mmd import energy_test
-
-    energy_test(a, b, permutations=100)
+    mmd_test(SplitPair.of(a, b), permutations=100)
 
 
 def run_classifier(a: np.ndarray, b: np.ndarray) -> None:
     from transferkit.audit.domain_classifier import domain_classifier_test
+    from transferkit.audit.two_sample import SplitPair
 
-    domain_classifier_test(a, b, permutations=100)
+    domain_classifier_test(SplitPair.of(a, b), permutations=100)
 
 
 def run_ks(a: np.ndarray, b: np.ndarray) -> None:
     from transferkit.audit.kolmogorov_smirnov import ks_tests
+    from transferkit.audit.two_sample import SplitPair
 
-    ks_tests(a, b)
+    ks_tests(SplitPair.of(a, b))
 
 
 def run_ks_relu(a: np.ndarray, b: np.ndarray) -> None:
@@ -78,7 +75,6 @@ def run_alibi_detect(a: np.ndarray, b: np.ndarray) -> None:
 
 JOBS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
     "mmd": run_mmd,
-    "energy": run_energy,
     "classifier": run_classifier,
     "ks": run_ks,
     "ks, relu": run_ks_relu,

@@ -275,9 +275,10 @@ parts are in `benchmarks/results/audit_planted.md`.
 
 `python benchmarks/audit_growth.py`, one thread of a busy machine. The tests at 64 features and 100
 permutations; a whole audit of {largest.n:,} images of 32 pixels, embedding included, took
-{largest.cpu:.0f} CPU seconds. An exponent of 1 between the two largest sizes is linear growth. With
-64 features, MMD walks the whole kernel matrix up to some 20 000 rows a side and takes random
-Fourier features beyond; the energy distance works on 25 000 rows at most. Of the audit's steps only
+{largest.cpu:.0f} CPU seconds. An exponent of 1 between the two largest sizes is linear growth. MMD
+walks the whole kernel matrix, in quadratic time: an audit gives it 2000 images of a split at most
+(`max_images`). Kolmogorov-Smirnov sums its null distribution exactly up to 10 000 rows of both
+samples together. Of the audit's steps only
 the search for near-duplicates looks at every pair of images, in one matrix product of 64 components
 for each of 32 variants: 64 ns for each image and each other one, against some 2 ms for each image
 alone, so that it prevails from 30 000 images on and takes 11 minutes for 100 000. The rest of the

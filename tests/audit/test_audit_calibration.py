@@ -23,7 +23,7 @@ sys.path.remove(str(FOLDER))
 
 @pytest.mark.parametrize("size", [(20, 20), (30, 90)])
 @pytest.mark.parametrize(
-    "name", ["ks, 1 feature", "ks, 8 features", "mmd", "energy", "classifier, linear", "chi-square"]
+    "name", ["ks, 1 feature", "ks, 8 features", "mmd", "classifier, linear", "chi-square"]
 )
 def test_false_alarms_are_as_rare_as_alpha_says(name: str, size: tuple[int, int]) -> None:
     repeats = 40
@@ -35,7 +35,7 @@ def test_false_alarms_are_as_rare_as_alpha_says(name: str, size: tuple[int, int]
     assert max(counts.values()) <= audit_null.bounds(repeats)[1] + 1, counts
 
 
-@pytest.mark.parametrize("name", ["mmd, fourier", "classifier, fourier", "G"])
+@pytest.mark.parametrize("name", ["classifier, fourier"])
 def test_false_alarms_of_the_other_forms(name: str) -> None:
     test_false_alarms_are_as_rare_as_alpha_says(name, (40, 25))
 
