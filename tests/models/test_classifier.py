@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,3 +118,23 @@ def test_the_recipe_says_what_it_was_made_of(make) -> None:
     recipe = model.recipe
     assert (recipe.weights, recipe.head, recipe.dropout) == (None, "mlp", 0.25)
     assert make("resnet18", head=nn.Linear).recipe.head == "custom"
+
+
+def test_it_knows_whether_its_head_was_ever_trained(make, tmp_path: Path) -> None:
+    splits = tk.phantom_splits(sizes=(20, 10, 10), image_size=32, seed=0)
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+    file = tmp_path / "model.safetensors"
+
+    def known(model: tk.Classifier) -> list[bool]:
+        tk.save_classifier(model, file)
+        return [m.head_is_trained for m in (model, copy.deepcopy(model), tk.load_classifier(file))]
+
+    assert known(model) == [False] * 3
+    other = copy.deepcopy(model)
+    tk.linear_probe(model, splits, epochs=1, progress=False)
+    assert known(model) == [True] * 3
+    solved = copy.deepcopy(other)
+    tk.linear_probe(solved, splits, solver="lbfgs", progress=False)
+    assert known(solved) == [True] * 3
+    other.load_state_dict(model.state_dict())
+    assert known(other) == [True] * 3

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from transferkit._format import describe
@@ -72,6 +74,7 @@ class Classifier(nn.Module):
         )
         self.backbone = network.module
         self.head = head
+        self._mark_head_as_fresh()
         self.recipe = recipe
         self.feature_dim = network.feature_dim
         self._removed = (network.classifier or _NO_CLASSIFIER, *network.aux)
@@ -125,6 +128,20 @@ class Classifier(nn.Module):
         return len(self._classes)
 
     @property
+    def head_is_trained(self) -> bool:
+        """Whether the head was ever trained or loaded.
+
+        That is, whether its weights are others than those it was created with. A head without
+        weights needs no training.
+        """
+        weights = dict(self.head.named_parameters())
+        return not weights or hash_tensors(weights.items()) != self._fresh_head
+
+    def _mark_head_as_fresh(self) -> None:
+        """Take the head's weights for those that it was created with."""
+        self._fresh_head: str = hash_tensors(self.head.named_parameters())
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages from input to output; the last is ``"head"``."""
         names = [f"head.{name}" for name, _ in self.head.named_parameters()]
@@ -169,6 +186,16 @@ def _fits(network: Network) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
+    """A hash of the names, types, shapes and values of some tensors, and of ``facts``."""
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:

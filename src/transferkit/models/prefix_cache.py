@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import warnings
@@ -20,7 +19,7 @@ from transferkit._validation import check_whole
 from transferkit.data.disk_cache import ArrayStore, CacheWarning, default_folder
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError, UnknownNameError
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, hash_tensors
 from transferkit.models.device import CPU, has_room
 
 Where: TypeAlias = Literal["auto", "memory", "disk"]
@@ -385,12 +384,6 @@ def prefix_key(model: Classifier, tensors: Mapping[str, Tensor], data: ImageData
     ``tensors``, how they are used (the architecture's name, torch's version), the images and their
     preprocessing, and ``how``: where the part ends, the precision, the kind of device.
     """
-    digest = hashlib.blake2b(digest_size=16)
     preprocess = sorted(model.preprocess.recipe().items())
     facts = (torch.__version__, model.name, preprocess, data.fingerprint(), how)
-    digest.update(repr(facts).encode())
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hash_tensors(tensors.items(), repr(facts))

@@ -42,6 +42,7 @@ class _Saved:
     classes: tuple[str, ...]
     preprocess: Preprocess
     frozen: int
+    head_is_trained: bool
 
 
 def save_classifier(model: Classifier, path: str | Path) -> None:
@@ -98,6 +99,8 @@ def load_classifier(
     saved, tensors = _read(source)
     model = _rebuild(saved, head)
     _fill(model, tensors, source)
+    if not saved.head_is_trained:
+        model._mark_head_as_fresh()
     if saved.frozen:
         unfreeze(model, upto=saved.frozen)
     place(model, device)
@@ -113,6 +116,7 @@ def _describe(model: Classifier) -> dict[str, JSON]:
         "classes": list(model.classes),
         "preprocess": model.preprocess.recipe(),
         "frozen": [stage.name for stage in frozen_stages(model)],
+        "head_is_trained": model.head_is_trained,
     }
 
 
@@ -169,6 +173,7 @@ def _parse(metadata: Mapping[str, str], path: Path) -> _Saved:
             classes=tuple(described["classes"]),
             preprocess=Preprocess(**described["preprocess"]),
             frozen=len(described["frozen"]),
+            head_is_trained=described.get("head_is_trained", True),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"The recipe in {path} cannot be read: {error!r}") from error
