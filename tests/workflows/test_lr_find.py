@@ -67,6 +67,18 @@ def test_steepest_is_not_fooled_by_the_noise_of_the_first_steps(seed):
     assert 3e-4 < steepest(rates, losses) < 3e-3
 
 
+def test_the_loss_is_that_of_the_training_that_the_rate_is_for(network, pictures):
+    def first_loss(**options):
+        return tk.lr_find(network(), pictures, **QUICK | options).losses[0]
+
+    rows = first_loss(accumulate=2, batch_size=4)
+    assert rows == pytest.approx(first_loss(batch_size=8), rel=0.05)
+    assert first_loss(label_smoothing=0.3) != first_loss()
+    assert first_loss(augment=torch.zeros_like) != first_loss()
+    with pytest.raises(tk.UnknownNameError, match="batch_size"):
+        first_loss(batchsize=8)
+
+
 @pytest.mark.parametrize("bad", [{"lowest": 0.0}, {"lowest": 2.0}, {"steps": 3}])
 def test_bad_options(network, pictures, bad):
     with pytest.raises(tk.ConfigError, match=r"lr_find|lowest"):

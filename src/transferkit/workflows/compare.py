@@ -124,17 +124,11 @@ def compare(
     check_names("backbones", backbones)
     check_weights(backbones, weights)
     _check_seeds(seeds)
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise ConfigError(f"executor must be one of concurrent.futures, got {executor!r}.")
+    _check_executor(executor)
+    grid = product(dict.fromkeys(backbones), recipes, dict.fromkeys(seeds))
     tasks = [
-        Task(
-            backbone=resolve(name).full_name + _tag(name),
-            strategy=recipe,
-            seed=seed,
-            weights=weights_of(name, weights),
-            image_size=image_size,
-        )
-        for name, recipe, seed in product(dict.fromkeys(backbones), recipes, dict.fromkeys(seeds))
+        Task(_full_name(name), recipe, seed, weights_of(name, weights), image_size)
+        for name, recipe, seed in grid
     ]
     store = None if out is None else CellStore(to_path("out", out), parts, recipes)
     cells = _collect(tasks, parts, store, executor, progress=progress)
@@ -293,13 +287,18 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         check_whole("Each of seeds", seed)
 
 
+def _check_executor(executor: object) -> None:
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ConfigError(f"executor must be one of concurrent.futures, got {executor!r}.")
+
+
 def _shared_groups(splits: Splits) -> tuple[str, ...] | None:
     """The groups of the test images, where some images share one."""
     groups = splits["test"].groups if "test" in splits else None
     return None if groups is None or len(set(groups)) == len(groups) else groups
 
 
-def _tag(name: str) -> str:
-    """The weights' tag in a name, with its dot."""
-    tag = resolve(name).tag
-    return "" if tag is None else f".{tag}"
+def _full_name(name: str) -> str:
+    """The name with its source, and with the tag of its weights if it has one."""
+    entry = resolve(name)
+    return entry.full_name if entry.tag is None else f"{entry.full_name}.{entry.tag}"

@@ -32,7 +32,7 @@ NOT_IN_KEY = ("device", "progress", "cache")
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """A cell before it is trained; it can be pickled and sent to another process.
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -19,10 +20,16 @@ from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, seeded, training_device
-from transferkit.training.batches import Loader, reader_of_images, shuffled_batches
+from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
 from transferkit.training.optimizer import build_optimizer, scale_rates
-from transferkit.training.options import OptimizerName, Options
-from transferkit.training.train_epoch import Loss, Meter, check_batch_norm, take_step
+from transferkit.training.options import Options, TrainOptions, check_option_names
+from transferkit.training.train_epoch import (
+    Loss,
+    Meter,
+    check_batch_norm,
+    class_weights,
+    take_step,
+)
 from transferkit.training.trainer import check_data
 
 SMOOTHING = 0.9
@@ -66,12 +73,7 @@ def lr_find(
     lowest: float = 1e-6,
     highest: float = 1.0,
     steps: int = 100,
-    optimizer: OptimizerName = "adamw",
-    weight_decay: float | None = None,
-    layer_decay: float = 1.0,
-    batch_size: int = 32,
-    device: torch.device | str | None = None,
-    seed: int = 0,
+    **options: Unpack[TrainOptions],
 ) -> LRFind:
     """Train a copy of ``model`` at learning rates that rise from step to step.
 
@@ -85,12 +87,9 @@ def lr_find(
         lowest: First learning rate of the head.
         highest: Last learning rate; where the loss diverges the run ends earlier.
         steps: Optimizer steps, one for each rate, spaced evenly in the logarithm.
-        optimizer: See :class:`~transferkit.Trainer`, as for all that follows.
-        weight_decay: Weight decay.
-        layer_decay: Factor on the learning rate from stage to stage, from the head backwards.
-        batch_size: Batch size.
-        device: Device of the copy; by default a GPU if there is one.
-        seed: Seed of the batches and of dropout.
+        **options: Options of the training that the rate is for, see
+            :class:`~transferkit.Trainer`; ``scheduler``, ``warmup``, ``monitor``, ``patience``,
+            ``progress``, ``cache`` and ``compiled`` have no effect here.
 
     Raises:
         ConfigError: Not ``0 < lowest < highest``, fewer than ten steps, or a bad option.
@@ -105,22 +104,16 @@ def lr_find(
             f"lr_find needs 0 < lowest < highest and 10 steps or more, got {lowest}, {highest} "
             f"and {steps}."
         )
+    check_option_names(options, owner="lr_find", beside=("lowest", "highest", "steps"))
+    chosen = Options(lr=lowest, **options)
     model = require_classifier(model)
     train = data if isinstance(data, ImageData) else require_splits(data).require("train")[0]
-    options = Options(
-        optimizer=optimizer,
-        lr=lowest,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        batch_size=batch_size,
-        seed=seed,
-    )
     check_data(model, train, None)
     twin = copy.deepcopy(model)
+    device = place(twin, training_device(chosen.device, twin))
     rates = np.geomspace(lowest, highest, steps)
-    where = place(twin, training_device(device, twin))
-    with seeded((seed, 0, 1), where):
-        losses = _losses(twin.train(), train, rates, options, where)
+    with seeded((chosen.seed, 0, 1), device):
+        losses = _losses(twin.train(), train, rates, chosen, device)
     if len(losses) < 10:
         raise TrainingError(
             f"The loss became NaN or infinite after {len(losses)} steps, at "
@@ -152,19 +145,26 @@ def _losses(
 ) -> Float64Array:
     """Smoothed loss at each rate, until it diverges."""
     labels = train.require_labels("Training")
-    loader = Loader(reader_of_images(train, device), labels, model.outputs)
+    forward = model.outputs
+    if options.augment is not None:
+        forward = augmented(forward, options.augment)
+    loader = Loader(reader_of_images(train, device), labels, forward)
+    weights = class_weights(options.class_weights, labels, model.num_classes)
+    loss = Loss(weights, options.label_smoothing)
     optimizer = build_optimizer(model, options)
-    check_batch_norm(model, [next(_batches(len(train), options))])
+    check_batch_norm(model, shuffled_batches(len(train), options.batch_size, seed=0, epoch=1))
+    batches = _batches(len(train), options)
     mean, lowest, smoothed = 0.0, np.inf, list[float]()
-    batches = islice(_batches(len(train), options), len(rates))
-    for step, (rate, rows) in enumerate(zip(rates, batches, strict=True), start=1):
+    for step, rate in enumerate(rates, start=1):
         scale_rates(optimizer, float(rate) / options.lr)
         meter = Meter(device)
-        take_step(loader, [rows], Loss(), optimizer, meter, options)
-        loss, _ = meter.figures()
-        if not math.isfinite(loss):
+        take_step(
+            loader, list(islice(batches, options.accumulate)), loss, optimizer, meter, options
+        )
+        value, _ = meter.figures()
+        if not math.isfinite(value):
             break
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
         smoothed.append(mean / (1 - SMOOTHING**step))  # corrects the start at zero, as Adam
         lowest = min(lowest, smoothed[-1])
         if smoothed[-1] > DIVERGED * lowest:
