@@ -20,7 +20,12 @@ from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, seeded, training_device
-from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
+from transferkit.training.batches import (
+    Loader,
+    apply_augmentation,
+    reader_of_images,
+    shuffled_batches,
+)
 from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.train_epoch import (
@@ -145,9 +150,12 @@ def _losses(
 ) -> Float64Array:
     """Smoothed loss at each rate, until it diverges."""
     labels = train.require_labels("Training")
-    forward = model.outputs
-    if options.augment is not None:
-        forward = augmented(forward, options.augment)
+
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if options.augment is not None:
+            images = apply_augmentation(options.augment, images)
+        return model.outputs(images)
+
     loader = Loader(reader_of_images(train, device), labels, forward)
     weights = class_weights(options.class_weights, labels, model.num_classes)
     loss = Loss(weights, options.label_smoothing)
