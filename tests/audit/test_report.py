@@ -21,7 +21,6 @@ from transferkit.audit.report import (
     data_uri,
     numbers,
     thumbnail,
-    title_of,
 )
 from transferkit.errors import ConfigError, OutputError, TransferkitError
 
@@ -168,6 +167,7 @@ def test_the_page_shows_figures_pictures_and_passed_checks(page):
     assert 'class="waterfall"' in page
     assert 'class="interval"' in page
     assert 'class="shares"' in page
+    assert "<h3>Exact duplicates</h3>" in page
     assert page.count("data:image/png;base64,") == 1
     assert "all is well" in page
     assert "adjusted p &lt; 0.001" in page
@@ -261,7 +261,6 @@ def test_thumbnails_are_small_pictures():
 
 
 def test_words():
-    assert title_of("exact_duplicates") == "Exact duplicates"
     assert numbers(Finding(check="c", severity="info", message="m")) == []
     found = Finding(check="c", severity="info", message="m", p_value=0.0301)
     assert numbers(found) == ["adjusted p 0.030"]

@@ -1,4 +1,4 @@
-"""One result of one check, how grave it is, and what settles that."""
+"""The result of a check, and the thresholds that grade it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
+from transferkit._format import plain, plain_fields
 from transferkit._typing import JSON
+from transferkit._validation import check_among, check_whole
 from transferkit.errors import ConfigError
 
 Severity: TypeAlias = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-
-
-def json_number(value: float | None) -> float | None:
-    """Return ``value`` for JSON, which has neither NaN nor infinity: those become None."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def known(interval: tuple[float, float] | None) -> bool:
@@ -25,15 +22,15 @@ def known(interval: tuple[float, float] | None) -> bool:
 
 
 def json_interval(interval: tuple[float, float] | None) -> list[JSON] | None:
-    """Return an interval for JSON: None where it is not known at all, or a bound is infinite."""
+    """Return an interval for JSON: None if both bounds are infinite, else None for each that is."""
     if interval is None or not any(map(math.isfinite, interval)):
         return None
-    return [json_number(bound) for bound in interval]
+    return [plain(bound) for bound in interval]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a finding rests on: an image, or images that belong together, and a remark.
+    """The image, or the images that belong together, that a finding rests on, and a note.
 
     Attributes:
         names: File names; one for a single image, two for a pair.
@@ -49,7 +46,7 @@ class Evidence:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the evidence as JSON-ready values."""
-        return {"names": list(self.names), "note": self.note}
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +83,7 @@ class Finding:
     advice: str = ""
 
     def __post_init__(self) -> None:
-        if self.severity not in SEVERITIES:
-            raise ConfigError(f"severity must be one of {SEVERITIES}, got {self.severity!r}")
+        check_among("severity", self.severity, SEVERITIES)
         if json_interval(self.interval) is None:
             object.__setattr__(self, "interval", None)
 
@@ -97,19 +93,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the finding as JSON-ready values."""
-        return {
-            "check": self.check,
-            "severity": self.severity,
-            "splits": list(self.splits),
-            "class_name": self.class_name,
-            "statistic": json_number(self.statistic),
-            "p_value": json_number(self.p_value),
-            "effect": json_number(self.effect),
-            "interval": json_interval(self.interval),
-            "message": self.message,
-            "evidence": [item.to_dict() for item in self.evidence],
-            "advice": self.advice,
-        }
+        return plain_fields(self)
 
 
 def nothing_found(check: str, splits: tuple[str, ...], message: str) -> Finding:
@@ -133,7 +117,7 @@ class Thresholds:
     def __post_init__(self) -> None:
         if not 0 <= self.warning <= self.error:
             raise ConfigError(
-                f"thresholds need 0 <= warning <= error, got {self.warning} and {self.error}"
+                f"Thresholds must have 0 <= warning <= error, got {self.warning} and {self.error}."
             )
 
     def severity(
@@ -167,9 +151,9 @@ class AuditConfig:
     Attributes:
         shift: Distance between two splits (KS distance, 2 AUC - 1, ...).
         label_shift: Total variation distance between class shares.
-        exact_leak: Share of the judged split that is pixel-identical to another split's image.
+        exact_leak: Share of the later split that is pixel-identical to an image of the earlier.
         near_leak: The same for near-duplicates.
-        group_leak: Share of the judged split whose group also lies in another split.
+        group_leak: Share of the later split whose group also lies in the earlier.
         repeats: Share of a split that repeats another image of the same split.
         label_conflict: Share of images that carry another image's pixels and another label.
         broken_images: Share of corrupt, blank or low-information images.
@@ -193,8 +177,7 @@ class AuditConfig:
     evidence: int = 24
 
     def __post_init__(self) -> None:
-        if self.evidence < 1:
-            raise ConfigError(f"evidence must be at least 1, got {self.evidence}")
+        check_whole("evidence", self.evidence, least=1)
 
 
 def order_by_cost(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from transferkit._format import percent, percent_interval, plain_fields, table
+from transferkit._format import percent, percent_interval, plain, plain_fields, table
 from transferkit._typing import JSON
-from transferkit.audit.finding import json_interval, json_number, known
+from transferkit.audit.finding import json_interval, known
 from transferkit.audit.reshuffle import Reshuffle, Score, Swap
 
 PRIOR_SHIFT = "prior shift"
@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
 
     def to_dict(self) -> dict[str, JSON]:
         """Return value and interval as JSON-ready values."""
-        return {"value": json_number(self.value), "interval": json_interval(self.interval)}
+        return {"value": plain(self.value), "interval": json_interval(self.interval)}
 
 
 @dataclass(frozen=True, slots=True)

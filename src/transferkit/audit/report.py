@@ -52,7 +52,7 @@ class SplitSummary:
 
     name: str
     images: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     class_counts: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, JSON]:
@@ -154,18 +154,14 @@ def report_of(
     data: AuditData, findings: Sequence[Finding], settings: Mapping[str, str]
 ) -> AuditReport:
     """Put the report together; images that findings name are shrunk for the HTML page."""
-    summaries = []
-    for name, part in data.splits.items():
-        height, width, channels = part.images.shape[1:]
-        counts = data.class_counts[name].tolist() if name in data.labels else []
-        summaries.append(
-            SplitSummary(
-                name,
-                len(part),
-                (height, width, channels),
-                dict(zip(data.classes, counts, strict=False)),
-            )
-        )
+    counts = {
+        name: dict(zip(data.classes, own.tolist(), strict=True))
+        for name, own in data.class_counts.items()
+    }
+    summaries = [
+        SplitSummary(name, len(part), part.images.shape[1:], counts.get(name, {}))
+        for name, part in data.splits.items()
+    ]
     wanted = {name for f in findings for item in f.evidence for name in item.names}
     return AuditReport(
         findings=tuple(findings),
@@ -305,16 +301,8 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        bar_ends=bar_ends, data_uri=data_uri, numbers=numbers, title_of=title_of, where=where
-    )
+    environment.filters.update(bar_ends=bar_ends, data_uri=data_uri, numbers=numbers, where=where)
     return environment.get_template("report.html.j2")
-
-
-def title_of(check: str) -> str:
-    """Return the name of a check as a title."""
-    titles = {"labels": "Missing labels", "gap": "The gap"}
-    return titles.get(check, check.replace("_", " ").capitalize())
 
 
 def data_uri(picture: bytes) -> str:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from transferkit._format import plain_fields
+from transferkit._format import plain, plain_fields
 from transferkit._sampling import deal_groups, deal_rows, group_codes
 from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
 from transferkit._validation import check_finite
-from transferkit.audit.finding import json_interval, json_number
+from transferkit.audit.finding import json_interval
 from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.logistic_regression import STRENGTHS, fit_probe
 
@@ -29,7 +29,7 @@ class Score(NamedTuple):
 
     def to_dict(self) -> dict[str, JSON]:
         """Return score and interval as JSON-ready values."""
-        return {"score": json_number(self.score), "interval": json_interval(self.interval)}
+        return {"score": plain(self.score), "interval": json_interval(self.interval)}
 
 
 @dataclass(frozen=True, slots=True)
