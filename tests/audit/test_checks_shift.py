@@ -19,6 +19,10 @@ def compare(a, b, *, labels=None, groups=None, classes=("0", "1"), **options) ->
     return shift_test(pair, classes=classes, **options)
 
 
+def shifted(result: ShiftResult) -> bool:
+    return any(scope.p_value <= result.alpha for scope in result.scopes)
+
+
 def data(splits, group=None, *, bright="") -> AuditData:
     """Noise images with the given features and labels; those of the split ``bright`` are bright."""
     parts = {}
@@ -49,12 +53,12 @@ def test_pneumoniamnist_shifts_to_test_in_class_normal_and_not_to_val(shared_pat
     rows, labels = splits["train"]
     run = partial(compare, rows, classes=NAMES, permutations=199)
     val = run(splits["val"][0], labels=(labels, splits["val"][1]))
-    assert not val.shifted
+    assert not shifted(val)
     assert val.located == ()
     assert val.overall.classifier is not None
     assert val.overall.classifier.auc == pytest.approx(0.51, abs=0.02)
     test = run(splits["test"][0], labels=(labels, splits["test"][1]))
-    assert test.shifted
+    assert shifted(test)
     assert test.located == ("normal",)
     _, normal, pneumonia = test.scopes
     assert normal.effect > 2 * pneumonia.effect
@@ -102,7 +106,7 @@ def test_other_class_shares_alone_show_over_all_rows_and_in_no_class() -> None:
     a, labels_a = planted((0.0, 0.0), shares=0.2)
     b, labels_b = planted((0.0, 0.0), shares=0.8)
     found = compare(a, b, labels=(labels_a, labels_b))
-    assert found.shifted
+    assert shifted(found)
     assert found.overall.p_value <= 0.05
     assert found.located == ()
 
@@ -113,7 +117,7 @@ def test_null_shifts_are_called_rarely() -> None:
         rng = np.random.default_rng(seed)
         a, b = np.maximum(rng.normal(size=(2, 40, 4)), 0)
         labels = (np.arange(40) % 2, np.arange(40) % 2)
-        calls += compare(a, b, labels=labels, seed=seed).shifted
+        calls += shifted(compare(a, b, labels=labels, seed=seed))
     assert calls <= 6
 
 
@@ -139,8 +143,8 @@ def test_groups_are_respected_in_every_scope() -> None:
     labels = np.arange(160) % 2
     groups = (code[:80], code[80:])
     split = (labels[:80], labels[80:])
-    assert compare(rows[:80], rows[80:], labels=split).shifted
-    assert not compare(rows[:80], rows[80:], labels=split, groups=groups).shifted
+    assert shifted(compare(rows[:80], rows[80:], labels=split))
+    assert not shifted(compare(rows[:80], rows[80:], labels=split, groups=groups))
 
 
 def test_a_shift_is_reported_with_its_columns_and_its_images() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from scipy.special import softmax
 
 from transferkit._format import percent_interval
+from transferkit._typing import Float64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import Evidence, Finding
 from transferkit.audit.forecast import AccuracyForecast, forecast_accuracy
-from transferkit.audit.label_shift_estimation import Scored, ShareEstimate, mlls
+from transferkit.audit.label_shift_estimation import Scored, mlls
 
 
 def forecasts(data: AuditData) -> Iterator[Finding]:
@@ -33,7 +34,7 @@ def forecasts(data: AuditData) -> Iterator[Finding]:
         )
         scored = Scored(source, data.labels["val"], target, groups or (None, None))
         yield _accuracy_finding(data, name, forecast)
-        yield _shares_finding(data, name, mlls(scored, seed=data.seed))
+        yield _shares_finding(data, name, *mlls(scored, seed=data.seed))
 
 
 def _every_class_known(data: AuditData) -> bool:
@@ -68,16 +69,18 @@ def _accuracy_finding(data: AuditData, name: str, forecast: AccuracyForecast) ->
     )
 
 
-def _shares_finding(data: AuditData, name: str, estimate: ShareEstimate) -> Finding:
-    shares = ", ".join(
+def _shares_finding(
+    data: AuditData, name: str, shares: Float64Array, intervals: Float64Array
+) -> Finding:
+    said = ", ".join(
         f"{title} {percent_interval(share, (low, high))}"
         for title, share, (low, high) in zip(
-            data.classes, estimate.shares.tolist(), estimate.intervals.tolist(), strict=True
+            data.classes, shares.tolist(), intervals.tolist(), strict=True
         )
     )
     return Finding(
         check="label_shift_estimate",
         severity="info",
         splits=("val", name),
-        message=f"Estimated class shares of {name} (mlls): {shares}.",
+        message=f"Estimated class shares of {name} (mlls): {said}.",
     )

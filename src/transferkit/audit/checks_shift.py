@@ -133,9 +133,7 @@ def _too_few(pair: SplitPair) -> bool:
         return True
     if pair.groups is None:
         return False
-    if pair.labels is None:
-        return len(np.unique(pair.groups)) < FEWEST
-    labels = pair.labels
+    labels = np.zeros(len(pair.rows)) if pair.labels is None else pair.labels
     return min(len(np.unique(pair.groups[labels == k])) for k in np.unique(labels)) < FEWEST
 
 
@@ -188,11 +186,6 @@ class ShiftResult:
     def overall(self) -> ScopeShift:
         """The scope of all images."""
         return self.scopes[0]
-
-    @property
-    def shifted(self) -> bool:
-        """Whether any test of any scope rejects."""
-        return any(scope.p_value <= self.alpha for scope in self.scopes)
 
     @property
     def located(self) -> tuple[str, ...]:

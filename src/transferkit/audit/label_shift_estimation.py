@@ -40,22 +40,9 @@ class Scored:
     groups: tuple[ArrayLike | None, ArrayLike | None] = (None, None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ShareEstimate:
-    """Estimated class shares of an unlabelled target.
-
-    Attributes:
-        shares: ``(K,)`` estimated shares.
-        intervals: ``(K, 2)`` bootstrap intervals.
-    """
-
-    shares: Float64Array
-    intervals: Float64Array
-
-
 def mlls(
     scored: Scored, *, samples: int = 200, confidence: float = 0.95, seed: int = 0
-) -> ShareEstimate:
+) -> tuple[Float64Array, Float64Array]:
     """Maximum-likelihood label shift: the class shares that best explain the target's outputs.
 
     The probabilities are calibrated on the source first. Intervals come from bootstrap draws of
@@ -70,6 +57,9 @@ def mlls(
         samples: Bootstrap draws.
         confidence: Coverage of the intervals.
         seed: Seed of the bootstrap.
+
+    Returns:
+        Shares ``(K,)`` and their intervals ``(K, 2)``.
     """
     scale = calibration(scored.source, scored.labels)
     source, target = calibrated(scored.source, scale), calibrated(scored.target, scale)
@@ -78,10 +68,8 @@ def mlls(
         for i, j in paired_draws(scored, samples, seed)
     ]
     tail = (1 - confidence) / 2
-    return ShareEstimate(
-        shares=mlls_shares(source, scored.labels, target),
-        intervals=np.quantile(np.array(drawn), [tail, 1 - tail], axis=0).T,
-    )
+    intervals = np.quantile(np.array(drawn), [tail, 1 - tail], axis=0).T
+    return mlls_shares(source, scored.labels, target), intervals
 
 
 def mlls_shares(source: Float64Array, labels: Int64Array, target: Float64Array) -> Float64Array:
@@ -147,10 +135,7 @@ def joint_shares(probabilities: Float64Array, labels: Int64Array) -> Float64Arra
 
 def paired_draws(scored: Scored, samples: int, seed: int) -> list[tuple[Int64Array, Int64Array]]:
     """Bootstrap draws of source and target rows, independent of each other."""
-    first, second = (
-        resamples(len(part), samples=samples, seed=seed + i, groups=groups)
-        for i, (part, groups) in enumerate(
-            zip((scored.source, scored.target), scored.groups, strict=True)
-        )
-    )
+    of_source, of_target = scored.groups
+    first = resamples(len(scored.source), samples=samples, seed=seed, groups=of_source)
+    second = resamples(len(scored.target), samples=samples, seed=seed + 1, groups=of_target)
     return list(zip(first, second, strict=True))

@@ -72,7 +72,9 @@ def mmd_test(
     standard = (values - values.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
     value = float(values[:, 0].mean())
     low, high = _interval(sums, pair, value, confidence)
-    whole = _similarity_within(sums, pair)
+    # Mean kernel within the first split plus that within the second, rows with themselves too.
+    second = sums.total - 2 * sums.touching[:, 0] + sums.within[:, 0]
+    whole = float(np.mean(sums.within[:, 0] / pair.n_a**2 + second / pair.n_b**2))
     low, effect, high = (min(1.0, max(0.0, x / whole)) for x in (low, value, high))
     return TwoSampleResult(
         test="mmd",
@@ -237,9 +239,3 @@ def _interval(
         influence = np.bincount(pair.groups, weights=influence)
     half = normal_quantile(confidence) * 2 * sqrt(float(np.sum(influence**2)))
     return value - half, value + half
-
-
-def _similarity_within(sums: KernelSums, pair: SplitPair) -> float:
-    """Mean kernel within the first sample plus that within the second, pairs with itself too."""
-    second = sums.total - 2 * sums.touching[:, 0] + sums.within[:, 0]
-    return float(np.mean(sums.within[:, 0] / pair.n_a**2 + second / pair.n_b**2))
