@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
+from transferkit._typing import Float64Array, FloatArray, Int64Array
 from transferkit.errors import ConfigError, DataError
 
 SUM_TOLERANCE = 1e-3
@@ -170,26 +170,6 @@ def check_probabilities(probabilities: ArrayLike) -> Float64Array:
                 "Apply a softmax to logits."
             )
     return array
-
-
-def check_scores(scores: ArrayLike) -> Float64Array:
-    """Return numbers, one per image, as finite float64 ``(N,)``, N at least 1."""
-    array = _as_floats("Scores", scores)
-    if array.ndim != 1 or len(array) == 0:
-        raise DataError(f"Scores must be an array (N,) that is not empty, got {array.shape}.")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise DataError(f"Scores must be finite, got {array[index]} as scores[{index}].")
-    return array
-
-
-def check_flags(flags: ArrayLike, name: str) -> BoolArray:
-    """Return ``flags`` (right or wrong, image by image) as bool ``(N,)``."""
-    array = np.asarray(flags)
-    if array.ndim != 1 or len(array) == 0 or not np.isin(array, (0, 1)).all():
-        raise DataError(f"{name} must be an array (N,) of True and False that is not empty.")
-    return array.astype(np.bool_)
 
 
 def check_same_length(**arrays: NDArray[np.generic]) -> None:

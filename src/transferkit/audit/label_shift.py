@@ -18,7 +18,7 @@ from transferkit.audit.two_sample import (
     permuted_members,
     pooled_groups,
 )
-from transferkit.metrics.bootstrap import bootstrap_mean_interval
+from transferkit.metrics.bootstrap import bootstrap_means, percentile_interval
 from transferkit.metrics.intervals import wilson_interval
 
 ENOUGH = 10.0
@@ -42,7 +42,10 @@ def class_shares(
         ends = [wilson_interval(k, len(labels), confidence=confidence) for k in found.tolist()]
     else:
         ends = [
-            bootstrap_mean_interval(labels == k, confidence=confidence, seed=seed, groups=groups)
+            percentile_interval(
+                bootstrap_means(labels == k, samples=2000, seed=seed, groups=groups),
+                confidence=confidence,
+            )
             for k in range(count)
         ]
     return found / len(labels), np.array(ends, dtype=np.float64)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.metrics import confusion_matrix
 
-from transferkit._format import percent, percent_interval, plain, table
+from transferkit._format import percent, percent_interval, plain_fields, table
 from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
 from transferkit._validation import (
     check_classes,
@@ -22,12 +23,10 @@ from transferkit.metrics.classification import (
     ClassScores,
     auroc,
     average_precision,
-    balanced_accuracy_of,
     brier,
-    confusion_matrix,
-    expected_calibration_error,
+    class_scores,
     log_loss,
-    per_class_scores,
+    reliability_curve,
 )
 from transferkit.metrics.intervals import wilson_interval
 
@@ -87,10 +86,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the scores as plain values, ready for JSON; NaN is None."""
-        left_out = {"per_class", "probabilities", "labels"}
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
-        per_class: list[JSON] = [scores.to_dict() for scores in self.per_class]
-        return {name: plain(value) for name, value in values.items()} | {"per_class": per_class}
+        left_out = {"probabilities", "labels"}
+        return {key: value for key, value in plain_fields(self).items() if key not in left_out}
 
     def __str__(self) -> str:
         blocks = [self._scores_text(), self._classes_text(), self._confusion_text()]
@@ -149,7 +146,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What a classifier says of each image.
+    """The predicted probabilities and classes of some images.
 
     Attributes:
         probabilities: ``(N, K)``.
@@ -185,7 +182,7 @@ class Predictions:
         if truth is not None:
             check_same_length(labels=truth, probabilities=values)
         if names is not None and len(names) != n:
-            raise DataError(f"Expected {n} names, one per image; {len(names)} came.")
+            raise DataError(f"Expected {n} names, one per image, got {len(names)}.")
         return cls(
             probabilities=values,
             predicted=values.argmax(axis=1),
@@ -204,12 +201,12 @@ class Predictions:
             DataError: The labels are not known.
         """
         if self.labels is None:
-            raise DataError("Predictions without labels cannot be judged; predict labelled data.")
-        return evaluate_probabilities(self.probabilities, self.labels, classes=self.classes)
+            raise DataError("Predictions without labels have no scores. Predict labelled images.")
+        return _evaluate(self.probabilities, self.labels, self.classes)
 
     def to_dict(self) -> dict[str, JSON]:
         """Return plain values, ready for JSON."""
-        return {name: plain(getattr(self, name)) for name in self.__slots__}
+        return plain_fields(self)
 
     def __str__(self) -> str:
         limit = 20
@@ -247,24 +244,30 @@ def evaluate_probabilities(
     values = check_probabilities(probabilities)
     truth = check_labels(labels, num_classes=values.shape[1])
     check_same_length(labels=truth, probabilities=values)
-    names = check_classes(classes, values.shape[1])
-    confusion = confusion_matrix(truth, values.argmax(axis=1), values.shape[1])
-    right, n = int(np.trace(confusion)), len(truth)
+    return _evaluate(values, truth, check_classes(classes, values.shape[1]))
+
+
+def _evaluate(
+    probabilities: Float64Array, labels: Int64Array, classes: tuple[str, ...]
+) -> Evaluation:
+    predicted = probabilities.argmax(axis=1)
+    n, right = len(labels), int(np.sum(predicted == labels))
+    per_class = class_scores(labels, predicted, classes)
     return Evaluation(
         n=n,
-        classes=names,
+        classes=classes,
         accuracy=right / n,
         accuracy_interval=wilson_interval(right, n),
-        balanced_accuracy=balanced_accuracy_of(confusion),
-        auroc=auroc(truth, values),
-        average_precision=average_precision(truth, values),
-        log_loss=log_loss(truth, values),
-        brier=brier(truth, values),
-        ece=expected_calibration_error(truth, values),
-        per_class=per_class_scores(confusion, classes=names),
-        confusion=confusion,
-        probabilities=values,
-        labels=truth,
+        balanced_accuracy=float(np.mean([c.recall for c in per_class if c.support])),
+        auroc=auroc(labels, probabilities),
+        average_precision=average_precision(labels, probabilities),
+        log_loss=log_loss(labels, probabilities),
+        brier=brier(labels, probabilities),
+        ece=reliability_curve(labels, probabilities).error,
+        per_class=per_class,
+        confusion=confusion_matrix(labels, predicted, labels=range(len(classes))),
+        probabilities=probabilities,
+        labels=labels,
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from transferkit._format import percent
 from transferkit._typing import Float64Array
-from transferkit.metrics.classification import ReliabilityCurve, auroc, reliability_curve, roc_curve
+from transferkit._validation import check_whole
+from transferkit.metrics.classification import ReliabilityCurve, reliability_curve
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.metrics.intervals import wilson_interval
 from transferkit.plots._style import (
@@ -135,6 +137,7 @@ def reliability(evaluation: Evaluation, *, bins: int = 15, ax: Axes | None = Non
     show the share of the images in each bin.
     """
     check_type(evaluation, Evaluation, EVALUATION)
+    check_whole("bins", bins, least=1)
     curve = reliability_curve(evaluation.labels, evaluation.probabilities, bins=bins)
     drawn = axes_or_new(ax, size=(5.4, 4.9))
     label_axes(
@@ -192,11 +195,10 @@ def _class_curves(evaluation: Evaluation) -> dict[str, tuple[Float64Array, float
     names = ["", ""] if two else shorten(evaluation.classes)
     curves = {}
     for k in [1] if two else range(len(evaluation.classes)):
-        positive = (labels == k).astype(np.int64)
+        positive = labels == k
         if 0 < positive.sum() < len(positive):
-            curve = roc_curve(positive, probabilities[:, k])
-            rates = np.stack([curve.false_positive_rate, curve.true_positive_rate])
-            curves[names[k]] = (rates, auroc(positive, probabilities[:, k]))
+            rates = np.stack(roc_curve(positive, probabilities[:, k])[:2])
+            curves[names[k]] = (rates, float(roc_auc_score(positive, probabilities[:, k])))
     if len(curves) < 2:
         return curves
     # vertical averaging: the mean true positive rate at equal false positive rates
