@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from transferkit._format import describe
 from transferkit._validation import check_text, check_whole, to_sides
 from transferkit.backbones.catalog import Resolved, build_network, resolve
-from transferkit.backbones.meta_forward import record_calls
+from transferkit.backbones.meta_forward import copy_structure, record_calls
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
 from transferkit.data.preprocess import Interpolation, Preprocess
@@ -199,21 +198,16 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
 
 
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
-    """A copy of the modules of ``model`` that shares its parameters, its hooks and its buffers.
+    """A copy of the modules of ``model`` that shares its parameters, hooks and buffers.
 
-    Modes, hidden submodules and short-circuited calls of the copy cannot be seen by another thread
-    that uses the model. With ``buffers=False`` it has running statistics of its own too.
+    What is done to the copy's modules (modes, replaced weights, skipped calls) cannot be seen by
+    another thread that uses the model. With ``buffers=False`` it has copies of the buffers.
     """
-    memo: dict[int, object] = {id(model._traced): model._traced}
-    for module in model.modules():
-        shared: list[object] = [v for v in vars(module).values() if isinstance(v, Tensor)]
-        shared += module._parameters.values()
-        shared += module._forward_hooks.values()
-        shared += module._forward_pre_hooks.values()
-        if buffers:
-            shared += module._buffers.values()
-        memo |= {id(value): value for value in shared}
-    return deepcopy(model, memo)
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        return tensor if buffers or isinstance(tensor, nn.Parameter) else tensor.clone()
+
+    return cast(Classifier, copy_structure(model, stand_in))
 
 
 def in_eval_mode(model: Classifier) -> Classifier:

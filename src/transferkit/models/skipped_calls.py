@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from transferkit.backbones.meta_forward import intercept_calls
 
 Run = Callable[[], object]
 Visit = Callable[[int, str, Run], object]
@@ -22,52 +24,30 @@ class ShortcutError(Exception):
     """The output of a module cannot be stored image by image."""
 
 
-@contextmanager
-def watched(modules: Mapping[str, nn.Module], visit: Visit) -> Iterator[None]:
+def watched(modules: Mapping[str, nn.Module], visit: Visit) -> AbstractContextManager[None]:
     """Send every outermost call of the named modules through ``visit``.
 
     Calls made inside another watched call are left alone: some networks pass a module into
     others, which call it again.
     """
-    gate = _Gate(visit)
-    before = {name: module.__dict__.get("forward") for name, module in modules.items()}
-    try:
-        for name, module in modules.items():
-            module.__dict__["forward"] = partial(gate.enter, name, module.forward)
-        yield
-    finally:
-        for name, module in modules.items():
-            module.__dict__.pop("forward", None)
-            if before[name] is not None:
-                module.__dict__["forward"] = before[name]
+    count, inside = 0, False
 
+    def visit_if_outermost(name: str, _: object, run: Run) -> object:
+        nonlocal count
+        if inside:
+            return run()
+        count += 1
+        return visit(count - 1, name, partial(run_inside, run))
 
-class _Gate:
-    """Counts outermost calls."""
-
-    def __init__(self, visit: Visit) -> None:
-        self.visit = visit
-        self.count = 0
-        self.inside = False
-
-    def enter(
-        self, name: str, forward: Callable[..., object], /, *args: object, **kwargs: object
-    ) -> object:
-        """Stand in for a module's forward."""
-        if self.inside:
-            return forward(*args, **kwargs)
-        position = self.count
-        self.count += 1
-        return self.visit(position, name, partial(self._run, forward, args, kwargs))
-
-    def _run(
-        self, forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> object:
-        self.inside = True
+    def run_inside(run: Run) -> object:
+        nonlocal inside
+        inside = True
         try:
-            return forward(*args, **kwargs)
+            return run()
         finally:
-            self.inside = False
+            inside = False
+
+    return intercept_calls(modules, visit_if_outermost)
 
 
 @dataclass(frozen=True, slots=True)
