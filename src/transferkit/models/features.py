@@ -18,7 +18,7 @@ from transferkit.models.prefix_cache import (
     Cache,
     Job,
     Where,
-    backbone,
+    backbone_tensors,
     cache_named,
     encode,
     images_at_once,
@@ -89,7 +89,7 @@ def extract_features(
         return (folded.features(images).float(),)
 
     def key() -> str:
-        return prefix_key(model, backbone(model), data, "head", "float32", where.type)
+        return prefix_key(model, backbone_tensors(model), data, "head", "float32", where.type)
 
     kept, found, few = cache_named(cache), None, images_at_once(model, batch_size, where)
     if kept is not None:

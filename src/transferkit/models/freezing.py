@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict
 
-from torch import nn
+from torch import Tensor, nn
 
 from transferkit._format import table
 from transferkit._typing import JSON
@@ -160,6 +160,27 @@ def frozen_stages(model: nn.Module) -> tuple[Stage, ...]:
 
     first = next((i for i, stage in enumerate(parts) if not is_frozen(stage)), len(parts))
     return parts[:first]
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters, and the persistent buffers of modules in train mode, by name."""
+    persistent = model.state_dict().keys()
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                found[dot + name] = parameter
+        if module.training:
+            found |= {dot + name: buffer for name, buffer in module.named_buffers(recurse=False)}
+    return {name: tensor for name, tensor in found.items() if name in persistent}
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All other parameters and persistent buffers: those that no training step changes."""
+    trained = trained_tensors(model)
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if name not in trained}
 
 
 def is_held(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transferkit._validation import check_whole
 from transferkit.data.disk_cache import ArrayStore, CacheWarning, default_folder
@@ -339,37 +339,13 @@ def _on_disk(
     return tuple(map(torch.from_numpy, arrays))
 
 
-def changing(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters, and the buffers of modules in train mode; ``model`` is in it."""
-    lasting = model.state_dict().keys()
-    found: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                found[dot + name] = parameter
-        if module.training:
-            found |= {dot + name: buffer for name, buffer in module.named_buffers(recurse=False)}
-    return {name: tensor for name, tensor in found.items() if name in lasting}
-
-
-def frozen(model: nn.Module) -> dict[str, Tensor]:
-    """All other parameters and buffers: those that no training step changes."""
-    live = changing(model)
-    state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if name not in live}
-
-
-def backbone(model: Classifier) -> dict[str, Tensor]:
+def backbone_tensors(model: Classifier) -> dict[str, Tensor]:
     """All parameters and buffers that the features depend on."""
     state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
 
 
-QuickMark: TypeAlias = tuple[tuple[str, int, int], ...]
-
-
-def quick_mark(tensors: Mapping[str, Tensor]) -> QuickMark:
+def tensor_versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, int, int], ...]:
     """Changes when a tensor is replaced or written to.
 
     Addresses and versions cost no look at the values, but mean nothing in another process.

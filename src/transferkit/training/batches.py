@@ -20,18 +20,17 @@ from transferkit.data.image_data import ImageData
 from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import autocast, effective, has_room, seeded
-from transferkit.models.freezing import frozen_stages
+from transferkit.models.freezing import frozen_stages, frozen_tensors
 from transferkit.models.frozen_prefix import Cut, cut_at_boundary
 from transferkit.models.memory_format import choose_formats
 from transferkit.models.prefix_cache import (
     Job,
     Prefix,
     cache_named,
-    frozen,
     images_at_once,
     keep,
     prefix_key,
-    quick_mark,
+    tensor_versions,
 )
 from transferkit.training.options import Augmentation, Options
 from transferkit.training.progress import Progress
@@ -204,7 +203,7 @@ class Loaders:
         return loader, self._val[0] if self._val else None
 
     def _facts(self, splits: Sequence[ImageData]) -> object:
-        return quick_mark(frozen(self._model)), tuple(map(id, splits))
+        return tensor_versions(frozen_tensors(self._model)), tuple(map(id, splits))
 
     def _make(self, splits: Sequence[ImageData], progress: Progress) -> list[Loader]:
         """The loaders of train (or of each of its views) and of val."""
@@ -304,7 +303,7 @@ class Loaders:
 
     def _key(self, cut: Cut, data: ImageData, *how: str) -> str:
         facts = (cut.stage, effective(self._options.precision, self._device), self._device.type)
-        return prefix_key(self._model, frozen(self._model), data, *facts, *how)
+        return prefix_key(self._model, frozen_tensors(self._model), data, *facts, *how)
 
 
 def _compiled(forward: Forward) -> Forward:

@@ -18,8 +18,7 @@ from transferkit._files import replacing
 from transferkit.errors import OutputError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, training_device
-from transferkit.models.freezing import stages, unfreeze
-from transferkit.models.prefix_cache import changing
+from transferkit.models.freezing import stages, trained_tensors, unfreeze
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.optimizer import (
     Moments,
@@ -43,13 +42,13 @@ class KeptWeights:
 
     def __init__(self, model: nn.Module) -> None:
         """Copy the weights that the run starts from; ``model`` must be in train mode."""
-        self._live: Weights = changing(model)
+        self._live: Weights = trained_tensors(model)
         self.last: Weights = _copy(self._live)
         self.best: Weights = {}
 
     def add_unfrozen(self, model: nn.Module) -> None:
         """Copy what has been unfrozen since; it has not changed since the best epoch."""
-        fresh = {k: v for k, v in changing(model).items() if k not in self._live}
+        fresh = {k: v for k, v in trained_tensors(model).items() if k not in self._live}
         copies = _copy(fresh)
         self._live |= fresh
         self.last |= copies
