@@ -1,6 +1,6 @@
 """Time a training step in three memory formats: channels first, channels last, and by our rule.
 
-What :mod:`transferkit.models.memory_format` rests on: channels last wins on large maps and on
+What :mod:`transferkit.models.fast_layers` rests on: channels last wins on large maps and on
 depthwise convolutions, channels first on small maps of dense ones. The three take turns; the
 figures are the median of channels first over each, above 1 where it is faster than channels first.
 
@@ -25,7 +25,7 @@ from torch.nn.functional import conv2d, cross_entropy
 from transferkit import __version__
 from transferkit._format import table
 from transferkit.models.classifier import Classifier, create_classifier
-from transferkit.models.memory_format import fast_formats
+from transferkit.models.fast_layers import fast_formats
 
 NETWORKS = (
     "resnet18",

@@ -13,7 +13,7 @@ from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import DataError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.models.fold_batchnorm import folded_copy
+from transferkit.models.fast_layers import folded_copy
 from transferkit.models.prefix_cache import (
     Cache,
     Job,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from transferkit.models.classifier import Classifier, shared_copy
 from transferkit.models.device import device_of, seeded
-from transferkit.models.fold_batchnorm import folded_copy
+from transferkit.models.fast_layers import folded_copy
 from transferkit.models.freezing import frozen_stages
 from transferkit.models.skipped_calls import Run, ShortcutError, Template, copied, watched
 

@@ -20,9 +20,9 @@ from transferkit.data.image_data import ImageData
 from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import autocast, effective, has_room, seeded
+from transferkit.models.fast_layers import choose_formats
 from transferkit.models.freezing import frozen_stages, frozen_tensors
 from transferkit.models.frozen_prefix import Cut, cut_at_boundary
-from transferkit.models.memory_format import choose_formats
 from transferkit.models.prefix_cache import (
     Job,
     Prefix,

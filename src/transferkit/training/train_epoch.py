@@ -21,7 +21,7 @@ from transferkit._typing import Float64Array, Int64Array
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.device import autocast, seeded
-from transferkit.models.memory_format import fast_formats
+from transferkit.models.fast_layers import fast_formats
 from transferkit.training.batches import Loader, Loaders, ordered_batches, shuffled_batches
 from transferkit.training.checkpoint import Run
 from transferkit.training.history import EpochRecord
