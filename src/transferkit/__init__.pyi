@@ -43,13 +43,13 @@ from .workflows.lr_find import LRFind, lr_find
 from .workflows.rank import Ranking, rank_backbones
 from .workflows.result import Result
 from .workflows.strategies import (
-    Strategy,
     fine_tune,
     gradual_unfreeze,
     linear_probe,
     lp_ft,
     run,
 )
+from .workflows.strategy import Strategy
 
 __all__ = [
     "Advice",

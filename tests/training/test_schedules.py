@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,14 +9,14 @@ from hypothesis import strategies as st
 
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.training.schedules import (
-    Cosine,
-    Exponential,
-    OneCycle,
     Plateau,
-    Step,
     constant,
-    multiplier,
+    cosine,
+    exponential,
+    one_cycle,
+    rate_factor,
     schedule_named,
+    step_decay,
     warm_up_steps,
 )
 
@@ -36,12 +38,12 @@ def rates_of_torch(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) 
 
 
 def ours(schedule, steps=TOTAL, total=TOTAL, **options) -> list[float]:
-    return [multiplier(schedule, step, total, **options) for step in range(steps)]
+    return [rate_factor(schedule, step, total, **options) for step in range(steps)]
 
 
 def test_cosine_equals_torch():
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer(), TOTAL, eta_min=0.01 * LR)
-    assert ours(Cosine(final=0.01)) == pytest.approx(rates_of_torch(theirs, TOTAL))
+    assert ours(partial(cosine, final=0.01)) == pytest.approx(rates_of_torch(theirs, TOTAL))
 
 
 @pytest.mark.parametrize("total", [10, 57, 60])
@@ -49,18 +51,17 @@ def test_one_cycle_equals_torch(total):
     theirs = torch.optim.lr_scheduler.OneCycleLR(
         optimizer(), max_lr=LR, total_steps=total, cycle_momentum=False
     )
-    assert ours(OneCycle(), total, total) == pytest.approx(rates_of_torch(theirs, total))
+    assert ours(one_cycle, total, total) == pytest.approx(rates_of_torch(theirs, total))
 
 
-@pytest.mark.parametrize("every", [20, 1 / 3])
-def test_step_equals_torch(every):
+def test_step_equals_torch():
     theirs = torch.optim.lr_scheduler.StepLR(optimizer(), 20, gamma=0.1)
-    assert ours(Step(every)) == pytest.approx(rates_of_torch(theirs, TOTAL))
+    assert ours(step_decay) == pytest.approx(rates_of_torch(theirs, TOTAL))
 
 
 def test_exponential_equals_torch():
     theirs = torch.optim.lr_scheduler.ExponentialLR(optimizer(), 0.01 ** (1 / TOTAL))
-    assert ours(Exponential(final=0.01)) == pytest.approx(rates_of_torch(theirs, TOTAL))
+    assert ours(exponential) == pytest.approx(rates_of_torch(theirs, TOTAL))
 
 
 def test_linear_warm_up_equals_torch():
@@ -71,9 +72,9 @@ def test_linear_warm_up_equals_torch():
 
 
 def test_warm_up_then_cosine_over_the_rest():
-    rates = ours(Cosine(), warmup=10)
+    rates = ours(cosine, warmup=10)
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert rates[10:] == pytest.approx(ours(Cosine(), TOTAL - 10, TOTAL - 10))
+    assert rates[10:] == pytest.approx(ours(cosine, TOTAL - 10, TOTAL - 10))
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=30), st.booleans(), st.integers(0, 4))
@@ -84,13 +85,13 @@ def test_plateau_equals_torch(figures, maximize, patience):
     schedule = Plateau(factor=0.5, patience=patience)
     for count in range(1, len(figures) + 1):
         theirs.step(figures[count - 1])
-        mine = multiplier(schedule, 0, 1, figures=figures[:count], maximize=maximize)
+        mine = rate_factor(schedule, 0, 1, figures=figures[:count], maximize=maximize)
         assert mine == pytest.approx(theirs.get_last_lr()[0] / LR)
 
 
 def test_the_course_mistake_is_not_made():
     """T_max in steps but stepped by the epoch left the rate at 99.97 %; ours ends near 0."""
-    assert multiplier(Cosine(), 1499, 1500) < 1e-5
+    assert rate_factor(cosine, 1499, 1500) < 1e-5
 
 
 @given(st.sampled_from(["constant", "cosine", "one_cycle", "step", "exponential"]),
@@ -98,7 +99,7 @@ def test_the_course_mistake_is_not_made():
 def test_every_multiplier_is_between_0_and_1(name, total, warmup):
     steps = warm_up_steps(warmup, total)
     schedule = schedule_named(name)
-    values = [multiplier(schedule, step, total, warmup=steps) for step in range(total)]
+    values = [rate_factor(schedule, step, total, warmup=steps) for step in range(total)]
     assert all(0 <= value <= 1 + 1e-12 for value in values)
 
 
@@ -108,7 +109,7 @@ def test_warm_up_is_steps_or_a_share():
 
 
 def test_names_and_callables():
-    assert schedule_named("cosine") == Cosine()
+    assert schedule_named("cosine") is cosine
     assert schedule_named(constant) is constant
     with pytest.raises(UnknownNameError, match="cosine"):
         schedule_named("cosin")
@@ -116,15 +117,7 @@ def test_names_and_callables():
         schedule_named(3)
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: OneCycle(rise=0),
-        lambda: Step(0),
-        lambda: Exponential(0.0),
-        lambda: Plateau(factor=1.5),
-    ],
-)
-def test_impossible_options_are_refused(build):
+@pytest.mark.parametrize("factor", [0, 1, 1.5])
+def test_an_impossible_factor_is_refused(factor):
     with pytest.raises(ConfigError):
-        build()
+        Plateau(factor=factor)

@@ -96,7 +96,7 @@ def test_balanced_weights_give_each_class_the_same_mass():
     assert weights * np.bincount(labels) == pytest.approx([10 / 3] * 3)
 
 
-def test_a_meter_finds_the_first_bad_batch():
+def test_a_meter_finds_the_first_bad_batch(monkeypatch):
     meter = Meter(CPU)
     logits, labels = torch.eye(2), torch.tensor([0, 0])
     for value in (1.0, 2.0):
@@ -105,9 +105,10 @@ def test_a_meter_finds_the_first_bad_batch():
     assert meter.figures() == (0.75, 0.5)
     for value in (3.0, torch.inf, torch.nan):
         meter.add(torch.tensor(value), 2.0, logits, labels)
-    meter.check(epoch=1, accumulate=2, every=4)
+    monkeypatch.setattr(meter, "device", torch.device("cuda"))
+    meter.check(epoch=1, accumulate=2)
     with pytest.raises(TrainingError, match=r"became inf at epoch 1, step 2\."):
-        meter.check(epoch=1, accumulate=2)
+        meter.check(epoch=1, accumulate=2, all_of_them=True)
 
 
 def test_random_numbers_follow_seed_and_epoch_and_leave_the_callers():

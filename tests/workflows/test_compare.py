@@ -25,7 +25,8 @@ from transferkit.workflows import compare as comparing
 from transferkit.workflows.compare import run_task
 from transferkit.workflows.comparison_rows import Cell
 from transferkit.workflows.comparison_store import CellStore, Task
-from transferkit.workflows.strategies import Method, with_outputs
+from transferkit.workflows.strategies import with_outputs
+from transferkit.workflows.strategy import Method
 
 RUN = {"weights": None, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": False}
 THREE, BROKEN = "user/test-three", "user/test-broken"

@@ -22,13 +22,13 @@ from transferkit.training import evaluate as evaluating
 from transferkit.training.history import EpochRecord, History
 from transferkit.workflows.audit import explain_gap
 from transferkit.workflows.strategies import (
-    Method,
     boundaries,
     fine_tune,
     joined,
     linear_probe,
     lp_ft,
 )
+from transferkit.workflows.strategy import Method
 
 QUIET = {"progress": False, "device": "cpu", "batch_size": 8}
 

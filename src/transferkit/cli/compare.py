@@ -115,7 +115,7 @@ def compare_command(
     """
     from transferkit.data.load import load_splits
     from transferkit.workflows.compare import compare
-    from transferkit.workflows.strategies import strategy_named
+    from transferkit.workflows.strategy import strategy_named
 
     chosen, numbers = [strategy_named(name) for name in comma_list(strategies)], seed_list(seeds)
     make_folder(out)

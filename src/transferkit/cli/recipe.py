@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from transferkit.workflows.strategies import Strategy
+    from transferkit.workflows.strategy import Strategy
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | None"
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -37,7 +37,7 @@ def documented(file: str, name: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in (e.split(": ", 1) for e in entries)}
 
 
-STRATEGY = documented("workflows/strategies.py", "Strategy")
+STRATEGY = documented("workflows/strategy.py", "Strategy")
 TRAINER = documented("training/trainer.py", "Trainer")
 OPTIONS = {
     name: STRATEGY.get(name) or TRAINER[name]
@@ -89,7 +89,7 @@ def _collect(context: click.Context, option: click.Parameter, text: str | None) 
 def typed_strategy(context: click.Context, method: str, *, augment: bool) -> Strategy:
     """The strategy that the typed options make."""
     from transferkit.data.augment import Augment
-    from transferkit.workflows.strategies import Strategy
+    from transferkit.workflows.strategy import Strategy
 
     typed: dict[str, Any] = context.meta.get(__name__, {})
     fields = {name: value for name, value in typed.items() if name in STRATEGY}

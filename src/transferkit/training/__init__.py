@@ -1,1 +1,1 @@
-"""Training and judging classifiers."""
+"""Training and evaluating classifiers."""

@@ -73,7 +73,7 @@ def _copy(weights: Weights) -> Weights:
 
 
 FORMAT = 1
-_ENTRY = "transferkit training state"
+_METADATA = "transferkit training state"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +88,8 @@ class TrainState:
         seed: The seed of the run.
         trainable: Names of the trainable parameters.
         weights: All weights and buffers of the model, after the last whole epoch.
-        best: Of the best epoch, the weights that training changes; empty without val.
-        moments: What the optimizer has learnt, by parameter name.
+        best: Weights of the best epoch, as far as training changes them; empty without val.
+        moments: State of the optimizer (such as exp_avg), by parameter name.
         history: The figures of the epochs so far.
     """
 
@@ -125,13 +125,13 @@ class TrainState:
             "monitor": self.history.monitor,
             "records": [asdict(record) for record in self.history.records],
         }
-        parts = {"weights": self.weights, "best": self.best, **_by_kind(self.moments)}
-        tensors = {
-            f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()
-        }
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for name, kinds in self.moments.items():
+            tensors |= {f"{kind}/{name}": tensor for kind, tensor in kinds.items()}
         try:
-            with replacing(path) as draft:
-                save_file(tensors, draft, metadata={_ENTRY: json.dumps(facts)})
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, metadata={_METADATA: json.dumps(facts)})
         except SafetensorError as error:
             raise OutputError(f"Cannot write the training state to {path}: {error}.") from error
 
@@ -146,8 +146,8 @@ class TrainState:
             raise TrainingError(f"There is no training state at {path}.")
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {})[_ENTRY])
-                parts = _by_part({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no dict
+                facts = json.loads((file.metadata() or {})[_METADATA])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise TrainingError(f"{path} does not hold a training state: {error!r}.") from error
         if facts.get("format") != FORMAT:
@@ -155,42 +155,24 @@ class TrainState:
                 f"{path} is of format {facts.get('format')}; this version reads {FORMAT}."
             )
         records = tuple(EpochRecord(**record) for record in facts["records"])
+        weights: Weights = {}
+        best: Weights = {}
+        moments: Moments = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind in ("weights", "best"):
+                (weights if kind == "weights" else best)[name] = tensor
+            else:
+                moments.setdefault(name, {})[kind] = tensor
         return cls(
             step=facts["step"],
             seed=facts["seed"],
             trainable=tuple(facts["trainable"]),
-            weights=parts.pop("weights", {}),
-            best=parts.pop("best", {}),
-            moments=_by_name(parts),
+            weights=weights,
+            best=best,
+            moments=moments,
             history=History(records, facts["monitor"]),
         )
-
-
-def _by_part(tensors: Weights) -> dict[str, Weights]:
-    """``{"weights/a.b": t}`` as ``{"weights": {"a.b": t}}``."""
-    parts: dict[str, Weights] = {}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition("/")
-        parts.setdefault(part, {})[name] = tensor
-    return parts
-
-
-def _by_kind(moments: Moments) -> dict[str, Weights]:
-    """Moments by parameter, as moments by kind: ``{"a.b": {"exp_avg": t}}`` turned around."""
-    kinds: dict[str, Weights] = {}
-    for name, learnt in moments.items():
-        for kind, tensor in learnt.items():
-            kinds.setdefault(kind, {})[name] = tensor
-    return kinds
-
-
-def _by_name(kinds: dict[str, Weights]) -> Moments:
-    """The reverse of :func:`_by_kind`."""
-    moments: Moments = {}
-    for kind, named in kinds.items():
-        for name, tensor in named.items():
-            moments.setdefault(name, {})[kind] = tensor
-    return moments
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""Judging and using a trained classifier."""
+"""Evaluation and prediction with a trained classifier."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def evaluate(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Judge ``model`` on labelled images, in float32.
+    """Evaluate ``model`` on labelled images, in float32.
 
     Args:
         model: The classifier; its mode is left as it was.
         data: Labelled images; their class names are those of the result.
-        batch_size: Images a batch, at the most; on a CPU fewer at once are faster.
+        batch_size: Largest batch size; on a CPU smaller batches may be taken, which are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
@@ -71,7 +71,7 @@ def predict(
         model: The classifier; its mode is left as it was.
         data: Images, with labels or without, or an array of them that
             :class:`~transferkit.ImageData` can read.
-        batch_size: Images a batch, at the most; on a CPU fewer at once are faster.
+        batch_size: Largest batch size; on a CPU smaller batches may be taken, which are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
@@ -101,7 +101,7 @@ def predict(
 
 
 def _images_of(data: object) -> ImageData:
-    """The images themselves, or those of an array; what cannot be one is named."""
+    """The images themselves, or those of an array."""
     if isinstance(data, ImageData):
         return data
     if data is None or isinstance(data, str | Path | Mapping):

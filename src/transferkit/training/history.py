@@ -1,4 +1,4 @@
-"""What a training run leaves behind: one record an epoch, and the course's summary row."""
+"""The history of a training run: one record per epoch, and a summary row."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class EpochRecord:
         epoch: The epoch, counted from 1.
         step: Optimizer steps taken since the start of the run.
         lr: The head's learning rate at the last step of the epoch.
-        train_loss: Mean over all samples of the loss that was minimised, as it stood when each
-            batch was seen (label smoothing, class weights and auxiliary heads included).
-        train_accuracy: Share of samples that were right when their batch was seen.
-        val_loss: Mean cross-entropy of the val split after the epoch, plain: no smoothing, no
-            class weights, no auxiliary heads.
-        val_accuracy: Share of the val split that is right after the epoch.
-        seconds: Wall time of the epoch, evaluation included.
+        train_loss: Mean training loss over the epoch, each batch before its optimizer step (label
+            smoothing, class weights and auxiliary heads included).
+        train_accuracy: Accuracy over the same batches.
+        val_loss: Mean cross-entropy on val after the epoch, without label smoothing, class weights
+            and auxiliary heads.
+        val_accuracy: Accuracy on val after the epoch.
+        seconds: Wall time of the epoch, validation included.
     """
 
     epoch: int
@@ -45,7 +45,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class HistorySummary:
-    """The course's summary row of a run; what was not measured is None."""
+    """The summary row of a run; None stands for what was not measured."""
 
     final_train_loss: float | None
     best_train_accuracy: float | None
@@ -78,10 +78,10 @@ class HistorySummary:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The course of a run, epoch by epoch.
+    """The figures of a run, epoch by epoch.
 
     Attributes:
-        records: One record an epoch.
+        records: One record per epoch.
         monitor: The val figure that the best epoch is chosen on.
 
     Example:
@@ -119,7 +119,7 @@ class History:
         return min(known, key=lambda pair: (sign * pair[0], pair[1]))[1]
 
     def summary(self) -> HistorySummary:
-        """The course's summary row.
+        """The summary row.
 
         Raises:
             DataError: No epoch was finished.
@@ -150,13 +150,16 @@ class History:
         }
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one row an epoch; the file appears whole or not at all.
+        """Write one row per epoch; the file appears whole or not at all.
 
         Raises:
             OutputError: The file cannot be written.
         """
         names = [field.name for field in fields(EpochRecord)]
-        with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(record) for record in self.records)

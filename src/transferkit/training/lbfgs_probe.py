@@ -1,4 +1,4 @@
-"""A linear head solved to the optimum, along a path of penalties, instead of stepped towards it."""
+"""A linear head solved to the optimum by L-BFGS, for a path of L2 penalties."""
 
 from __future__ import annotations
 
@@ -22,25 +22,16 @@ from transferkit.training.trainer import check_data
 
 
 def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
-    """Solve the head of ``model`` on the train split, and keep the penalty that is best on val.
+    """Solve the head of ``model`` on train for each penalty, and keep the one that is best on val.
 
-    Args:
-        model: A classifier with a linear head; the head is written to.
-        splits: Train and val.
-        options: Class weights, label smoothing, monitor and cache are taken from here.
-
-    Returns:
-        One record a penalty, from strong to weak.
-
-    Raises:
-        ConfigError: The head is not a single linear layer.
-        DataError: The data cannot train this model.
+    Of the options only class weights, label smoothing, monitor and cache matter. The history has
+    one record per penalty, from strong to weak.
     """
     head = linear_layer(model.head)
     check_data(model, splits["train"], splits["val"])
     start, device = time.perf_counter(), device_of(model)
     train, val = (
-        Labelled.of(extract_features(model, splits[name], cache=options.cache), device)
+        _Split.of(extract_features(model, splits[name], cache=options.cache), device)
         for name in ("train", "val")
     )
     labels = train.labels.cpu().numpy()
@@ -55,7 +46,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
     history, best = History(monitor=options.monitor), None
     for solution in path:
         step = history.records[-1].step if history.records else 0
-        figures = (*train.judge(solution), *val.judge(solution))
+        figures = (*train.scores(solution), *val.scores(solution))
         seconds, start = time.perf_counter() - start, time.perf_counter()
         record = EpochRecord(
             len(history) + 1, step + solution.iterations, solution.penalty, *figures, seconds
@@ -63,7 +54,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
         history = History((*history.records, record), history.monitor)
         if history.best_epoch == record.epoch:
             best = solution
-    assert best is not None  # the path is not empty, and val was judged at each point
+    assert best is not None  # the path is not empty, and val is scored at each point
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(best.weight))
         head.bias.copy_(torch.from_numpy(best.bias))
@@ -72,11 +63,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
 
 
 def linear_layer(head: nn.Module) -> nn.Linear:
-    """The head, which must be one linear layer with a bias.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """The head, which must be one linear layer with a bias."""
     if isinstance(head, nn.Linear) and head.bias is not None:
         return head
     raise ConfigError(
@@ -86,21 +73,21 @@ def linear_layer(head: nn.Module) -> nn.Linear:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
+class _Split:
     """Features (N, D) and labels (N,) on the device."""
 
     features: torch.Tensor
     labels: torch.Tensor
 
     @classmethod
-    def of(cls, features: Features, device: torch.device) -> Labelled:
+    def of(cls, features: Features, device: torch.device) -> _Split:
         """Move the features of a labelled split to ``device``."""
         return cls(
             torch.from_numpy(features.features).to(device),
             torch.as_tensor(features.labels, device=device),
         )
 
-    def judge(self, solution: Solution) -> tuple[float, float]:
+    def scores(self, solution: Solution) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of a solution."""
         weight = torch.as_tensor(solution.weight, dtype=torch.float32, device=self.features.device)
         bias = torch.as_tensor(solution.bias, dtype=torch.float32, device=self.features.device)

@@ -20,11 +20,7 @@ _FUSED = ("cpu", "cuda")
 
 
 def build_optimizer(model: nn.Module, options: Options) -> Optimizer:
-    """Build the optimizer over the parameters of ``model`` that are trainable now.
-
-    Raises:
-        TrainingError: No parameter is trainable.
-    """
+    """Build the optimizer over the parameters of ``model`` that are trainable now."""
     decay = options.weight_decay
     if decay is None:
         decay = _WEIGHT_DECAY[options.optimizer]
@@ -41,7 +37,7 @@ def build_optimizer(model: nn.Module, options: Options) -> Optimizer:
 
 
 def _merged(parts: Sequence[ParamGroup]) -> list[dict[str, object]]:
-    """Groups of equal rate and decay as one: the optimizer takes a step for each group."""
+    """Groups of equal rate and decay as one, because each group costs a call per step."""
     merged: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part in parts:
         merged.setdefault((part["lr"], part["weight_decay"]), []).extend(part["params"])
@@ -52,28 +48,28 @@ def _merged(parts: Sequence[ParamGroup]) -> list[dict[str, object]]:
 
 
 def held_by(optimizer: Optimizer) -> set[nn.Parameter]:
-    """The parameters that the optimizer holds."""
+    """The parameters of the optimizer."""
     return {parameter for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def moments(optimizer: Optimizer, model: nn.Module) -> Moments:
-    """Copy what the optimizer has learnt of each parameter, by the parameter's name."""
+    """Copy the optimizer's state of each parameter, by the parameter's name."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {
-        names[parameter]: {key: value.detach().clone() for key, value in learnt.items()}
-        for parameter, learnt in optimizer.state.items()
+        names[parameter]: {key: value.detach().clone() for key, value in state.items()}
+        for parameter, state in optimizer.state.items()
     }
 
 
-def load_moments(optimizer: Optimizer, model: nn.Module, learnt: Moments) -> None:
-    """Give the optimizer what was learnt of the parameters that it holds; others are left out."""
+def load_moments(optimizer: Optimizer, model: nn.Module, saved: Moments) -> None:
+    """Set the optimizer's state of the parameters that it holds; others are left out."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     held = [names[p] for group in optimizer.param_groups for p in group["params"]]
     packed = optimizer.state_dict()
     packed["state"] = {
-        place: {key: value.clone() for key, value in learnt[name].items()}
+        place: {key: value.clone() for key, value in saved[name].items()}
         for place, name in enumerate(held)
-        if name in learnt
+        if name in saved
     }
     optimizer.load_state_dict(packed)
 

@@ -138,17 +138,13 @@ class Options:
 
 
 def plain_option(value: object) -> JSON:
-    """The value of an option as plain data, the same in every process.
-
-    A function is its module and name, an object its text form.
-    """
+    """An option's value as plain data: a function is its module and name, an object its repr."""
     if isinstance(value, torch.device):
         return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if callable(value) or is_dataclass(value):
         return repr(value)
-    if callable(value) and not callable(getattr(value, "tolist", None)):
-        name = getattr(value, "__qualname__", None) or type(value).__qualname__
-        return f"{value.__module__}.{name}"
     return plain(value)
 
 

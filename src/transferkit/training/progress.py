@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, one plain line an epoch in a log file."""
+"""Progress: a bar on a terminal, one plain line per epoch in a log file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ from transferkit.training.history import EpochRecord
 
 
 class Progress:
-    """Shows how far a run is, on standard error.
+    """Shows on standard error how far a run is: ``done`` of so many ``steps`` at the start.
 
-    Args:
-        show: True for a bar, False for nothing; None for a bar on a terminal and a plain line an
-            epoch elsewhere.
-        epochs: Epochs of the run.
-        steps: Optimizer steps of the run.
-        done: Optimizer steps that were done before.
+    ``show`` True is a bar, False nothing; None a bar on a terminal, and lines elsewhere.
     """
 
     def __init__(self, show: bool | None, *, epochs: int, steps: int, done: int) -> None:
@@ -39,7 +34,7 @@ class Progress:
 
     @contextmanager
     def encoding(self, images: int) -> Iterator[Callable[[int], object]]:
-        """Show how far the frozen part has come through the images, beside the bar of the run."""
+        """Show how many images have gone through the frozen layers, beside the bar of the run."""
         if self._bar is None:
             yield lambda count: None
             return

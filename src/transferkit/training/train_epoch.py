@@ -28,13 +28,13 @@ from transferkit.training.history import EpochRecord
 from transferkit.training.optimizer import clip, scale_rates
 from transferkit.training.options import ClassWeights, Options
 from transferkit.training.progress import Progress
-from transferkit.training.schedules import multiplier, schedule_named, warm_up_steps
+from transferkit.training.schedules import rate_factor, schedule_named, warm_up_steps
 
 AUX_WEIGHT = 0.3
 """Weight of each auxiliary head's loss (Szegedy et al. 2015, Going Deeper, section 5)."""
 
 _CHECK_LOSS_EVERY = 50
-"""On a GPU, batches between two checks for a loss that is NaN or infinite; each check waits."""
+"""On a GPU, batches between two checks for a loss that is NaN or infinite."""
 
 
 def train_epoch(
@@ -59,7 +59,6 @@ def train_epoch(
     check_batch_norm(model, batches)
     size = options.accumulate
     steps = [batches[i : i + size] for i in range(0, len(batches), size)]
-    check_every = 1 if run.device.type == "cpu" else _CHECK_LOSS_EVERY
     meter, rate = Meter(run.device), 0.0
     with fast_formats(model):
         with seeded((options.seed, number, 1), run.device):
@@ -69,8 +68,8 @@ def train_epoch(
                 take_step(train_loader, step, loss, optimizer, meter, options)
                 run.step += 1
                 progress.step()
-                meter.check(number, size, every=check_every)
-        meter.check(number, size)
+                meter.check(number, size)
+        meter.check(number, size, all_of_them=True)
         model.eval()
         check_weights(model, number)
         val_loss, val_accuracy = (None, None) if val_loader is None else validate(val_loader, run)
@@ -125,7 +124,7 @@ def schedule_factor(run: Run, total: int) -> float:
     options, records = run.options, run.history.records
     validated = all(record.val_loss is not None for record in records)
     monitor = options.monitor if validated else "train_loss"
-    return multiplier(
+    return rate_factor(
         schedule_named(options.scheduler),
         run.step,
         total,
@@ -203,10 +202,11 @@ class Meter:
         self.mass += mass
         self.count += len(labels)
 
-    def check(self, epoch: int, accumulate: int, *, every: int = 1) -> None:
-        """See that all losses are finite; only when ``every`` batches have come since last time."""
+    def check(self, epoch: int, accumulate: int, *, all_of_them: bool = False) -> None:
+        """See that the losses are finite; on a GPU only from time to time, because it waits."""
         fresh = self.losses[self._checked :]
-        if not fresh or len(fresh) < every:
+        often = all_of_them or self.device.type == "cpu"
+        if len(fresh) < (1 if often else _CHECK_LOSS_EVERY):
             return
         finite = torch.isfinite(torch.stack(fresh)).tolist()
         if not all(finite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Unpack
@@ -215,9 +216,8 @@ class Trainer:
         self, train: ImageData, val: ImageData | None, epochs: int
     ) -> Iterator[EpochRecord]:
         run, within_epoch, failed = self._run, False, False
-        steps = -(
-            -number_of_batches(len(train), self.options.batch_size) // self.options.accumulate
-        )
+        batches = number_of_batches(len(train), self.options.batch_size)
+        steps = math.ceil(batches / self.options.accumulate)
         shown = Progress(self.options.progress, epochs=epochs, steps=epochs * steps, done=run.step)
         try:
             with kept_memory(run.device), shown as progress:

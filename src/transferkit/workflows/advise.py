@@ -19,7 +19,7 @@ from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
 from transferkit.selection.probe import ProbeCurve, probe_curve, probe_score
 from transferkit.workflows.compare import Weights
-from transferkit.workflows.strategies import Method
+from transferkit.workflows.strategy import Method
 
 Size: TypeAlias = Literal["small", "large"]
 Similarity: TypeAlias = Literal["similar", "dissimilar"]

@@ -27,7 +27,8 @@ from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.comparison_rows import Cell
 from transferkit.workflows.comparison_store import CellStore, Task
 from transferkit.workflows.result import checked_splits
-from transferkit.workflows.strategies import Strategy, run, strategy_named, with_outputs
+from transferkit.workflows.strategies import run, with_outputs
+from transferkit.workflows.strategy import Strategy, strategy_named
 
 Weights: TypeAlias = str | Path | None
 """``"default"``, a tag, a file, or None for random ones."""

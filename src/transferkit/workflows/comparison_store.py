@@ -23,7 +23,7 @@ from transferkit.metrics.evaluation import evaluate_probabilities
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import TrainOptions
 from transferkit.workflows.comparison_rows import Cell
-from transferkit.workflows.strategies import Strategy
+from transferkit.workflows.strategy import Strategy
 
 SPLITS = ("val", "test")
 ARRAYS = ("probabilities", "labels")

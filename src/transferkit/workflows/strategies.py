@@ -1,205 +1,32 @@
 """Strategies: linear probe, fine-tuning, LP-FT, gradual unfreezing, interpolation, from scratch.
 
-A :class:`Strategy` is the whole recipe as one value, and :func:`run` carries it out; each of
-``tk.linear_probe``, ``tk.fine_tune``, ``tk.lp_ft`` and ``tk.gradual_unfreeze`` is ``run`` with one
-method.
+:func:`run` carries out a :class:`~transferkit.Strategy`; each of ``tk.linear_probe``,
+``tk.fine_tune``, ``tk.lp_ft`` and ``tk.gradual_unfreeze`` is ``run`` with one method.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple, NoReturn, TypeAlias, Unpack, get_args
+from typing import Unpack
 
 from torch import nn
 
-from transferkit._format import plain
-from transferkit._typing import JSON
-from transferkit._validation import check_number, check_text, check_whole
-from transferkit.data.image_data import ImageData, Splits
-from transferkit.errors import ConfigError, UnknownNameError
+from transferkit._validation import check_number, check_whole
+from transferkit.data.image_data import ImageData, Splits, trusted_images
+from transferkit.errors import ConfigError
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.training.history import History
 from transferkit.training.lbfgs_probe import solve_head
-from transferkit.training.options import (
-    Options,
-    TrainOptions,
-    check_option_names,
-    plain_option,
-)
+from transferkit.training.options import TrainOptions
 from transferkit.training.trainer import Trainer
 from transferkit.workflows.interpolate import interpolate
 from transferkit.workflows.result import Result, checked_splits, classifier_for, judged
-
-Method: TypeAlias = Literal[
-    "linear_probe", "fine_tune", "lp_ft", "gradual_unfreeze", "interpolate", "from_scratch"
-]
-Solver: TypeAlias = Literal["minibatch", "lbfgs"]
-
-
-class _Defaults(NamedTuple):
-    """Epochs and learning rate of a method, and the fields of a strategy that it uses."""
-
-    epochs: int
-    lr: float
-    uses: tuple[str, ...] = ()
-
-
-_METHODS: Mapping[Method, _Defaults] = MappingProxyType(
-    {
-        "linear_probe": _Defaults(30, 1e-2, ("solver",)),
-        "fine_tune": _Defaults(10, 1e-4, ("upto",)),
-        "lp_ft": _Defaults(10, 1e-4, ("upto", "probe_epochs", "probe_lr")),
-        "gradual_unfreeze": _Defaults(12, 1e-3, ("steps",)),
-        "interpolate": _Defaults(10, 1e-4, ("upto", "probe_epochs", "probe_lr")),
-        "from_scratch": _Defaults(30, 1e-3),
-    }
-)
-_SOME_METHODS_ONLY = ("upto", "steps", "solver", "probe_epochs", "probe_lr")
-GRADUAL_LAYER_DECAY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """One way to train a backbone, as a value.
-
-    Attributes:
-        method: ``"linear_probe"`` (the head only), ``"fine_tune"``, ``"lp_ft"`` (linear probe,
-            then fine-tuning from there), ``"gradual_unfreeze"`` (from the head backwards),
-            ``"interpolate"`` (between the linear probe and the model fine-tuned from it) or
-            ``"from_scratch"`` (all layers, from random weights).
-        name: Name in tables. Default: the method.
-        epochs: Epochs of the last phase. Default: 30 for linear_probe and from_scratch, 12 for
-            gradual_unfreeze, 10 for the others.
-        lr: Learning rate of the head in the last phase. Default: 0.01 for linear_probe, 0.001 for
-            gradual_unfreeze and from_scratch, 0.0001 for the others.
-        upto: First stage that is trained, by name or place, in fine_tune and in the last phase of
-            lp_ft and interpolate. Default: all stages.
-        steps: Of gradual_unfreeze: the number of steps from the head alone to the whole network,
-            or the first trainable stage of each step. Default: 4.
-        solver: Of linear_probe: ``"minibatch"``, or ``"lbfgs"`` to solve a linear head to the
-            optimum. Default: minibatch.
-        probe_epochs: Epochs of the probe that lp_ft and interpolate start with. Default: 10.
-        probe_lr: Learning rate of that probe. Default: 0.01.
-        dropout: Dropout of the head, in [0, 1). Default: 0.
-        outputs: Outputs of the head, where more than the classes; the rest stay unused.
-            Default: one for each class.
-        options: Options of :class:`~transferkit.Trainer`, such as ``{"weight_decay": 0.05}``. In
-            gradual_unfreeze ``layer_decay`` is 0.5 unless set here; the probe of lp_ft and
-            interpolate has no warm-up.
-
-    Raises:
-        ConfigError: A field has a value that cannot work, or is not used by the method.
-        UnknownNameError: There is no such method or option; the message gives the nearest ones.
-
-    Example:
-        >>> import transferkit as tk
-        >>> gentle = tk.Strategy("fine_tune", lr=1e-5, options={"layer_decay": 0.7})
-        >>> gentle.name, gentle.length  # epochs are those of the method unless given
-        ('fine_tune', 10)
-        >>> tk.Strategy("lp-ft")
-        Traceback (most recent call last):
-            ...
-        transferkit.errors.UnknownNameError: Unknown strategy 'lp-ft'. ...
-    """
-
-    method: Method
-    _: KW_ONLY
-    name: str = ""
-    epochs: int | None = None
-    lr: float | None = None
-    upto: str | int | None = None
-    steps: int | Sequence[str | int] = 4
-    solver: Solver = "minibatch"
-    probe_epochs: int = 10
-    probe_lr: float = 1e-2
-    dropout: float = 0.0
-    outputs: int | None = None
-    options: TrainOptions = field(default_factory=TrainOptions, hash=False)
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise UnknownNameError.among("strategy", str(self.method), get_args(Method))
-        object.__setattr__(self, "name", self.name or self.method)
-        check_text("name", self.name)
-        check_whole(f"epochs of {self.name!r}", self.length, least=1)
-        check_number(f"lr of {self.name!r}", self.rate, above=0)
-        check_whole(f"probe_epochs of {self.name!r}", self.probe_epochs, least=1)
-        check_number(f"probe_lr of {self.name!r}", self.probe_lr, above=0)
-        if self.outputs is not None:
-            check_whole(f"outputs of {self.name!r}", self.outputs, least=1)
-        check_number(f"dropout of {self.name!r}", self.dropout, least=0, below=1)
-        self._check_options()
-        object.__setattr__(self, "options", dict(self.options))
-        self._check_used_fields()
-        if self.solver not in get_args(Solver):
-            raise UnknownNameError.among("solver", str(self.solver), get_args(Solver))
-        if self.solver == "lbfgs" and self.options.get("augment") is not None:
-            raise ConfigError(
-                "solver='lbfgs' works on fixed features; augment needs solver='minibatch'."
-            )
-        if self.method == "gradual_unfreeze":
-            object.__setattr__(self, "steps", _checked_steps(self.steps, self.length))
-
-    def _check_options(self) -> None:
-        uses = _METHODS[self.method].uses
-        given: object = self.options
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"options must be a dictionary of training options, got {given!r}.")
-        for name, value in given.items():
-            if name in _SOME_METHODS_ONLY and name not in uses:
-                self._refuse(name, value)
-        beside = ("epochs", "lr", "dropout", "outputs", *uses)
-        check_option_names(self.options, owner=self.method, beside=beside)
-        Options(lr=self.rate, **self.options)
-
-    def _check_used_fields(self) -> None:
-        defaults = {one.name: one.default for one in fields(self)}
-        uses = _METHODS[self.method].uses
-        for name in _SOME_METHODS_ONLY:
-            if name not in uses and getattr(self, name) != defaults[name]:
-                self._refuse(name, getattr(self, name))
-
-    def _refuse(self, name: str, value: object) -> NoReturn:
-        users = (method for method, facts in _METHODS.items() if name in facts.uses)
-        raise ConfigError(
-            f"{self.method} does not use {name}, got {name}={value!r}; "
-            f"{name} belongs to {', '.join(users)}."
-        )
-
-    @property
-    def length(self) -> int:
-        """Epochs of the last phase: ``epochs``, or those of the method."""
-        return _METHODS[self.method].epochs if self.epochs is None else self.epochs
-
-    @property
-    def rate(self) -> float:
-        """Learning rate of the head in the last phase: ``lr``, or that of the method."""
-        return _METHODS[self.method].lr if self.lr is None else self.lr
-
-    def to_dict(self) -> dict[str, JSON]:
-        """All fields as plain data, epochs and learning rate filled in; the key of stored results.
-
-        A function among the options stands there by its module and name.
-        """
-        said: dict[str, object] = {one.name: getattr(self, one.name) for one in fields(self)}
-        options = {name: plain_option(value) for name, value in sorted(self.options.items())}
-        said |= {"epochs": self.length, "lr": self.rate, "options": options}
-        return {name: plain(value) for name, value in said.items()}
-
-
-def strategy_named(strategy: str | Strategy) -> Strategy:
-    """The strategy of a method's name; a Strategy is returned as it is."""
-    if isinstance(strategy, Strategy):
-        return strategy
-    for method in get_args(Method):
-        if method == strategy:
-            return Strategy(method)
-    raise UnknownNameError.among("strategy", str(strategy), get_args(Method))
+from transferkit.workflows.strategy import Method, Solver, Strategy, strategy_named
 
 
 def run(
@@ -248,22 +75,15 @@ def linear_probe(
     solver: Solver = "minibatch",
     **options: Unpack[TrainOptions],
 ) -> Result:
-    """Freeze the backbone and train the head.
+    """Freeze the backbone and train the head: :func:`~transferkit.run` with one method.
 
-    Without augmentation the features are computed once, and every epoch runs on them.
+    Without augmentation the features are computed once, and every epoch runs on them. See ``run``
+    for the other arguments and the errors, and :class:`~transferkit.Trainer` for ``options``.
 
     ``solver="lbfgs"`` solves a linear head to the optimum instead, for eight L2 penalties from 10
     down to 1e-6 on standardised features, and takes the one that is best on val. ``epochs``,
     ``lr`` and the other options of stepping then have no meaning; each record of the history is
     one penalty, which stands in its column ``lr``, and ``step`` counts L-BFGS iterations.
-
-    Args:
-        model: See :func:`~transferkit.run`, also for what is raised.
-        splits: See :func:`~transferkit.run`.
-        epochs: Epochs.
-        lr: Learning rate.
-        solver: ``"minibatch"`` or ``"lbfgs"``.
-        **options: See :class:`~transferkit.Trainer`.
 
     Example:
         >>> import transferkit as tk
@@ -288,16 +108,10 @@ def fine_tune(
     lr: float = 1e-4,
     **options: Unpack[TrainOptions],
 ) -> Result:
-    """Train the stages from ``upto`` to the head.
+    """Train the stages from ``upto`` (a name or place) to the head, or all for None.
 
-    Args:
-        model: See :func:`~transferkit.run`, also for what is raised.
-        splits: See :func:`~transferkit.run`.
-        upto: First stage that is trained, by name or place; everything nearer to the input is
-            frozen. None trains everything.
-        epochs: Epochs.
-        lr: Learning rate of the head.
-        **options: See :class:`~transferkit.Trainer`.
+    See :func:`~transferkit.run` for the other arguments and the errors, and
+    :class:`~transferkit.Trainer` for ``options``.
 
     Example:
         >>> import transferkit as tk
@@ -331,19 +145,9 @@ def lp_ft(
     features and underperform out-of-distribution", ICLR 2022, arXiv:2202.10054). The epoch is
     chosen on val over both phases: where fine-tuning never beats the probe there, the probe stays.
 
-    Args:
-        model: See :func:`~transferkit.run`, also for what is raised.
-        splits: See :func:`~transferkit.run`.
-        upto: First stage that is fine-tuned; None fine-tunes everything.
-        probe_epochs: Epochs of the probe.
-        probe_lr: Learning rate of the probe.
-        epochs: Epochs of fine-tuning.
-        lr: Learning rate of the head in fine-tuning.
-        **options: See :class:`~transferkit.Trainer`; they apply to both phases, each with its own
-            run of the schedule, but ``warmup`` to fine-tuning only.
-
-    Returns:
-        The classifier, and the history of both phases as one.
+    ``options`` apply to both phases, each with its own run of the schedule, but ``warmup`` to
+    fine-tuning only. The history is that of both phases. See :func:`~transferkit.run` for the
+    other arguments and the errors, and :class:`~transferkit.Trainer` for ``options``.
     """
     strategy = Strategy(
         "lp_ft",
@@ -372,15 +176,10 @@ def gradual_unfreeze(
     keeps the moments of the layers it trains already. Source: J. Howard and S. Ruder, "Universal
     language model fine-tuning for text classification", ACL 2018, section 3.3, arXiv:1801.06146.
 
-    Args:
-        model: See :func:`~transferkit.run`, also for what is raised.
-        splits: See :func:`~transferkit.run`.
-        steps: How many steps there are from the head alone to the whole network (no more than
-            epochs and stages), the stages being shared out evenly; or the first trainable stage
-            of each step.
-        epochs: Epochs of the whole run.
-        lr: Learning rate of the head.
-        **options: See :class:`~transferkit.Trainer`; ``layer_decay`` is 0.5 unless given.
+    ``steps`` is how many steps there are from the head alone to the whole network (no more than
+    epochs and stages), or the first trainable stage of each step. ``layer_decay`` is 0.5 unless
+    given. See :func:`~transferkit.run` for the other arguments and the errors, and
+    :class:`~transferkit.Trainer` for ``options``.
     """
     strategy = Strategy("gradual_unfreeze", steps=steps, epochs=epochs, lr=lr, options=options)
     return run(_all_said(strategy), model, splits)
@@ -417,17 +216,11 @@ def with_outputs(splits: Splits, outputs: int | None) -> Splits:
         )
     more = (f"unused {i + 1}" for i in range(outputs - splits.num_classes))
     classes = (*splits.classes, *more)
-    return Splits({name: _renamed(data, classes) for name, data in splits.items()})
-
-
-def _renamed(data: ImageData, classes: tuple[str, ...]) -> ImageData:
-    return ImageData(
-        data.images,
-        data.labels,
-        classes=classes,
-        names=data.names,
-        sizes=data.sizes,
-        groups=data.groups,
+    return Splits(
+        {
+            name: trusted_images(d.images, d.labels, classes, d.names, d.sizes, d.groups)
+            for name, d in splits.items()
+        }
     )
 
 
@@ -513,27 +306,12 @@ def _gradual(model: Classifier, data: Splits, strategy: Strategy) -> History:
     for upto in reversed(plan):  # an unknown stage shows before training starts
         unfreeze(model, upto=upto)
     options = strategy.options.copy()
-    options.setdefault("layer_decay", GRADUAL_LAYER_DECAY)
+    options.setdefault("layer_decay", 0.5)
     trainer = Trainer(model, lr=strategy.rate, **options)
     for record in trainer.epochs(data["train"], data["val"], epochs=strategy.length):
         if record.epoch in begins:
             unfreeze(model, upto=begins[record.epoch])
     return trainer.history
-
-
-def _checked_steps(steps: object, epochs: int) -> int | tuple[str | int, ...]:
-    """The steps of gradual unfreezing: a number, or a tuple of stages."""
-    if isinstance(steps, str) or not isinstance(steps, int | Sequence):
-        raise ConfigError(f"steps must be a whole number or a list of stages, got {steps!r}.")
-    if isinstance(steps, int):
-        check_whole("steps", steps, least=2)
-    count = min(steps, epochs) if isinstance(steps, int) else len(steps)
-    if not 2 <= count <= epochs:
-        raise ConfigError(
-            f"Gradual unfreezing needs two steps or more and an epoch for each, got steps={steps} "
-            f"and epochs={epochs}."
-        )
-    return steps if isinstance(steps, int) else tuple(steps)
 
 
 def boundaries(
