@@ -27,11 +27,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    """Move ``model`` to ``device``, unless that is None; return where the model is then.
-
-    Raises:
-        ConfigError: There is no such device on this machine.
-    """
+    """Move ``model`` to ``device``, unless that is None; return where the model is then."""
     if device is not None:
         try:
             model.to(device)

@@ -43,13 +43,8 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 def folded_copy(model: Classifier, example: Tensor, *, frozen_only: bool = False) -> Classifier:
     """A copy of ``model`` in eval mode, sharing its tensors, with its batch norms folded.
 
-    Valid until the model's weights change. Nothing is folded where the copy would not reproduce the
-    features of the example.
-
-    Args:
-        model: A classifier; nothing in it changes.
-        example: Images (B, C, H, W) on its device; two are used.
-        frozen_only: Fold only what is in eval mode now, such as frozen stages in train mode.
+    Valid until the model's weights change. With ``frozen_only``, only norms that are in eval mode
+    now are folded; none is where the copy would not reproduce the features of ``example``.
     """
     images = example[:2]
     copy = shared_copy(model)
@@ -134,10 +129,7 @@ def fast_formats(model: Classifier) -> Iterator[None]:
 
 
 def choose_formats(model: Classifier) -> list[RemovableHandle]:
-    """Hook the stages that work faster on channels first; on a GPU none.
-
-    Only the layout in memory changes; the numbers are equal to float rounding.
-    """
+    """Hook the stages that work faster on channels first; on a GPU none."""
     if device_of(model).type != "cpu":
         return []
     first = [model.get_submodule(s.modules[0]) for s in model.stages[:-1] if _dense(model, s)]

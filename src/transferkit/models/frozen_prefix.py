@@ -32,31 +32,19 @@ class Cut(ABC):
     """A classifier in two parts: the frozen stages, and the trainable ones.
 
     Valid while the same stages are frozen, on the device and at the image size it was made for.
-
-    Attributes:
-        model: The classifier; ``tail`` runs in the mode that it is in.
-        stage: Name of the first stage of the tail.
-        frozen: Runs the prefix: ``model`` itself, or a copy with its batch norms folded.
     """
 
     model: Classifier
-    stage: str
-    frozen: Classifier
+    stage: str  # name of the first stage of the tail
+    frozen: Classifier  # runs the prefix: the model itself, or a copy with batch norms folded
 
     @abstractmethod
     def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run the frozen stages on images (B, C, H, W), without gradients.
-
-        Returns what crosses the boundary: contiguous tensors (B, ...), which may be stored, and
-        indexed by image.
-        """
+        """What crosses the boundary for images (B, C, H, W): contiguous tensors (B, ...)."""
 
     @abstractmethod
     def tail(self, *crossing: Tensor) -> Tensor:
-        """Logits (B, K) from what ``prefix`` returned, or from float16 copies of it.
-
-        Gradients reach every trainable parameter that they reach in the uncut model.
-        """
+        """Logits (B, K) from what ``prefix`` returned, or from float16 copies of it."""
 
     def folded(self, example: Tensor) -> Cut:
         """The same cut, with the batch norms of its prefix folded."""
@@ -65,11 +53,7 @@ class Cut(ABC):
 
 @dataclass(frozen=True, slots=True)
 class NoCut:
-    """The model cannot be cut.
-
-    Attributes:
-        reason: Why, as a clause that a sentence can end with.
-    """
+    """The model cannot be cut, for a reason that a sentence can end with."""
 
     reason: str
 
@@ -77,13 +61,8 @@ class NoCut:
 def cut_at_boundary(model: Classifier, example: Tensor) -> Cut | NoCut:
     """Cut a classifier between its last frozen stage and its first trainable one.
 
-    Args:
-        model: The classifier, with some stages frozen. Nothing in it changes.
-        example: Images (B, C, H, W) like those that it will see, on its device; three are used.
-
-    Returns:
-        The cut, after it has reproduced the uncut model's logits, gradients and running statistics
-        on the example; else why there is none.
+    The cut has reproduced the uncut model's logits, gradients and running statistics on three
+    images of ``example`` (B, C, H, W).
     """
     frozen, stages = len(frozen_stages(model)), model.stages
     if not frozen:
@@ -127,33 +106,19 @@ class _ReachedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageCut(Cut):
-    """A cut inside the backbone.
+    """A cut inside the backbone."""
 
-    Attributes:
-        modules: Names of the modules of the backbone whose calls are counted.
-        source: The backbone's input.
-        templates: The output of each call of the prefix.
-        live: The calls of the prefix whose outputs the tail needs; -1 is the backbone's input.
-        dense: Whether skipped calls return tensors with memory, because the tail writes to them.
-        early: Whether live outputs are copied at once, because a later call writes to them.
-        copied: Whether the tail writes to what crosses.
-    """
-
-    modules: tuple[str, ...]
-    source: Template
-    templates: tuple[Template, ...]
-    live: tuple[int, ...]
-    dense: bool = False
-    early: bool = False
-    copied: bool = True
+    modules: tuple[str, ...]  # those whose calls are counted, by name
+    source: Template  # of the backbone's input
+    templates: tuple[Template, ...]  # of the output of each call of the prefix
+    live: tuple[int, ...]  # the calls whose outputs the tail needs; -1 is the backbone's input
+    dense: bool = False  # skipped calls return tensors with memory: the tail writes to them
+    early: bool = False  # live outputs are copied at once: a later call writes to them
+    copied: bool = True  # what crosses is copied: the tail writes to it
 
     @classmethod
     def between(cls, model: Classifier, frozen: int, images: Tensor) -> StageCut:
-        """Observe the prefix on two images and on three, and cut after its last call.
-
-        Raises:
-            ShortcutError: The output of a call cannot be stored image by image.
-        """
+        """Observe the prefix on two images and on three, and cut after its last call."""
         stages = model.stages
         names = tuple(name for stage in stages[:-1] for name in stage.modules)
         trainable = {name for stage in stages[frozen:] for name in stage.modules}
@@ -212,10 +177,6 @@ class StageCut(Cut):
             for dense in (False, True):
                 yield replace(self, dense=dense, early=early)
 
-    def candidates(self) -> tuple[int, ...]:
-        """The calls that could be live besides the last one: those before it, and the input."""
-        return tuple(range(_INPUT, len(self.templates) - 1))
-
     def _template(self, position: int) -> Template:
         return self.source if position == _INPUT else self.templates[position]
 
@@ -255,9 +216,10 @@ def _settle(cut: StageCut, images: Tensor) -> StageCut | None:
         return predicts_alike(cut.model, replace(cut, live=live), images)
 
     if not works(cut.live):
-        if not works(cut.live + cut.candidates()):
+        earlier = tuple(range(_INPUT, len(cut.templates) - 1))
+        if not works(cut.live + earlier):
             return None
-        others = _needed(cut.candidates(), cut.live, works)
+        others = _needed(earlier, cut.live, works)
         cut = replace(cut, live=others if works(others) else cut.live + others)
     for option in (replace(cut, copied=False), cut):
         if predicts_alike(cut.model, option, images) and learns_alike(cut.model, option, images):
@@ -283,13 +245,7 @@ def _needed(
 
 
 def predicts_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
-    """Whether the logits agree in eval mode, on some rows of what crosses, out of order.
-
-    The model, which the cut is of, is left in eval mode.
-
-    Raises:
-        MemoryError: There is too little memory to tell.
-    """
+    """Whether the logits agree in eval mode, on some rows of what crosses, out of order."""
     rows = torch.tensor([2, 0], device=images.device)
     model.eval()
     with torch.no_grad():
@@ -305,13 +261,7 @@ def predicts_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
 
 
 def learns_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
-    """Whether logits, gradients and buffers agree after a step in train mode, from one seed.
-
-    The model, which the cut is of, is left in train mode, with the buffers that it had.
-
-    Raises:
-        MemoryError: There is too little memory to tell.
-    """
+    """Whether logits, gradients and buffers agree after a step in train mode, from one seed."""
     model.train()
     want = _step(model, lambda: model.outputs(images))
     try:

@@ -39,12 +39,7 @@ def mlp_head(
 def build_head(
     head: HeadKind | HeadBuilder, in_features: int, num_classes: int, *, dropout: float
 ) -> nn.Module:
-    """Build a head by name or by a callable, which is checked.
-
-    Raises:
-        ConfigError: An unknown name, a dropout outside [0, 1) or with a callable, or a callable
-            whose module does not turn (B, D) into (B, K).
-    """
+    """Build a head by name or by a callable, which is checked to give (B, K) for (B, D)."""
     check_number("dropout", dropout, least=0, below=1)
     if head == "linear":
         return linear_head(in_features, num_classes, dropout=dropout)

@@ -21,9 +21,6 @@ def plain_stages(model: nn.Module) -> tuple[Stage, ...]:
     part that is called and has parameters (``"fc"``, ``"classifier"``), so that a head of several
     layers is one head; where that part holds most of the network (VGG, AlexNet), it is the last of
     its layers. A model without a classifier has an empty stage ``"head"``.
-
-    Raises:
-        ConfigError: It is no model, or takes no image of the sizes tried.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(

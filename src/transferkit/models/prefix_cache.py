@@ -191,14 +191,7 @@ def encode(
     allocate: Allocate = _on_cpu,
     on_batch: OnBatch = _ignore,
 ) -> Encoded:
-    """Run ``prefix``, in eval mode, over all images of ``data`` in their order.
-
-    Returns:
-        For each tensor of the prefix, one with a row per image, as ``allocate`` made it.
-
-    Raises:
-        DataError: There are no images.
-    """
+    """Run ``prefix``, in eval mode, over all images of ``data`` in their order."""
     if len(data) == 0:
         raise DataError("There are no images to encode.")
     whole: Encoded = ()
@@ -216,18 +209,11 @@ def encode(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A split to encode.
-
-    Attributes:
-        prefix: The frozen stages, in eval mode.
-        data: The images.
-        key: Gives the key of the result in the cache, see :func:`prefix_key`; None where the
-            prefix cannot be described, so that no later run could find the result.
-    """
+    """A split to encode."""
 
     prefix: Prefix
     data: ImageData
-    key: Callable[[], str] | None
+    key: Callable[[], str] | None  # None where no key can say what the prefix computes
 
 
 def keep(
@@ -238,15 +224,9 @@ def keep(
     batch_size: int = 64,
     on_batch: OnBatch = _ignore,
 ) -> list[Encoded] | None:
-    """Encode some splits with prefixes of equal outputs, and keep the results as ``cache`` says.
+    """Encode some splits, and keep the results where ``cache`` says; None if there is no room.
 
-    Returns:
-        The encoded tensors of each job, on a GPU that has ample room and else on the CPU; None
-        where there is no room for them, with a :class:`CacheWarning`.
-
-    Raises:
-        ConfigError: The cache must be in memory, and its budget is too small; or on disk, and a
-            job has no key.
+    What is kept in memory is on the GPU where that has ample room, and else on the CPU.
     """
     shapes = _shapes(jobs[0], device)
     needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(len(job.data) for job in jobs)
@@ -356,8 +336,8 @@ def tensor_versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, int, int]
 def prefix_key(model: Classifier, tensors: Mapping[str, Tensor], data: ImageData, *how: str) -> str:
     """The key of what a part of ``model`` computes from ``data``, the same in every process.
 
-    The key must change with everything that the numbers depend on: the values of the part's
-    ``tensors``, how they are used (the architecture's name, torch's version), the images and their
+    It changes with everything that the numbers depend on: the values of the part's ``tensors``,
+    how they are used (the architecture's name, torch's version), the images and their
     preprocessing, and ``how``: where the part ends, the precision, the kind of device.
     """
     preprocess = sorted(model.preprocess.recipe().items())

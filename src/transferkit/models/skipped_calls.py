@@ -54,17 +54,13 @@ def watched(modules: Mapping[str, nn.Module], visit: Visit) -> AbstractContextMa
 class Leaf:
     """One tensor of an output: which of its dimensions is the batch, and its memory layout.
 
-    Attributes:
-        shape: Shape for a single image.
-        dim: The dimension that grows with the batch; not always the first, and several rows per
-            image where a network splits images into windows.
-        order: The dimensions from the largest stride to the smallest, but ``dim`` first.
-        dtype: Type of the numbers.
+    The batch is not always the first dimension, and an image has several rows where a network
+    splits it into windows.
     """
 
-    shape: tuple[int, ...]
-    dim: int
-    order: tuple[int, ...]
+    shape: tuple[int, ...]  # for a single image
+    dim: int  # the dimension that grows with the batch
+    order: tuple[int, ...]  # ``dim``, then the others from the largest stride to the smallest
     dtype: torch.dtype
 
     @classmethod
@@ -105,24 +101,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """The structure of a call's output, so that it can be stored as plain tensors (B, ...).
+    """The structure of a call's output, so that it can be stored as plain tensors (B, ...)."""
 
-    Attributes:
-        leaves: A ``Leaf`` for each tensor that has one row per image; anything else must be the
-            same for every batch, and is kept as it is.
-        spec: How the leaves are nested.
-    """
-
-    leaves: tuple[object, ...]
-    spec: TreeSpec
+    leaves: tuple[object, ...]  # a ``Leaf``, or the value itself where it is always the same
+    spec: TreeSpec  # how the leaves are nested
 
     @classmethod
     def of(cls, two: object, three: object) -> Template:
-        """Compare the output of a call for two images with that for three.
-
-        Raises:
-            ShortcutError: It cannot be stored image by image.
-        """
+        """Compare the output of a call for two images with that for three."""
         leaves, spec = tree_flatten(two)
         others, other = tree_flatten(three)
         if spec != other:
