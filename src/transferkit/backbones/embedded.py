@@ -28,7 +28,7 @@ from transferkit.backbones.meta_forward import (
     output_shape,
     skeleton,
 )
-from transferkit.backbones.source import Anatomy, assemble, describe, without_memory
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
 from transferkit.errors import UnknownNameError
@@ -67,16 +67,11 @@ class EmbeddedSource:
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure the backbone."""
-        network = without_memory(lambda: self.build(name, weights=None))
+        network = without_memory(lambda: self.build(name, None, RGB, None))
         return describe(self, name, network, licence=_LICENCE)
 
     def build(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        in_channels: int = RGB,
-        image_size: Size | None = None,
+        self, name: str, weights: Weights, in_channels: int, image_size: Size | None
     ) -> Network:
         """Build the backbone."""
         full, size = f"{self.name}/{name}", image_size or (_SIDE, _SIDE)
@@ -98,14 +93,6 @@ SOURCE = EmbeddedSource()
 class PooledResNet(nn.Module):
     """The first three stages of timm's ResNet; features are the second's and third's, pooled."""
 
-    conv1: nn.Module
-    bn1: nn.Module
-    act1: nn.Module
-    maxpool: nn.Module
-    layer1: nn.Module
-    layer2: nn.Module
-    layer3: nn.Module
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
@@ -113,12 +100,11 @@ class PooledResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to features (B, D): means and maxima over the maps' places."""
-        stem = self.maxpool(self.act1(self.bn1(self.conv1(images))))
-        middle = self.layer2(self.layer1(stem))
-        last = self.layer3(middle)
-        pooled = [
-            pool for maps in (middle, last) for pool in (maps.mean((2, 3)), maps.amax((2, 3)))
-        ]
+        maps, pooled = images, []
+        for name, part in self.named_children():
+            maps = part(maps)
+            if name in ("layer2", "layer3"):
+                pooled += [maps.mean((2, 3)), maps.amax((2, 3))]
         return torch.cat(pooled, dim=1)
 
 

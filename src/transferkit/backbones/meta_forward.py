@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from transferkit.backbones.spec import InputSize
-from transferkit.errors import ConfigError, TransferkitError
+from transferkit.errors import ConfigError
 
 _BATCH = 2
 
@@ -122,15 +122,20 @@ def _record(
     root = Call("")
     stack = [root]
 
-    def visit(name: str, args: tuple[object, ...], run: Callable[[], object]) -> object:
+    def enter(name: str, _: nn.Module, args: tuple[object, ...]) -> None:
         call = Call(name, reads_images=bool(args) and args[0] is images)
         stack[-1].inner.append(call)
         stack.append(call)
-        output = run()
-        stack.pop()
-        return output
 
-    with torch.no_grad(), device, intercept_calls(dict(own.named_modules()), visit):
+    def leave(_: nn.Module, __: tuple[object, ...], ___: object) -> None:
+        stack.pop()
+
+    # Hooks, not ``intercept_calls``: they see what is called as a module, and not the forward that
+    # HRNet calls by name, which belongs to its caller's stage.
+    for name, part in own.named_modules():
+        part.register_forward_pre_hook(partial(enter, name), prepend=True)
+        part.register_forward_hook(leave)
+    with torch.no_grad(), device:
         own(images)
     return root.inner[0]
 
@@ -146,21 +151,12 @@ def _refusal(module: nn.Module, input_size: InputSize, error: Exception) -> Conf
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_USUAL = (28, 32, 48, 56, 64, 70, 84, 96, 112, 128, 140, 160, 192, 224, 256, 288, 320, 336, 384)
-_LARGE = (392, 448, 480, 512, 518, 576, 640, 672, 768, 896, 1024)
+_SIDES = (
+    *(28, 32, 48, 56, 64, 70, 84, 96, 112, 128, 140, 160, 192, 224, 256, 288, 320, 336, 384),
+    *(392, 448, 480, 512, 518, 576, 640, 672, 768, 896, 1024),
+)
 _TRIES = 12
 _ENOUGH = 3
-
-REFUSALS = (
-    TransferkitError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    ArithmeticError,
-    LookupError,
-)
-"""What networks raise when an image's size does not suit them."""
 
 
 def check_size(name: str, size: Size, attempt: Callable[[Size], object]) -> None:
@@ -169,7 +165,7 @@ def check_size(name: str, size: Size, attempt: Callable[[Size], object]) -> None
         raise ConfigError(f"image_size must be positive, got {size}.")
     try:
         attempt(size)
-    except REFUSALS as error:
+    except Exception as error:  # whatever the network raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         working = _working_near(max(size), attempt)
         say = f"sizes that work: {', '.join(map(str, working))}" if working else "use its own size"
@@ -180,50 +176,29 @@ def check_size(name: str, size: Size, attempt: Callable[[Size], object]) -> None
 
 def _working_near(wanted: int, attempt: Callable[[Size], object]) -> list[int]:
     """A few square sizes that work, the nearest to ``wanted`` first tried."""
-    nearest = sorted((*_USUAL, *_LARGE), key=lambda side: abs(side - wanted))
+    nearest = sorted(_SIDES, key=lambda side: abs(side - wanted))
     working: list[int] = []
     for side in dict.fromkeys([*nearest[:_TRIES], 224, 256, 384, 448]):
         if len(working) == _ENOUGH:
             break
         try:
             attempt((side, side))
-        except REFUSALS:
+        except Exception:
             continue
         working.append(side)
     return sorted(working)
 
 
 _FILLERS = frozenset(
-    {
-        Tensor.clamp_,
-        Tensor.erfinv_,
-        Tensor.fill_,
-        Tensor.normal_,
-        Tensor.uniform_,
-        Tensor.zero_,
-    }
+    getattr(Tensor, f"{name}_") for name in ("clamp", "erfinv", "fill", "normal", "uniform", "zero")
 )
 _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full})
 
 
-class _NothingToFill(TorchFunctionMode):
-    """Leave out what fills a tensor that has no numbers: on the meta device it runs in Python."""
+class _WithoutMemory(TorchFunctionMode):
+    """Put what parameters and buffers are made with on the meta device, and leave them unfilled."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in _FILLERS and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-class _ParametersOnMeta(TorchFunctionMode):
-    """Put on the meta device only what parameters and buffers are made with."""
-
+    # Filling draws random numbers, which on the meta device runs in Python, for nothing.
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -232,6 +207,8 @@ class _ParametersOnMeta(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
+        if func in _FILLERS and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
         if func in _FACTORIES and options.get("device") is None:
             options["device"] = "meta"
         return func(*args, **options)
@@ -240,12 +217,12 @@ class _ParametersOnMeta(TorchFunctionMode):
 def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
     """Call ``build`` so that what it makes takes no memory; the result is in eval mode."""
     try:
-        with torch.device("meta"), _NothingToFill():
+        with torch.device("meta"), _WithoutMemory():
             module = build()
     except (NotImplementedError, RuntimeError):
         # torchvision's regnets compute their layout with small tensors and read the numbers back,
         # which the meta device cannot do: those tensors stay real.
-        with _ParametersOnMeta(), _NothingToFill():
+        with _WithoutMemory():
             module = build()
     return module.to("meta").eval()
 

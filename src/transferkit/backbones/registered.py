@@ -12,15 +12,14 @@ from torch import nn
 from transferkit._validation import check_number, check_whole
 from transferkit.backbones.channels import adapt_first_layers
 from transferkit.backbones.meta_forward import (
-    REFUSALS,
     Size,
     check_size,
     copy_structure,
     count_parameters,
     output_shape,
 )
-from transferkit.backbones.source import Anatomy, assemble, describe
-from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe
+from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
 from transferkit.errors import ConfigError, UnknownNameError
 
@@ -79,29 +78,23 @@ class RegisteredSource:
     def spec(self, name: str) -> BackboneSpec:
         """Measure a registered network, built with random weights."""
         channels = self._entry(name).facts.input_size[0]
-        return describe(self, name, self.build(name, weights=None, in_channels=channels))
+        return describe(self, name, self.build(name, None, channels, None))
 
     def build(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        in_channels: int = 3,
-        image_size: Size | None = None,
+        self, name: str, weights: Weights, in_channels: int, image_size: Size | None
     ) -> Network:
         """Build a registered network, with its weights file or what ``build`` returns."""
         entry, full = self._entry(name), f"{self.name}/{name}"
-        channels, *own = entry.facts.input_size
+        size = image_size or entry.facts.input_size[1:]
         module = entry.module()
-        anatomy = _anatomy(full, entry, module, image_size)
+        anatomy = _anatomy(full, entry, module, size)
         if not (weights == "default" and entry.file is None):  # it may carry weights of its own
             chosen = choose_weights(weights, self.weights(name), name=full)
             path = entry.file if isinstance(chosen, WeightsSpec) else chosen
             if path is not None:
                 load_weights(module, read_state_dict(path), name=full, origin=str(path))
-        if in_channels != channels:
+        if in_channels != entry.facts.input_size[0]:
             adapt_first_layers(module, entry.facts.input_size, in_channels)
-        size = image_size or (own[0], own[1])
         return assemble(module, anatomy, entry.facts, name=full, in_channels=in_channels, size=size)
 
     def _entry(self, name: str) -> Registration:
@@ -110,28 +103,15 @@ class RegisteredSource:
         return self.entries[name]
 
 
-def _anatomy(full: str, entry: Registration, module: nn.Module, image_size: Size | None) -> Anatomy:
-    """Measure a registered network at an image size, None for its own."""
+def _anatomy(full: str, entry: Registration, module: nn.Module, size: Size) -> Anatomy:
+    """Measure a registered network at an image size."""
     channels = entry.facts.input_size[0]
     bones = copy_structure(module, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
-    if image_size is not None:
-        check_size(full, image_size, lambda size: output_shape(bones, (channels, *size)))
-    size = entry.facts.input_size if image_size is None else (channels, *image_size)
-    anatomy = Anatomy(count_parameters(module), _output_shape(full, bones, size))
+    check_size(full, size, lambda tried: output_shape(bones, (channels, *tried)))
+    anatomy = Anatomy(count_parameters(module), output_shape(bones, (channels, *size)))
     if entry.feature_dim is not None and anatomy.feature_dim != entry.feature_dim:
         raise ConfigError(
             f"{full} was registered with feature_dim={entry.feature_dim}, got an output of shape "
             f"{anatomy.output}."
         )
     return anatomy
-
-
-def _output_shape(full: str, bones: nn.Module, size: InputSize) -> tuple[int, ...]:
-    try:
-        return output_shape(bones, size)
-    except REFUSALS as error:
-        raise ConfigError(
-            f"{full} cannot take images of {' x '.join(map(str, size))} (channels x height x "
-            f"width): {str(error).partition(chr(10))[0]}. Register it with the input_size that "
-            "it is made for."
-        ) from error

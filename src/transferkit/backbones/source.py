@@ -15,6 +15,9 @@ from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
 from transferkit.errors import ConfigError
 
+Weights = str | Path | None
+"""``"default"``, a tag, a file in the source's key layout, or None for random ones."""
+
 
 class Source(Protocol):
     """A library of backbones. Bare names only: the catalog puts the source's name before them."""
@@ -33,33 +36,20 @@ class Source(Protocol):
         """The facts of a backbone, measured on a network without memory."""
 
     def build(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        in_channels: int = 3,
-        image_size: Size | None = None,
+        self, name: str, weights: Weights, in_channels: int, image_size: Size | None
     ) -> Network:
         """Build a backbone without its classifier, as ``build_network`` says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """What one forward pass of a network without memory shows.
+    """What one forward pass of a network without memory shows."""
 
-    Attributes:
-        num_params: Parameters, its own classifier included.
-        output: Shape of its output for two images, its classifier removed.
-        classifier: Dotted name of the classifier; empty where there is none.
-        removed: Dotted names of all modules that leave with the classifier.
-        img_size: The ``img_size`` that timm builds it with, or None to build it without.
-    """
-
-    num_params: int
-    output: tuple[int, ...]
-    classifier: str = ""
-    removed: tuple[str, ...] = ()
-    img_size: Size | None = None
+    num_params: int  # with its own classifier
+    output: tuple[int, ...]  # shape for two images, its classifier removed
+    classifier: str = ""  # dotted name; empty where there is none
+    removed: tuple[str, ...] = ()  # dotted names of all modules that leave with the classifier
+    img_size: Size | None = None  # the option to build it with (timm), or None to leave it out
 
     @property
     def feature_dim(self) -> int:

@@ -166,32 +166,19 @@ def _packaged_row(row: dict[str, str]) -> BackboneRow:
 
 @dataclass(slots=True)
 class Network:
-    """A network as a source builds it, its own classifier removed.
+    """A network as a source builds it, its own classifier removed."""
 
-    Attributes:
-        module: Normalised images (B, C, H, W) to features (B, D). GoogLeNet and Inception in
-            train mode return a named tuple: the features and the auxiliary heads' outputs.
-        feature_dim: Width D of the features.
-        input_size: Channels, height and width that it was built for.
-        mean: Mean of each of the C channels, to normalise images with.
-        std: Standard deviation of each of the C channels.
-        interpolation: How images are resized: ``"bilinear"`` or ``"bicubic"``.
-        classifier: Dotted name, in the source's layout, of the classifier that was removed;
-            empty where the network never had one.
-        aux: Dotted names of the auxiliary classifiers' last layers, or ``()``.
-        num_params: Parameters of the published network, its classifier included; 0 if there is
-            none.
-    """
-
+    # Normalised images (B, C, H, W) to features (B, D). GoogLeNet and Inception in train mode
+    # return a named tuple: the features and the auxiliary heads' outputs.
     module: nn.Module
     feature_dim: int
     input_size: InputSize
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of each channel, as std
     std: tuple[float, ...]
     interpolation: str
-    classifier: str
-    aux: tuple[str, ...] = ()
-    num_params: int = 0
+    classifier: str  # dotted name of what was removed; empty where there never was one
+    aux: tuple[str, ...] = ()  # dotted names of the auxiliary classifiers' last layers
+    num_params: int = 0  # of the published network, with its classifier
 
 
 def _weights_row(spec: WeightsSpec, *, default: str | None) -> tuple[str, ...]:

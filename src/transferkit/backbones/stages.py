@@ -21,17 +21,11 @@ _LARGE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A named, ordered piece of a network.
+    """A named, ordered piece of a network; modules and parameters are dotted names."""
 
-    Attributes:
-        name: Name of the module that opens it: ``"layer1"``, ``"blocks.7"``.
-        modules: Names of the modules it calls, in the order of their first call.
-        parameters: Names of its parameters, in the order of ``named_parameters()``.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    parameters: tuple[str, ...]
+    name: str  # of the module that opens it: "layer1", "blocks.7"
+    modules: tuple[str, ...]  # that it calls, in the order of their first call
+    parameters: tuple[str, ...]  # in the order of ``named_parameters()``
 
 
 def trace_stages(
@@ -109,12 +103,10 @@ class _Tree:
     def _without_lump(self, calls: list[Call]) -> list[Call]:
         """The pieces, the only large one that is made of pieces taken apart if there are few."""
         lumps = [call for call in calls if self._part(call) != [call]]
-        if len(lumps) != 1 or self._count_stages(calls) > _FEW:
+        count = sum(name not in self.heads for name, _ in self.group(calls))
+        if len(lumps) != 1 or count > _FEW:
             return calls
         return [piece for call in calls for piece in self._part(call)]
-
-    def _count_stages(self, calls: Sequence[Call]) -> int:
-        return sum(name not in self.heads for name, _ in self.group(calls))
 
     def _part(self, call: Call) -> list[Call]:
         """The parts of a large piece that is made of pieces; any other as it is."""

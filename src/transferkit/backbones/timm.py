@@ -1,39 +1,55 @@
-"""timm's networks, by timm's own listing and metadata."""
+"""timm's networks, by timm's own listing and metadata.
+
+timm makes a network and loads its weights in one call. Here that is taken apart, so that a local
+file goes through the network's own checkpoint filter as a published one does, and what does not
+fit is reported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import timm
-from torch import nn
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import PretrainedCfg, _builder, get_pretrained_cfg
+from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB, widen
 from transferkit.backbones.meta_forward import (
-    REFUSALS,
     Size,
     check_size,
     count_parameters,
     output_shape,
     skeleton,
 )
-from transferkit.backbones.source import Anatomy, assemble, describe, without_memory
-from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
-from transferkit.backbones.timm_weights import (
-    UNTAGGED,
-    check_reachable,
-    config,
-    deferred_loads,
-    load_file,
-    names,
-    tags,
-    weights_spec,
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
+from transferkit.backbones.spec import (
+    BackboneSpec,
+    Network,
+    WeightsSpec,
+    forbids_commercial_use,
 )
-from transferkit.backbones.weights import choose_weights, fetch, warn_of_licence
+from transferkit.backbones.weights import (
+    choose_weights,
+    fetch,
+    load_weights,
+    read_state_dict,
+    warn_of_licence,
+)
 from transferkit.errors import ConfigError, UnknownNameError
 
 _CODE_LICENCE = "apache-2.0"
+_UNTAGGED = "default"  # the tag of weights that timm tags with nothing
+_HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+_lock = threading.Lock()
+
+Filter = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 
 class TimmSource:
@@ -43,104 +59,105 @@ class TimmSource:
 
     def names(self) -> tuple[str, ...]:
         """Every network of timm, its encoders without a classifier too."""
-        return names()
+        return _names()
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The tags of ``name`` that have weights, its default first."""
         self._require(name)
-        return tuple(weights_spec(name, tag) for tag in tags().get(name, ()))
+        return tuple(_weights_spec(name, tag) for tag in _tags().get(name, ()))
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
-        network = without_memory(lambda: self.build(name, weights=None))
+        network = without_memory(lambda: self.build(name, None, RGB, None))
         return describe(self, name, network, licence=_CODE_LICENCE)
 
     def build(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        in_channels: int = RGB,
-        image_size: Size | None = None,
+        self, name: str, weights: Weights, in_channels: int, image_size: Size | None
     ) -> Network:
         """Build ``name`` without its classifier."""
         full, specs = f"{self.name}/{name}", self.weights(name)
         chosen = choose_weights(weights, specs, name=full)
-        default = specs[0] if specs else weights_spec(name, None)
+        default = specs[0] if specs else _weights_spec(name, None)
         facts = chosen if isinstance(chosen, WeightsSpec) else default
-        tag = None if facts.tag == UNTAGGED else facts.tag
+        tag = None if facts.tag == _UNTAGGED else facts.tag
         size = facts.input_size[1:] if image_size is None else image_size
-        if in_channels != RGB and not config(name, tag).first_conv:
+        if in_channels != RGB and not _config(name, tag).first_conv:
             raise ConfigError(f"{full} has a fixed stem for 3 channels: in_channels must be 3.")
         check_size(full, size, lambda tried: _anatomy(name, tag, tried))
         anatomy = _anatomy(name, tag, size)
-        plan = _Plan(name, tag, anatomy.img_size)
-        module = _build(plan, chosen, anatomy, in_channels, size)
+        construct = partial(_construct, name, tag, anatomy.img_size)
+        if chosen is None:
+            module = construct(in_channels=in_channels)
+        else:
+            module = _load(construct, chosen, anatomy, _config(name, tag), name=full)
+            if in_channels != RGB:
+                wide = construct(in_channels=in_channels)
+                widen(module, wide, (RGB, *size))
+                module = wide
         _reset(module)
         return assemble(module, anatomy, facts, name=full, in_channels=in_channels, size=size)
 
     def _require(self, name: str) -> None:
-        if name not in names():
+        if name not in _names():
             renamed = timm.models.get_deprecated_models().get(name)
             hint = f"timm renamed it to {renamed!r}." if renamed else ""
-            raise UnknownNameError.among(f"{self.name} backbone", name, names(), hint=hint)
+            raise UnknownNameError.among(f"{self.name} backbone", name, _names(), hint=hint)
 
 
 SOURCE = TimmSource()
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Which network to have timm make."""
-
-    name: str
-    tag: str | None
-    img_size: Size | None
-
-    def construct(self, *, pretrained: bool = False, in_channels: int = RGB) -> nn.Module:
-        """Make it, with its own classifier; random weights unless ``pretrained``."""
-        module: nn.Module = timm.create_model(
-            self.name,
-            pretrained=pretrained,
-            pretrained_cfg=self.tag,
-            in_chans=in_channels,
-            img_size=self.img_size,  # None is left out
-        )
-        return module
+def _construct(
+    name: str,
+    tag: str | None,
+    img_size: Size | None,
+    *,
+    pretrained: bool = False,
+    in_channels: int = RGB,
+) -> nn.Module:
+    """Have timm make a network with its own classifier; random weights unless ``pretrained``."""
+    module: nn.Module = timm.create_model(
+        name,
+        pretrained=pretrained,
+        pretrained_cfg=tag,
+        in_chans=in_channels,
+        img_size=img_size,  # None is left out
+    )
+    return module
 
 
 @lru_cache(maxsize=512)
 def _anatomy(name: str, tag: str | None, size: Size) -> Anatomy:
     """Measure a network at an image size; fails where the network cannot take the size."""
-    facts = config(name, tag)
+    facts = _config(name, tag)
     if size == facts.input_size[1:]:
-        return _measure(_Plan(name, tag, None), size)
+        return _measure(name, tag, None, size)
     if facts.fixed_input_size:
-        return _measure(_Plan(name, tag, size), size)
+        return _measure(name, tag, size, size)
     try:
-        return _measure(_Plan(name, tag, None), size)
-    except REFUSALS as error:
+        return _measure(name, tag, None, size)
+    except Exception as error:  # whatever the network raises
         try:
-            return _measure(_Plan(name, tag, size), size)
-        except REFUSALS:
+            return _measure(name, tag, size, size)
+        except Exception:
             raise error from None
 
 
-def _measure(plan: _Plan, size: Size) -> Anatomy:
-    module = skeleton(plan.construct)
-    if size != config(plan.name, plan.tag).input_size[1:]:
+def _measure(name: str, tag: str | None, img_size: Size | None, size: Size) -> Anatomy:
+    module = skeleton(lambda: _construct(name, tag, img_size))
+    if size != _config(name, tag).input_size[1:]:
         _check_patches(module, size)
     num_params, before = count_parameters(module), dict.fromkeys(module.state_dict())
     _reset(module)
     after = module.state_dict()
     removed = tuple(dict.fromkeys(key.rpartition(".")[0] for key in before if key not in after))
-    stated = [name for name in _classifiers(plan.name, plan.tag) if name in removed]
+    stated = [name for name in _classifiers(_config(name, tag)) if name in removed]
     return Anatomy(
         num_params=num_params,
         output=output_shape(module, (RGB, *size)),
         classifier=(stated or removed or ("",))[0],
         removed=removed,
-        img_size=plan.img_size,
+        img_size=img_size,
     )
 
 
@@ -162,35 +179,136 @@ def _reset(module: nn.Module) -> None:
         reset(0)
 
 
-def _classifiers(name: str, tag: str | None) -> tuple[str, ...]:
+def _classifiers(facts: PretrainedCfg) -> tuple[str, ...]:
     """The classifiers that timm's metadata names; there may be two, or none."""
-    stated = config(name, tag).classifier or ()
+    stated = cast("str | tuple[str, ...] | None", facts.classifier) or ()
     return (stated,) if isinstance(stated, str) else tuple(stated)
 
 
-def _build(
-    plan: _Plan,
-    chosen: WeightsSpec | Path | None,
+def _load(
+    construct: Callable[..., nn.Module],
+    chosen: WeightsSpec | Path,
     anatomy: Anatomy,
-    in_channels: int,
-    size: Size,
+    facts: PretrainedCfg,
+    *,
+    name: str,
 ) -> nn.Module:
-    """Make the network with its weights, for so many channels, its classifier still on."""
-    if chosen is None:
-        return plan.construct(in_channels=in_channels)
-    full = f"{SOURCE.name}/{plan.name}"
+    """Make the network for three channels, with its weights, its classifier still on."""
     if isinstance(chosen, WeightsSpec):
-        warn_of_licence(chosen, name=full)
-        check_reachable(config(plan.name, plan.tag), name=full, tag=chosen.tag)
-    with deferred_loads() as loads:
-        module = plan.construct(pretrained=True)
+        warn_of_licence(chosen, name=name)
+        _check_reachable(facts, name=name, tag=chosen.tag)
+    with _deferred_loads() as loads:
+        module = construct(pretrained=True)
     if isinstance(chosen, Path):
-        dropped = (*anatomy.removed, *_classifiers(plan.name, plan.tag))
-        load_file(module, chosen, loads[-1], name=full, dropped=dropped)
+        dropped = (*anatomy.removed, *_classifiers(facts))
+        _load_file(module, chosen, loads[-1], name=name, dropped=dropped)
     else:
-        fetch(loads[-1].run, name=full, tag=chosen.tag)
-    if in_channels == RGB:
-        return module
-    wide = plan.construct(in_channels=in_channels)
-    widen(module, wide, (RGB, *size))
-    return wide
+        fetch(loads[-1].run, name=name, tag=chosen.tag)
+    return module
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    """Every network of timm, sorted as timm sorts; deprecated names are left out."""
+    return tuple(timm.list_models())
+
+
+@cache
+def _tags() -> Mapping[str, tuple[str, ...]]:
+    """The tags with weights of every network that has some, each network's default first."""
+    found: dict[str, list[str]] = {}
+    for full in timm.list_models(pretrained=True):
+        name, _, tag = full.partition(".")
+        found.setdefault(name, []).append(tag or _UNTAGGED)
+    for name, listed in found.items():
+        default = _config(name, None).tag or _UNTAGGED
+        listed.sort(key=lambda tag: tag != default)
+    return {name: tuple(listed) for name, listed in found.items()}
+
+
+def _config(name: str, tag: str | None) -> PretrainedCfg:
+    """Metadata that timm has of one set of weights, or of the network where ``tag`` is None."""
+    return cast(PretrainedCfg, get_pretrained_cfg(f"{name}.{tag}" if tag else name))
+
+
+def _weights_spec(name: str, tag: str | None) -> WeightsSpec:
+    """The same as a spec, without an accuracy: timm's package carries none."""
+    facts = _config(name, None if tag == _UNTAGGED else tag)
+    return WeightsSpec(
+        tag=facts.tag or _UNTAGGED,
+        input_size=facts.input_size,
+        mean=tuple(facts.mean),
+        std=tuple(facts.std),
+        interpolation=facts.interpolation,
+        num_classes=facts.num_classes,
+        license=facts.license,
+        non_commercial=forbids_commercial_use(facts.license),
+        url=f"https://huggingface.co/{facts.hf_hub_id}" if facts.hf_hub_id else _url(facts),
+    )
+
+
+def _url(facts: PretrainedCfg) -> str | None:
+    return facts.url if isinstance(facts.url, str) else None
+
+
+class _DeferredLoad(NamedTuple):
+    """One load of weights that timm was about to do."""
+
+    run: Callable[[], None]  # as timm would: fetches the published weights and loads them
+    filter: Filter | None  # brings a state dict to the network's layout and image size
+    strict: bool  # whether timm would insist on every key
+
+
+@contextmanager
+def _deferred_loads() -> Iterator[list[_DeferredLoad]]:
+    """Have ``timm.create_model(..., pretrained=True)`` note its load instead of doing it."""
+    # timm offers no other way to a network's checkpoint filter. Its loading function is replaced
+    # while the context lasts, one thread at a time.
+    loads: list[_DeferredLoad] = []
+    load_pretrained = _builder.load_pretrained
+
+    def note(
+        model: nn.Module,
+        pretrained_cfg: dict[str, object] | None = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        filter_fn: Filter | None = None,
+        strict: bool = True,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        options = (pretrained_cfg, num_classes, in_chans, filter_fn, strict, cache_dir)
+        loads.append(_DeferredLoad(partial(load_pretrained, model, *options), filter_fn, strict))
+
+    with _lock:
+        _builder.load_pretrained = note
+        try:
+            yield loads
+        finally:
+            _builder.load_pretrained = load_pretrained
+
+
+def _load_file(
+    module: nn.Module, path: Path, load: _DeferredLoad, *, name: str, dropped: Sequence[str]
+) -> None:
+    """Load a local file into ``module`` as timm would load a published one."""
+    state: Mapping[str, Tensor] = read_state_dict(path)
+    if load.filter is not None:
+        with suppress(Exception):  # a foreign file can trip it anywhere; misfits are listed
+            state = load.filter(dict(state), module)
+    origin, spare = str(path), not load.strict
+    load_weights(module, OrderedDict(state), name=name, origin=origin, dropped=dropped, spare=spare)
+
+
+def _check_reachable(config: PretrainedCfg, *, name: str, tag: str) -> None:
+    """Find an absent network before anything is built."""
+    fetch(lambda: None, name=name, tag=tag, url=_address(config))
+
+
+def _address(config: PretrainedCfg) -> str | None:
+    """The server to reach first, or None where the weights are in the cache or the hub is off."""
+    if config.hf_hub_id is None:
+        return _url(config)
+    cached = (try_to_load_from_cache(config.hf_hub_id, file) for file in _HUB_FILES)
+    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
+        return None
+    return str(constants.ENDPOINT)

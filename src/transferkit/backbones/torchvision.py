@@ -25,7 +25,7 @@ from transferkit.backbones.meta_forward import (
     record_on_meta,
     skeleton,
 )
-from transferkit.backbones.source import Anatomy, assemble, describe, without_memory
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.weights import (
     StateDict,
@@ -67,16 +67,11 @@ class TorchvisionSource:
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
-        network = without_memory(lambda: self.build(name, weights=None))
+        network = without_memory(lambda: self.build(name, None, RGB, None))
         return describe(self, name, network, licence=_CODE_LICENCE)
 
     def build(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        in_channels: int = RGB,
-        image_size: Size | None = None,
+        self, name: str, weights: Weights, in_channels: int, image_size: Size | None
     ) -> Network:
         """Build ``name`` without its classifier."""
         full, specs, aux = f"{self.name}/{name}", self.weights(name), _WITH_AUX.get(name, ())
