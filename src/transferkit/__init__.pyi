@@ -9,6 +9,7 @@ from .backbones.table import BackboneTable, backbone_table
 from .data.augment import Augment
 from .data.disk_cache import CacheWarning
 from .data.image_data import ImageData, Splits
+from .data.image_inputs import load_images
 from .data.load import load_splits
 from .data.phantom import phantom_splits
 from .data.phantom_imaging import PhantomSite
@@ -108,6 +109,7 @@ __all__ = [
     "linear_probe",
     "list_backbones",
     "load_classifier",
+    "load_images",
     "load_splits",
     "lp_ft",
     "lr_find",

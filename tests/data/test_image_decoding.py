@@ -8,6 +8,8 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from transferkit.data.image_decoding import ORIENTATION, decode, fit, luminance, probe
+from transferkit.data.pixel_reader import FileSource
+from transferkit.data.value_range import DatasetScale
 from transferkit.errors import DataError
 
 rng = np.random.default_rng(0)
@@ -18,6 +20,14 @@ COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 def save(path, image, **options):
     image.save(path, **options)
     return path
+
+
+def read(path):
+    """The pixels of a dataset of this one file."""
+    source = FileSource(path.parent, DatasetScale(None))
+    source.read(path.name)
+    source.scale.settle()
+    return source.read(path.name)
 
 
 def test_eight_bit_grey_and_colour(tmp_path):
@@ -34,27 +44,27 @@ def test_grey_stored_as_colour_is_grey(tmp_path):
 def test_sixteen_bits(tmp_path, suffix):
     values = rng.integers(0, 65536, (6, 9), dtype=np.uint16)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
-    np.testing.assert_array_equal(decode(path), np.rint(values / 257).astype(np.uint8))
+    np.testing.assert_array_equal(read(path), np.rint(values / 257).astype(np.uint8))
 
 
 def test_wide_integers(tmp_path):
     values = rng.integers(0, 65536, (6, 9), dtype=np.int32)
     path = save(tmp_path / "a.tiff", Image.fromarray(values))
-    np.testing.assert_array_equal(decode(path), np.rint(values / 257).astype(np.uint8))
+    np.testing.assert_array_equal(read(path), np.rint(values / 257).astype(np.uint8))
     path = save(tmp_path / "b.tiff", Image.fromarray(values * 1000))
     with pytest.raises(DataError, match="expected 16-bit values"):
-        decode(path)
+        read(path)
 
 
 def test_floats(tmp_path):
     values = rng.random((6, 9), dtype=np.float32)
     path = save(tmp_path / "a.tiff", Image.fromarray(values))
-    np.testing.assert_array_equal(decode(path), np.rint(values * np.float32(255)).astype(np.uint8))
+    np.testing.assert_array_equal(read(path), np.rint(values * np.float32(255)).astype(np.uint8))
     path = save(tmp_path / "b.tiff", Image.fromarray(GREY.astype(np.float32)))
-    np.testing.assert_array_equal(decode(path), GREY)
+    np.testing.assert_array_equal(read(path), GREY)
     values[2, 3] = np.nan
     with pytest.raises(DataError, match="NaN or infinite"):
-        decode(save(tmp_path / "c.tiff", Image.fromarray(values)))
+        read(save(tmp_path / "c.tiff", Image.fromarray(values)))
 
 
 def test_black_and_white(tmp_path):
@@ -139,7 +149,7 @@ def test_the_camera_may_have_been_turned(tmp_path, orientation):
     for image in (GREY, COLOUR, (GREY.astype(np.uint16) * 257)):
         path = save(tmp_path / "a.png", Image.fromarray(image), exif=exif.tobytes())
         expected = turns[orientation - 1](COLOUR if image is COLOUR else GREY)
-        np.testing.assert_array_equal(decode(path), expected)
+        np.testing.assert_array_equal(read(path), expected)
         assert probe(path) == expected.shape[:2]
 
 

@@ -187,17 +187,17 @@ def predict_command(
 
     Prints CSV: the file, the predicted class, and the probability of each class.
     """
-    from transferkit.data.load import load_images
     from transferkit.models.save_load import load_classifier
     from transferkit.training.evaluate import predict
 
     classifier = load_classifier(model, device=device)
-    data = load_images(images, image_size=classifier.preprocess.image_size)
-    predictions = predict(classifier, data, batch_size=batch_size, device=device)
+    predictions = predict(classifier, images, batch_size=batch_size, device=device)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "predicted", *(f"p_{name}" for name in predictions.classes)])
-    rows = zip(data.names, predictions.predicted, predictions.probabilities, strict=True)
+    rows = zip(
+        predictions.names or (), predictions.predicted, predictions.probabilities, strict=True
+    )
     for name, predicted, probabilities in rows:
         cells = (f"{p:.6f}" for p in probabilities)
         writer.writerow([name, predictions.classes[predicted], *cells])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from transferkit._typing import Int64Array, UInt8Array
+from transferkit.data.value_range import AS_IS, chunks, find_extremes, find_scale, rescale
 from transferkit.errors import DataError
-
-CHUNK_BYTES = 1 << 26
-"""How much of a large array is looked at in one go (64 MiB)."""
-
 
 Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
 
@@ -21,6 +18,10 @@ Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
 @runtime_checkable
 class TensorLike(Protocol):
     """The methods of a torch tensor, so that torch need not be imported to accept one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """The sizes of all dimensions."""
 
     def detach(self) -> TensorLike:
         """Return the values without their graph."""
@@ -47,16 +48,18 @@ def to_numpy(value: ArrayLike | TensorLike) -> NDArray[np.generic]:
     return array
 
 
-def to_images(value: ArrayLike | TensorLike) -> UInt8Array:
-    """Turn images of any layout and type that ImageData takes into uint8 (N, H, W, C)."""
+def to_images(value: ArrayLike | TensorLike, bits: int | None = None) -> tuple[UInt8Array, int]:
+    """Turn images of any layout and type into uint8 (N, H, W, C), and return their bit depth."""
     array = to_channels_last(to_numpy(value))
-    scale = pixel_scale(array)
+    scale = AS_IS
+    if array.dtype != np.uint8 and array.size:
+        scale = find_scale(array.dtype, find_extremes(array), bits)
     if array.dtype != np.uint8:
         images = np.empty(array.shape, np.uint8)
         for part in chunks(array):
-            images[part] = rescale(array[part], scale)
+            images[part] = rescale(array[part], scale.factor)
         array = images
-    return drop_alpha(cast(UInt8Array, array))
+    return drop_alpha(cast(UInt8Array, array)), scale.bits
 
 
 def to_channels_last(array: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -73,83 +76,6 @@ def to_channels_last(array: NDArray[np.generic]) -> NDArray[np.generic]:
     )
 
 
-def pixel_scale(array: NDArray[np.generic]) -> float:
-    """Return the factor from the array's values to 0..255; DataError where it is unclear."""
-    kind = array.dtype.kind
-    if array.dtype == np.uint8 or array.size == 0:
-        return 1.0
-    if kind == "b":
-        return 255.0
-    if kind not in "iuf":
-        raise DataError(f"Expected images of numbers, got the type {array.dtype}.")
-    low, high = value_range(array)
-    if array.dtype == np.uint16:
-        return uint16_scale(high)
-    if low < 0 or high > 255:
-        raise DataError(
-            f"Pixels of type {array.dtype} must lie in 0..255 (floats: or in [0, 1]), got values "
-            f"from {low:g} to {high:g}. Pass the images as they were before any normalisation; "
-            "mean and standard deviation are applied by the classifier."
-        )
-    if kind in "iu":
-        return 1.0
-    return float_scale(array, high)
-
-
-def uint16_scale(high: float) -> float:
-    """Return the factor for uint16, unless everything is so dark that it must be 8-bit."""
-    if 0 < high <= 255:
-        raise DataError(
-            f"uint16 images are read as 0..65535, but the largest value here is {high:g}, which "
-            "would make every pixel black. If these are 8-bit values, pass images.astype('uint8')."
-        )
-    return 1 / 257
-
-
-def float_scale(array: NDArray[np.generic], high: float) -> float:
-    """Tell floats in [0, 1] from floats in [0, 255]."""
-    if high <= 1:
-        return 255.0
-    if high <= 2 and not all(is_whole(array[part]) for part in chunks(array)):
-        raise DataError(
-            f"Float pixels must lie in [0, 1] or in [0, 255]; a largest value of {high:g} fits "
-            "neither. Clip the images to [0, 1], or pass uint8."
-        )
-    return 1.0
-
-
-def is_whole(values: NDArray[np.generic]) -> bool:
-    """Say whether all values are whole numbers."""
-    numbers = values.astype(np.float64)
-    return bool(np.all(numbers == np.rint(numbers)))
-
-
-def value_range(array: NDArray[np.generic]) -> tuple[float, float]:
-    """Return the smallest and the largest value; NaN or infinite pixels are an error."""
-    low, high = np.inf, -np.inf
-    for part in chunks(array):
-        values = array[part]
-        extremes = float(values.min()), float(values.max())
-        if not np.isfinite(extremes).all():
-            finite = np.isfinite(values.astype(np.float64)).all(axis=(1, 2, 3))
-            bad = np.flatnonzero(~finite) + part.start
-            raise DataError(
-                f"NaN or infinite pixels in image {bad[0]} ({len(bad)} such images or more). "
-                "Repair or leave out these images."
-            )
-        low, high = min(low, extremes[0]), max(high, extremes[1])
-    return low, high
-
-
-def rescale(values: NDArray[np.generic], scale: float) -> UInt8Array:
-    """Multiply, round to the nearest and clip to 0..255."""
-    if values.dtype == np.uint8 and scale == 1:
-        return cast(UInt8Array, values)
-    scaled = np.multiply(values, np.float32(scale), dtype=np.float32)
-    rounded: UInt8Array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return rounded
-
-
 def drop_alpha(images: UInt8Array) -> UInt8Array:
     """Composite the fourth channel, if there is one, on black; works on any (..., C) array."""
     if images.shape[-1] != 4:
@@ -157,14 +83,6 @@ def drop_alpha(images: UInt8Array) -> UInt8Array:
     alpha = images[..., 3:].astype(np.uint16)
     composite: UInt8Array = ((images[..., :3] * alpha + 127) // 255).astype(np.uint8)
     return composite
-
-
-def chunks(array: NDArray[np.generic]) -> Iterator[slice]:
-    """Cut the first axis into slices of about ``CHUNK_BYTES``."""
-    per_image = max(1, array[:1].nbytes)
-    step = max(1, CHUNK_BYTES // per_image)
-    for start in range(0, len(array), step):
-        yield slice(start, min(start + step, len(array)))
 
 
 def to_labels(value: ArrayLike | TensorLike) -> Int64Array:
@@ -177,7 +95,8 @@ def to_labels(value: ArrayLike | TensorLike) -> Int64Array:
             f"Expected one label per image, of shape (N,) or (N, 1), got {array.shape}. "
             "Multi-label data are not supported; for one-hot labels pass labels.argmax(axis=1)."
         )
-    if array.dtype.kind not in "biuf" or not is_whole(array):
+    numeric = array.dtype.kind in "biuf"
+    if not numeric or not np.array_equal(np.rint(array.astype(np.float64)), array):
         raise DataError(f"Labels must be whole numbers from 0, got the type {array.dtype}.")
     return array.astype(np.int64)
 

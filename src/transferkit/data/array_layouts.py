@@ -15,6 +15,7 @@ from transferkit._typing import Int64Array
 from transferkit.data.array_conversion import to_labels
 from transferkit.data.folder_layout import ALIASES, SPLITS, common_classes, ignored
 from transferkit.data.pixel_reader import ArraySource, Part
+from transferkit.data.value_range import DatasetScale
 from transferkit.errors import ConfigError, DataError
 
 DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -35,7 +36,7 @@ def named_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path.name} is no readable {path.suffix} file: {error}.") from error
 
 
-def read_npz(path: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
+def read_npz(path: Path, bits: int | None) -> tuple[dict[str, Part], tuple[str, ...]]:
     """List the splits of an archive, in the order train, val, test, and its class numbers.
 
     Raises:
@@ -51,11 +52,12 @@ def read_npz(path: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
         )
     labels = {split: read_labels(path, split, arrays) for split in splits}
     classes = number_classes(path, labels)
-    parts = {}
+    source, parts = ArraySource(DatasetScale(bits)), {}
     for split in splits:
-        source, key = ArraySource(), f"{split}_images"
+        key = f"{split}_images"
         names = source.add(split, arrays[key], title=f"{key} of {path.name}")
         parts[split] = Part(source, names, labels[split])
+    source.settle()
     return parts, classes
 
 
@@ -112,7 +114,7 @@ def number_classes(path: Path, labels: Mapping[str, Int64Array | None]) -> tuple
 
 
 def read_npy_folder(
-    root: Path, class_files: Mapping[str, tuple[str, str]] | None
+    root: Path, class_files: Mapping[str, tuple[str, str]] | None, bits: int | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """List the class arrays of a folder, memory-mapped, by split, and the class names.
 
@@ -142,9 +144,13 @@ def read_npy_folder(
         if any(split == name for name, _ in stems)
     }
     common_classes(found)
-    return {
-        split: stack_classes(root, [stems[split, title] for title in classes]) for split in found
-    }, classes
+    source = ArraySource(DatasetScale(bits))
+    parts = {
+        split: stack_classes(source, root, [stems[split, title] for title in classes])
+        for split in found
+    }
+    source.settle()
+    return parts, classes
 
 
 def check_class_files(class_files: object) -> dict[str, tuple[str, str]]:
@@ -170,9 +176,8 @@ def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:
     return mapping
 
 
-def stack_classes(root: Path, stems: list[str]) -> Part:
+def stack_classes(source: ArraySource, root: Path, stems: list[str]) -> Part:
     """Put the arrays of all classes one after the other, labelled 0 to K-1."""
-    source = ArraySource()
     names: list[str] = []
     labels: list[int] = []
     for label, stem in enumerate(stems):

@@ -97,7 +97,8 @@ def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int
     folder's own path, so another seed, or a copy that keeps the times, finds the same entry.
     """
     digest = hashlib.blake2b(digest_size=16)
-    settings = (LAYOUT, VERSION, PIL.__version__, options.size, options.resize, options.channels)
+    versions = (LAYOUT, VERSION, PIL.__version__)
+    settings = (*versions, options.size, options.resize, options.channels, options.bits)
     digest.update(repr(settings).encode())
     names, total = sorted(paths), 0
     for name in names:
@@ -145,7 +146,8 @@ def write(
     images = read_images(parts, size, options, reserve)
     # one row more than images, since a file of no bytes cannot be mapped
     sizes = np.concatenate([np.zeros((1, 2), np.int64), images.sizes])
-    text = json.dumps({"names": images.names, "skipped": images.skipped}).encode()
+    facts = {"names": images.names, "skipped": images.skipped, "bits": images.bits}
+    text = json.dumps(facts).encode()
     for values in (sizes, np.frombuffer(text, np.uint8)):
         entry.add(values.shape, values.dtype)[:] = values
 
@@ -158,7 +160,7 @@ def look_up(store: ArrayStore, key: str) -> DecodedImages | None:
     try:
         pixels, sizes, text = arrays
         found = json.loads(text.tobytes())
-        names, skipped = found["names"], found["skipped"]
+        names, skipped, bits = found["names"], found["skipped"], int(found["bits"])
     except (ValueError, KeyError, TypeError):
         store.remove(key)
         return None
@@ -166,4 +168,4 @@ def look_up(store: ArrayStore, key: str) -> DecodedImages | None:
     if not fits or sizes.shape != (len(names) + 1, 2):
         store.remove(key)
         return None
-    return DecodedImages(cast(UInt8Array, pixels), names, sizes[1:].astype(np.int64), skipped)
+    return DecodedImages(cast(UInt8Array, pixels), names, sizes[1:].astype(int), skipped, bits)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from transferkit.data.pixel_reader import FileSource, Part
+from transferkit.data.value_range import DatasetScale
 from transferkit.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -35,7 +36,7 @@ IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 """Names that systems leave behind, besides all that begin with a dot."""
 
 
-def scan_folder(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
+def scan_folder(root: Path, bits: int | None) -> tuple[dict[str, Part], tuple[str, ...]]:
     """List the images below a folder by split, in the order train, val, test, and the classes.
 
     The folder holds split folders (see ``ALIASES``; any case), each with one folder per class, or
@@ -46,13 +47,14 @@ def scan_folder(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
         DataError: No images, an empty class, or classes that differ between splits.
     """
     folders = split_folders(root)
+    source = FileSource(root, DatasetScale(bits))
     if not folders:
         classes = classes_without_splits(root)
-        return {"all": list_images(root, root, classes)}, classes
+        return {"all": list_images(source, root, classes)}, classes
     found = {name: subfolders(folder) for name, folder in folders.items()}
     classes = common_classes({name: names for name, names in found.items() if names})
     parts = {
-        name: list_images(root, folder, classes if found[name] else None)
+        name: list_images(source, folder, classes if found[name] else None)
         for name, folder in folders.items()
     }
     return parts, classes
@@ -112,7 +114,7 @@ def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(found[first])
 
 
-def list_images(root: Path, folder: Path, classes: Sequence[str] | None) -> Part:
+def list_images(source: FileSource, folder: Path, classes: Sequence[str] | None) -> Part:
     """List the images of one split, class by class, or without labels if ``classes`` is None."""
     files: list[Path] = []
     labels: list[int] = []
@@ -125,8 +127,8 @@ def list_images(root: Path, folder: Path, classes: Sequence[str] | None) -> Part
             raise DataError(f"{problem}: {census(folder / title)}")
         files += found
         labels += [label] * len(found)
-    names = [file.relative_to(root).as_posix() for file in files]
-    return Part(FileSource(root), names, np.array(labels, np.int64) if classes else None)
+    names = [file.relative_to(source.root).as_posix() for file in files]
+    return Part(source, names, np.array(labels, np.int64) if classes else None)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -19,13 +19,13 @@ from transferkit.data.array_conversion import (
     TensorLike,
     check_label_range,
     check_lengths,
-    chunks,
     to_class_names,
     to_images,
     to_labels,
     to_rows,
     to_sizes,
 )
+from transferkit.data.value_range import check_bits, chunks, report_depth
 from transferkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class ImageData:
         names: N file names, relative to the folder that holds the splits, or ``"train[17]"``.
         sizes: int64 (N, 2), the height and width of each image before it came to one size.
         groups: N group names (patients, films), or None. A group must not straddle splits.
+        bits: Bit depth that the values had before they became uint8: 8, or up to 16.
 
     Example:
         >>> import numpy as np
@@ -85,6 +86,7 @@ class ImageData:
     names: tuple[str, ...]
     sizes: Int64Array
     groups: tuple[str, ...] | None
+    bits: int
 
     def __init__(
         self,
@@ -95,24 +97,32 @@ class ImageData:
         names: Sequence[str] | None = None,
         sizes: ArrayLike | None = None,
         groups: Sequence[str] | None = None,
+        bits: int | None = None,
     ) -> None:
         """Check and convert.
 
         Args:
             images: (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels; where both
                 ends look like channels, the last axis is taken. Alpha is composited on black.
-                Types: uint8; bool (0 and 255); uint16 (divided by 257); other integers in 0..255;
-                floats in [0, 1] (times 255) or in [0, 255].
+                Types: uint8; bool (0 and 255); uint16, of which ``bits`` become 0..255; other
+                integers in 0..255; floats in [0, 1] (times 255) or in [0, 255].
             labels: Class numbers, (N,) or (N, 1).
             classes: Class names; ``"0"``, ``"1"``, ... if None.
             names: Names of the images; ``"image[0]"``, ... if None.
             sizes: Original (height, width) of each image; the size of ``images`` if None.
             groups: Group of each image.
+            bits: Bit depth of integers of more than 8 bits, such as 12 for 0..4095. By default
+                that of uint16 is the least of 10, 12, 14 and 16 that holds the largest value.
 
         Raises:
             DataError: Lengths differ, a label is out of range, or pixels cannot be understood.
+
+        Warns:
+            UserWarning: A bit depth below 16 was inferred.
         """
-        pixels = to_images(images)
+        check_bits(bits)
+        pixels, depth = to_images(images, bits)
+        report_depth(depth, bits, stacklevel=2)
         count = len(pixels)
         numbers = None if labels is None else to_labels(labels)
         if names is None:
@@ -123,7 +133,8 @@ class ImageData:
         titles = to_class_names(classes, numbers)
         check_label_range(numbers, titles, names)
         grouping = None if groups is None else tuple(map(str, groups))
-        set_fields(self, pixels, numbers, titles, tuple(names), to_sizes(sizes, count), grouping)
+        originals = to_sizes(sizes, count)
+        set_fields(self, pixels, numbers, titles, tuple(names), originals, grouping, depth)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -135,7 +146,10 @@ class ImageData:
     def __repr__(self) -> str:
         size = "x".join(map(str, self.images.shape[1:]))
         labelled = "" if self.labels is not None else ", no labels"
-        return f"ImageData({len(self)} images {size}, classes {list(self.classes)}{labelled})"
+        depth = "" if self.bits == 8 else f", read from {self.bits} bits"
+        return (
+            f"ImageData({len(self)} images {size}, classes {list(self.classes)}{labelled}{depth})"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -152,13 +166,11 @@ class ImageData:
             [self.names[i] for i in rows],
             self.sizes[rows],
             None if self.groups is None else [self.groups[i] for i in rows],
+            self.bits,
         )
 
     def batch(self, indices: Indices) -> torch.Tensor:
-        """Return the images at ``indices`` as a uint8 tensor (B, C, H, W).
-
-        The memory is laid out channels last, as the images are; nothing is moved for it.
-        """
+        """Return the images at ``indices`` as a uint8 tensor (B, C, H, W), channels last."""
         import torch
 
         rows = to_rows(indices, len(self))
@@ -206,11 +218,12 @@ def trusted_images(
     names: Iterable[str],
     sizes: Int64Array,
     groups: Iterable[str] | None,
+    bits: int = 8,
 ) -> ImageData:
     """Make an ImageData of fields that are right already, without checking them."""
     data = ImageData.__new__(ImageData)
     grouping = None if groups is None else tuple(groups)
-    set_fields(data, images, labels, classes, tuple(names), sizes, grouping)
+    set_fields(data, images, labels, classes, tuple(names), sizes, grouping, bits)
     return data
 
 
@@ -260,9 +273,13 @@ class Splits(Mapping[str, ImageData]):
         Raises:
             DataError: No split, an empty split, or classes or channels that differ.
         """
-        if not isinstance(splits, Mapping):
-            raise DataError(f"Expected splits, got {describe(splits)}. {splits_advice(splits)}")
-        parts = {str(k): require_images(f"The {k!r} split", data) for k, data in splits.items()}
+        value: object = splits
+        if not isinstance(value, Mapping):
+            advice = 'Give a mapping from names to images: {"train": ..., "val": ..., "test": ...}.'
+            if isinstance(value, str | os.PathLike):
+                advice = f"Load the folder or file first: tk.load_splits({os.fspath(value)!r})."
+            raise DataError(f"Expected splits, got {describe(value)}. {advice}")
+        parts = {str(k): require_images(f"The {k!r} split", data) for k, data in value.items()}
         if not parts:
             raise DataError("Expected at least one split, got none.")
         for name, data in parts.items():
@@ -294,6 +311,11 @@ class Splits(Mapping[str, ImageData]):
         """K, the number of classes."""
         return len(self.classes)
 
+    @property
+    def bits(self) -> int:
+        """Largest bit depth that the values had before they became uint8: 8, or up to 16."""
+        return max(data.bits for data in self.values())
+
     def require(self, *names: str) -> tuple[ImageData, ...]:
         """Return the splits of these names.
 
@@ -315,26 +337,22 @@ class Splits(Mapping[str, ImageData]):
     def __str__(self) -> str:
         header = ["split", "images", "size", *self.classes]
         text = table(header, [table_row(name, data) for name, data in self.items()])
+        if self.bits > 8:
+            text += f"\n{self.bits}-bit values, 0..{2**self.bits - 1}, read as 0..255"
         return f"{text}\n{len(self.skipped)} files skipped" if self.skipped else text
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the figures of the table, ready for JSON."""
         return {
             "classes": list(self.classes),
+            "bits": self.bits,
             "splits": {name: to_figures(data) for name, data in self.items()},
             "skipped": [{"path": file.path, "reason": file.reason} for file in self.skipped],
         }
 
 
-def splits_advice(value: object) -> str:
-    """Say how to make splits of a value."""
-    if isinstance(value, str | os.PathLike):
-        return f"Load the folder or file first: tk.load_splits({os.fspath(value)!r})."
-    return 'Give a mapping from names to images: {"train": ..., "val": ..., "test": ...}.'
-
-
 def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
-    """Raise if two splits differ in classes or channels."""
+    """Raise if two splits differ in classes, channels or the scale of their pixels."""
     if a.classes != b.classes:
         raise DataError(
             f"The classes differ between splits: {first} has {list(a.classes)}, "
@@ -345,13 +363,20 @@ def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
             f"{first} has {a.images.shape[3]} channels per image and {second} has "
             f"{b.images.shape[3]}; load them with the same number of channels."
         )
+    if a.bits != b.bits and min(a.bits, b.bits) > 8:
+        raise DataError(
+            f"{first} was read as {a.bits}-bit values and {second} as {b.bits}-bit values, which "
+            f"makes one brighter; read both with bits={max(a.bits, b.bits)}."
+        )
 
 
 def with_classes(data: ImageData, classes: tuple[str, ...]) -> ImageData:
     """Give class names to unlabelled images that have none."""
     if data.classes == classes:
         return data
-    return trusted_images(data.images, None, classes, data.names, data.sizes, data.groups)
+    return trusted_images(
+        data.images, None, classes, data.names, data.sizes, data.groups, data.bits
+    )
 
 
 def table_row(name: str, data: ImageData) -> list[str]:

@@ -1,4 +1,4 @@
-"""One image file to a uint8 array, whatever mode it is stored in."""
+"""Decoding one image file of any mode to an array."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from transferkit._typing import UInt8Array
-from transferkit.data.array_conversion import drop_alpha, pixel_scale, rescale
+from transferkit.data.array_conversion import drop_alpha
 from transferkit.errors import DataError
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same file becomes other pixels than before."""
 
 BROKEN = (
@@ -40,15 +41,15 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held; 5 to 8 swap height and width."""
 
 
-def decode(path: Path) -> UInt8Array:
-    """Read one image file: upright, uint8, (H, W) if it is grey and (H, W, 3) if not.
+def decode(path: Path) -> NDArray[np.generic]:
+    """Read one image file upright, (H, W) if it is grey and (H, W, 3) if not.
 
-    Of several frames the first is taken. A DataError says why the file cannot be read, not which.
+    Files of 16 bits come as uint16 and of floats as float32, all others as uint8. Of several frames
+    the first is taken. A DataError says why the file cannot be read, not which.
     """
     try:
         with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return drop_equal_channels(to_array(image))
+            return to_array(image)
     except BROKEN as error:
         empty = path.is_file() and path.stat().st_size == 0
         reason = "the file is empty" if empty else str(error) or type(error).__name__
@@ -65,27 +66,27 @@ def probe(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def to_array(image: Image.Image) -> UInt8Array:
-    """Bring one decoded image of any mode to uint8 (H, W) or (H, W, 3)."""
+def to_array(image: Image.Image) -> NDArray[np.generic]:
+    """Bring one image of any mode, upright, to uint8, uint16 or float32; see :func:`decode`."""
+    image = ImageOps.exif_transpose(image)
     mode = image.mode
     if mode.startswith("I"):
-        return sixteen_bit(np.asarray(image))
+        return to_uint16(np.asarray(image))
     if mode == "F":
-        values = np.asarray(image)[None, :, :, None]
-        return rescale(values, pixel_scale(values))[0, :, :, 0]
+        return np.asarray(image)
     if mode in TRANSPARENT or "transparency" in image.info:
-        return drop_alpha(np.asarray(image.convert("RGBA")))
+        return drop_equal_channels(drop_alpha(np.asarray(image.convert("RGBA"))))
     if mode in ("1", "L"):
         return np.asarray(image.convert("L"))
-    return np.asarray(image.convert("RGB"))
+    return drop_equal_channels(np.asarray(image.convert("RGB")))
 
 
-def sixteen_bit(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> UInt8Array:
-    """Divide 0..65535 by 257; Pillow hands out 16-bit files as uint16 or as int32."""
+def to_uint16(values: NDArray[np.generic]) -> NDArray[np.uint16]:
+    """Check 16-bit values, which Pillow hands out as uint16 or as int32."""
     numbers = values.astype(np.int64)
     if numbers.size and (numbers.min() < 0 or numbers.max() > 65535):
         raise DataError(f"expected 16-bit values, 0..65535, got {numbers.min()} to {numbers.max()}")
-    return rescale(values, 1 / 257)
+    return numbers.astype(np.uint16)
 
 
 def drop_equal_channels(image: UInt8Array) -> UInt8Array:

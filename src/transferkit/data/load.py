@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,11 @@ import numpy as np
 from transferkit._sampling import quotas
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_number, check_whole, to_path, to_sides
-from transferkit.data.array_conversion import chunks
 from transferkit.data.array_layouts import read_npy_folder, read_npz
 from transferkit.data.decoded_cache import read_or_map
-from transferkit.data.folder_layout import image_files, scan_folder
+from transferkit.data.folder_layout import scan_folder
 from transferkit.data.image_data import ImageData, SkippedFile, Splits, trusted_images
-from transferkit.data.image_decoding import Resize, decode, fit
+from transferkit.data.image_decoding import Resize
 from transferkit.data.pixel_reader import (
     ArraySource,
     CacheChoice,
@@ -28,6 +27,7 @@ from transferkit.data.pixel_reader import (
     unreadable,
 )
 from transferkit.data.splitting import divide, groups_from_names
+from transferkit.data.value_range import chunks, report_depth
 from transferkit.errors import ConfigError, DataError
 
 
@@ -39,6 +39,7 @@ def load_splits(
     seed: int = 0,
     class_files: Mapping[str, tuple[str, str]] | None = None,
     groups: str | None = None,
+    bits: int | None = None,
     on_error: OnError = "raise",
     channels: Channels = "auto",
     resize: Resize = "squash",
@@ -68,6 +69,8 @@ def load_splits(
         class_files: For ``.npy`` files: name without ``.npy`` to (split, class).
         groups: Regular expression whose match in a file name is the group (patient, film) of the
             image, such as ``r"person\d+"``; a file without a match is a group of its own.
+        bits: Bit depth of 16-bit images, such as 12 for values in 0..4095. By default the least of
+            10, 12, 14 and 16 that holds the largest value of the dataset.
         on_error: ``"raise"`` stops at an unreadable image; ``"skip"`` leaves it out and lists it in
             ``Splits.skipped``.
         channels: 1 or 3; ``"auto"`` takes 1 if every image is grey, also if stored as RGB.
@@ -94,6 +97,7 @@ def load_splits(
     Warns:
         CacheWarning: The images cannot be kept (disk full, folder not writable); they are decoded
             all the same.
+        UserWarning: A bit depth below 16 was inferred.
 
     Example:
         >>> from pathlib import Path
@@ -127,24 +131,29 @@ def load_splits(
         cache_folder=None if cache_folder is None else to_path("cache_folder", cache_folder),
         cache_limit=cache_limit,
         progress=progress,
+        bits=bits,
     )
-    parts, classes = read_layout(root, class_files)
+    parts, classes = read_layout(root, class_files, bits)
     grouping = None if groups is None else group_files(parts, groups)
     parts = make_missing_splits(parts, val_share, grouping, seed)
-    return assemble(read_or_map(parts, options), parts, classes, grouping, options)
+    images = read_or_map(parts, options)
+    report_depth(images.bits, bits, stacklevel=2)
+    return assemble(images, parts, classes, grouping, options)
 
 
 def read_layout(
-    path: Path, class_files: Mapping[str, tuple[str, str]] | None
+    path: Path, class_files: Mapping[str, tuple[str, str]] | None, bits: int | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Find out which layout it is, and list its images and classes."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of images or a MedMNIST .npz file.")
     if path.is_dir():
         arrays = class_files is not None or any(path.glob("*.npy"))
-        parts, classes = read_npy_folder(path, class_files) if arrays else scan_folder(path)
+        parts, classes = (
+            read_npy_folder(path, class_files, bits) if arrays else scan_folder(path, bits)
+        )
     elif path.suffix.lower() == ".npz":
-        parts, classes = read_npz(path)
+        parts, classes = read_npz(path, bits)
     else:
         raise DataError(
             f"{path.name} is neither a folder nor an .npz file. Give the folder that holds the "
@@ -231,6 +240,7 @@ def assemble(
             kept.names,
             images.sizes[rows],
             None if grouping is None else [grouping[name] for name in kept.names],
+            images.bits,
         )
         if lost and kept.labels is not None:
             check_classes_left(split, splits[split])
@@ -254,43 +264,3 @@ def check_classes_left(split: str, data: ImageData) -> None:
     if counts.min() == 0:
         title = data.classes[int(counts.argmin())]
         raise DataError(f"No image of the class {title} in the {split} split can be read.")
-
-
-def load_images(paths: Sequence[Path], *, image_size: tuple[int, int]) -> ImageData:
-    """Read image files, and all those in folders, without labels.
-
-    Args:
-        paths: Files, or folders that are searched for images.
-        image_size: Height and width that images of unequal sizes are brought to.
-
-    Raises:
-        DataError: A path is absent, a folder holds no image, or a file cannot be read.
-    """
-    files = [file for path in paths for file in expand(path)]
-    images = [read(file) for file in files]
-    sizes = [image.shape[:2] for image in images]
-    if len(set(sizes)) > 1:
-        images = [fit(image, image_size, "squash") for image in images]
-    if any(image.ndim == 3 for image in images):
-        images = [image if image.ndim == 3 else np.stack([image] * 3, -1) for image in images]
-    return ImageData(np.stack(images), names=[str(file) for file in files], sizes=sizes)
-
-
-def expand(path: Path) -> list[Path]:
-    """Return the images below a folder, or the file itself."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"There is no file or folder {path}.")
-    files = image_files(path)
-    if not files:
-        raise DataError(f"The folder {path} holds no image.")
-    return files
-
-
-def read(path: Path) -> UInt8Array:
-    """Decode one file; the error names it."""
-    try:
-        return decode(path)
-    except DataError as error:
-        raise DataError(f"Cannot read the image {path}: {error}.") from error

@@ -16,12 +16,7 @@ from tqdm import tqdm
 
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
-from transferkit.data.array_conversion import (
-    drop_alpha,
-    pixel_scale,
-    rescale,
-    to_channels_last,
-)
+from transferkit.data.array_conversion import drop_alpha, to_channels_last
 from transferkit.data.disk_cache import temporary_pixels
 from transferkit.data.image_decoding import (
     Resize,
@@ -31,6 +26,7 @@ from transferkit.data.image_decoding import (
     luminance,
     probe,
 )
+from transferkit.data.value_range import SLACK, DatasetScale, check_bits
 from transferkit.errors import DataError
 
 Channels: TypeAlias = Literal["auto", 1, 3]
@@ -47,7 +43,11 @@ LARGEST = 256
 
 
 class Source(Protocol):
-    """Images that can be read one at a time, by name."""
+    """All images of a dataset, to be read one at a time, by name, on one scale."""
+
+    @property
+    def scale(self) -> DatasetScale:
+        """The scale, which may be known only once all images have been read."""
 
     def read(self, name: str) -> UInt8Array:
         """Return one image, (H, W) or (H, W, 3); DataError (why, not which) if damaged."""
@@ -61,10 +61,14 @@ class FileSource:
     """Image files below one folder; names are their paths relative to it, with slashes."""
 
     root: Path
+    scale: DatasetScale
 
     def read(self, name: str) -> UInt8Array:
         """Decode one file."""
-        return decode(self.root / name)
+        pixels = decode(self.root / name)
+        if pixels.dtype != np.uint8:
+            self.scale.see(pixels[None])
+        return self.scale.convert(pixels)
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Read one file's header."""
@@ -74,28 +78,44 @@ class FileSource:
 class ArraySource:
     """Images of arrays (n, H, W, C), which may be memory maps; names are ``"train[17]"``."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: DatasetScale) -> None:
         """Begin without arrays."""
-        self.arrays: dict[str, tuple[NDArray[np.generic], float]] = {}
+        self.scale = scale
+        self.arrays: dict[str, NDArray[np.generic]] = {}
+        self.highs: dict[str, float] = {}
 
     def add(self, stem: str, array: NDArray[np.generic], *, title: str) -> list[str]:
         """Add an array and return the names of its images; a DataError begins with ``title``."""
         try:
-            view = to_channels_last(array)
-            self.arrays[stem] = view, pixel_scale(view)
+            self.arrays[stem] = to_channels_last(array)
+            if array.dtype != np.uint8 and array.size:
+                found = self.scale.see(self.arrays[stem])
+                if array.dtype.kind == "f":
+                    self.highs[title] = found.high
         except DataError as error:
             raise DataError(f"{title}: {error}") from error
         return [f"{stem}[{row}]" for row in range(len(array))]
 
+    def settle(self) -> None:
+        """Fix the scale of all arrays, and see that they agree on one."""
+        self.scale.settle()
+        unit = [title for title, high in self.highs.items() if 0 < high <= 1]
+        wide = [title for title, high in self.highs.items() if high > 1 + SLACK]
+        if unit and wide:
+            raise DataError(
+                f"The values of {unit[0]} lie in [0, 1], but those of {wide[0]} reach "
+                f"{self.highs[wide[0]]:g}. Save all arrays on one scale."
+            )
+
     def read(self, name: str) -> UInt8Array:
         """Convert one image."""
         stem, _, row = name[:-1].rpartition("[")
-        array, scale = self.arrays[stem]
-        return drop_equal_channels(drop_alpha(rescale(array[int(row)], scale)))
+        image = self.scale.convert(self.arrays[stem][int(row)])
+        return drop_equal_channels(drop_alpha(image))
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Return the size of the array's images."""
-        array, _ = self.arrays[name.rpartition("[")[0]]
+        array = self.arrays[name.rpartition("[")[0]]
         return int(array.shape[1]), int(array.shape[2])
 
 
@@ -119,14 +139,15 @@ class ReadOptions:
 
     size: tuple[int, int] | None
     resize: Resize
-    channels: Channels
-    on_error: OnError
-    workers: int | None
-    memory_limit: int
-    cache: CacheChoice | None
-    cache_folder: Path | None
-    cache_limit: int
-    progress: bool | None
+    bits: int | None
+    channels: Channels = "auto"
+    on_error: OnError = "raise"
+    workers: int | None = None
+    memory_limit: int = 2 << 30
+    cache: CacheChoice | None = None
+    cache_folder: Path | None = None
+    cache_limit: int = 0
+    progress: bool | None = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that cannot work."""
@@ -138,6 +159,7 @@ class ReadOptions:
         check_among("channels", self.channels, ("auto", 1, 3))
         check_among("resize", self.resize, ("squash", "crop", "pad"))
         check_among("cache", self.cache, ("auto", "disk", None))
+        check_bits(self.bits)
 
     @property
     def threads(self) -> int:
@@ -158,12 +180,14 @@ class DecodedImages:
         names: N names.
         sizes: Original heights and widths, (N, 2).
         skipped: Why a file was left out, by name.
+        bits: Largest bit depth of the images before they became uint8.
     """
 
     pixels: UInt8Array
     names: Sequence[str]
     sizes: Int64Array
     skipped: Mapping[str, str]
+    bits: int
 
 
 def working_size(parts: Mapping[str, Part], options: ReadOptions) -> tuple[int, int]:
@@ -212,7 +236,12 @@ def read_images(
             pixels.append(image)
             names.append(name)
             sizes.append(original)
-    return DecodedImages(pixels.array, names, np.array(sizes, np.int64).reshape(-1, 2), skipped)
+    scale = next(iter(parts.values())).source.scale  # one for all parts
+    if scale.settle():
+        # e.g. 12-bit values in 16-bit files, which only the largest of all values tells
+        return read_images(parts, size, options, reserve)
+    originals = np.array(sizes, np.int64).reshape(-1, 2)
+    return DecodedImages(pixels.array, names, originals, skipped, scale.bits)
 
 
 class PixelBuffer:
@@ -277,6 +306,6 @@ def read_one(source: Source, name: str, size: tuple[int, int], options: ReadOpti
 def unreadable(name: str, reason: object) -> DataError:
     """Build the error for a file that cannot be read."""
     return DataError(
-        f"Cannot read {name}: {reason}. Repair or remove it, or load with on_error='skip' to leave "
-        "such files out and have them listed."
+        f"Cannot read {name}: {reason}. Repair or remove it; tk.load_splits with on_error='skip' "
+        "leaves such files out and lists them."
     )

@@ -72,6 +72,7 @@ def pool(splits: Splits) -> ImageData:
         [name for data in every for name in data.names],
         np.concatenate([data.sizes for data in every]),
         groups,
+        splits.bits,
     )
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import cast
-
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from transferkit.data.image_data import ImageData, require_images
+from transferkit.data.image_inputs import ImagesInput, to_image_groups
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier, in_eval_mode, require_classifier
@@ -60,7 +57,7 @@ def evaluate(
 
 def predict(
     model: Classifier,
-    data: ImageData | ArrayLike | Tensor,
+    data: ImagesInput,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -69,13 +66,15 @@ def predict(
 
     Args:
         model: The classifier; its mode is left as it was.
-        data: Images, with labels or without, or an array of them that
+        data: One image or several: an ImageData, a path, a PIL image, an array (H, W), (H, W, C)
+            or, in torch, (C, H, W), or a list of these; a folder; or a batch of images that
             :class:`~transferkit.ImageData` can read.
         batch_size: Largest batch size; on a CPU smaller batches may be taken, which are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
-        DataError: No images, or pixels that cannot be understood.
+        DataError: No images, an image that cannot be read, or a shape with two readings, such as
+            an array (3, H, W), which may be one image or three.
 
     Example:
         >>> import numpy as np
@@ -83,30 +82,24 @@ def predict(
         >>> model = tk.create_classifier(
         ...     "transferkit/formula_resnet18", 2, classes=["cat", "dog"], image_size=32, seed=0
         ... )
-        >>> images = np.zeros((3, 40, 40), dtype=np.uint8)
-        >>> predictions = tk.predict(model, images)
-        >>> predictions.probabilities.shape
-        (3, 2)
+        >>> image = np.zeros((40, 50, 3), dtype=np.uint8)
+        >>> tk.predict(model, image).probabilities.shape
+        (1, 2)
+        >>> predictions = tk.predict(model, [image, image[:, :40]])
         >>> [predictions.classes[k] in ("cat", "dog") for k in predictions.predicted]
-        [True, True, True]
+        [True, True]
     """
     require_classifier(model)
-    images = _images_of(data)
+    groups = to_image_groups(data)
+    order = np.argsort(np.concatenate([places for places, _ in groups]))
+    found = [_probabilities(model, images, batch_size, device) for _, images in groups]
+    names = [name for _, images in groups for name in images.names]
     return Predictions.of(
-        _probabilities(model, images, batch_size, device),
-        labels=images.labels,
+        np.concatenate(found)[order],
+        labels=groups[0][1].labels,
         classes=model.classes,
-        names=images.names,
+        names=[names[place] for place in order],
     )
-
-
-def _images_of(data: object) -> ImageData:
-    """The images themselves, or those of an array."""
-    if isinstance(data, ImageData):
-        return data
-    if data is None or isinstance(data, str | Path | Mapping):
-        return require_images("What is predicted on", data)
-    return ImageData(cast(ArrayLike, data))
 
 
 def _probabilities(
