@@ -64,6 +64,7 @@ class AuditData:
         classes: K class names.
         config: Severity thresholds.
         embedding: What made the features, in words.
+        untrained_head: Whether a classifier was given whose head was never trained.
         skipped: Path and reason of each file that could not be decoded.
         near_duplicates: Whether to look for edited copies.
         alpha: Chance of a false alarm among all shift tests together.
@@ -78,6 +79,7 @@ class AuditData:
     classes: Sequence[str]
     config: AuditConfig = field(default_factory=AuditConfig)
     embedding: str = "features"
+    untrained_head: bool = False
     skipped: Sequence[tuple[str, str]] = ()
     near_duplicates: bool = True
     alpha: float = 0.05

@@ -1,4 +1,4 @@
-"""Images that are few, broken, empty, of odd size or unlike all others."""
+"""Images that are broken, empty, odd or unlike all others, or that give their label away."""
 
 from __future__ import annotations
 
@@ -6,47 +6,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats as scipy_stats
 
-from transferkit._typing import Float64Array, FloatArray, Int64Array, UInt8Array
+from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import Evidence, Finding, Thresholds, nothing_found
-from transferkit.audit.image_statistics import SIZE_STATISTICS
+from transferkit.audit.image_statistics import SIZE_STATISTICS, ImageStatistics, corner_statistics
 
 BLANK_CONTRAST = 2.0  # grey levels
 LOW_ENTROPY = 3.0  # bits
 OUTLYING = 8.0  # robust standard deviations
 DECODER_GREY = (126, 130)  # decoders fill the missing part of a file that was cut off with 128
-
-
-def few_images(data: AuditData) -> Iterator[Finding]:
-    """Splits with fewer images than features, in which only large shifts show."""
-    for split, part in data.splits.items():
-        count, width = part.features.shape
-        if count < width:
-            yield Finding(
-                check="few_images",
-                severity="warning" if count < 10 else "info",
-                splits=(split,),
-                statistic=count,
-                message=f"{split} has {count} image(s), fewer than the {width} features: only "
-                "large shifts can be told from chance.",
-                advice=f"Add images to {split}." if count < 10 else "",
-            )
-
-
-def constant_features(data: AuditData) -> Iterator[Finding]:
-    """An embedding that is blind to these images: no shift can show in it."""
-    if all(np.ptp(part.features, axis=0).max() == 0 for part in data.splits.values()):
-        yield Finding(
-            check="embedding",
-            severity="warning",
-            splits=tuple(data.splits),
-            message="Every feature is constant within each split: the embedding sees no "
-            "difference between images.",
-            advice="Audit with another model.",
-        )
+FEWEST = 5  # images that a class and the rest must have for a shortcut to be looked for
 
 
 def corrupt_images(data: AuditData) -> Iterator[Finding]:
@@ -243,4 +217,121 @@ def _images(
         found=f"{len(rows)} images of {split} {found}.",
         nothing=nothing,
         advice=advice,
+    )
+
+
+def shortcuts(data: AuditData) -> Iterator[Finding]:
+    """Classes that one trivial statistic tells from the rest, the strongest for each class.
+
+    A network learns the cheapest rule that works: if exposure or a marker in a corner gives the
+    label away, it learns that, and fails where the shortcut is absent.
+    """
+    for split, labels in data.labels.items():
+        measured = data.statistics[split].beside(corner_statistics(data.splits[split].images))
+        best = _best_statistics(measured, labels, len(data.classes))
+        if not best:
+            message = f"{split} has too few images of two classes to look for a shortcut."
+            yield Finding(check="shortcut", severity="info", splits=(split,), message=message)
+            continue
+        findings = [
+            _shortcut(data, split, label, name, measured[name], auc)
+            for label, (name, auc) in best.items()
+        ]
+        grave = [finding for finding in findings if finding.severity != "info"]
+        yield from grave or [max(findings, key=lambda finding: finding.effect or 0.0)]
+
+
+def _best_statistics(
+    measured: ImageStatistics, labels: Int64Array, num_classes: int
+) -> dict[int, tuple[str, Auc]]:
+    """Return the statistic that best tells each class from the rest; of two classes, one."""
+    sizes = np.bincount(labels, minlength=num_classes)
+    usable = [k for k in range(num_classes) if FEWEST <= sizes[k] <= len(labels) - FEWEST]
+    if num_classes == 2:
+        usable = usable[-1:]
+    varying = [name for name in measured.names if np.ptp(measured[name]) > 0]
+    tests = max(1, len(usable) * len(varying))
+    best: dict[int, tuple[str, Auc]] = {}
+    for label in usable if varying else []:
+        areas = {n: statistic_auc(measured[n], labels == label, tests=tests) for n in varying}
+        name = max(areas, key=lambda n: abs(areas[n].value - 0.5))
+        best[label] = (name, areas[name])
+    return best
+
+
+def _shortcut(
+    data: AuditData, split: str, label: int, name: str, values: FloatArray, auc: Auc
+) -> Finding:
+    effect, sign = abs(2 * auc.value - 1), 1 if auc.value >= 0.5 else -1
+    low, high = sorted(sign * (2 * bound - 1) for bound in auc.interval)
+    interval = (max(0.0, low), max(0.0, high))
+    severity = data.config.shortcut.severity(
+        effect, interval=interval, p_value=auc.p_value, alpha=data.alpha
+    )
+    class_name, area = data.classes[label], max(auc.value, 1 - auc.value)
+    if severity == "info":
+        message = (
+            f"In {split}, no trivial statistic gives a class away; the best is {name} with AUC "
+            f"{area:.2f} for {class_name}."
+        )
+        advice = ""
+    else:
+        message = (
+            f"In {split}, {name} alone tells {class_name} from the rest with AUC {area:.2f} "
+            f"({'higher' if sign > 0 else 'lower'} in {class_name})."
+        )
+        advice = "Remove the shortcut (crop, mask or normalise it) or collect data without it."
+    names, order = data.splits[split].names, np.argsort(values)
+    return Finding(
+        check="shortcut",
+        severity=severity,
+        splits=(split,),
+        class_name=class_name,
+        statistic=auc.value,
+        p_value=auc.p_value,
+        effect=effect,
+        interval=interval,
+        message=message,
+        evidence=tuple(
+            Evidence((names[row],), f"{name} {values[row]:.1f}")
+            for row in (int(order[0]), int(order[-1]))
+        ),
+        advice=advice,
+    )
+
+
+class Auc(NamedTuple):
+    """Area under the ROC curve of one statistic for one class against the rest.
+
+    ``value`` is 0.5 for a statistic that says nothing; the p-value is two-sided, for 0.5.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    p_value: float
+
+
+def statistic_auc(values: FloatArray, positive: BoolArray, *, tests: int = 1) -> Auc:
+    """Measure how well ``values`` (N,) tell the images of a class, ``positive`` (N,), apart.
+
+    Interval and p-value are Bonferroni-corrected for ``tests``. DeLong, DeLong and Clarke-Pearson,
+    "Comparing the areas under two or more correlated ROC curves" (1988).
+    """
+    # With mid-ranks R among all and r among the own class, an image of the class beats
+    # (R - r) / n_outside of the others, and the area is the mean of these placements. DeLong's
+    # variance is that of the placements of both sides. It is 0 where the classes are apart, which
+    # no sample proves: one undecided image a side is added.
+    ranks = scipy_stats.rankdata(values)
+    inside, outside = int(positive.sum()), int((~positive).sum())
+    area = (ranks[positive].sum() - inside * (inside + 1) / 2) / (inside * outside)
+    own = (ranks[positive] - scipy_stats.rankdata(values[positive])) / outside
+    other = 1 - (ranks[~positive] - scipy_stats.rankdata(values[~positive])) / inside
+    least = 0.25 / max(inside, outside) ** 2
+    error = np.sqrt(own.var(ddof=1) / inside + other.var(ddof=1) / outside + least)
+    z = float(scipy_stats.norm.isf(0.025 / tests))
+    test = scipy_stats.mannwhitneyu(values[positive], values[~positive], method="asymptotic")
+    return Auc(
+        float(area),
+        (max(0.0, float(area - z * error)), min(1.0, float(area + z * error))),
+        min(1.0, tests * float(np.nan_to_num(test.pvalue, nan=1.0))),
     )

@@ -35,12 +35,8 @@ DEFAULT_BACKBONE = "transferkit/formula_resnet18"
 """The backbone that comes with the package: nothing is downloaded."""
 
 FeaturesOf: TypeAlias = Callable[[UInt8Array], FloatArray]
-"""Images (N, H, W, C) to features (N, D)."""
-
-NAMES = ("train", "val", "test")
-
-Embedder: TypeAlias = "Classifier | str | FeaturesOf | None"
-GroupsOption: TypeAlias = "str | Mapping[str, Sequence[str]] | None"
+Embedder: TypeAlias = Classifier | str | FeaturesOf | None
+GroupsOption: TypeAlias = str | Mapping[str, Sequence[str]] | None
 
 
 def audit_splits(
@@ -75,7 +71,7 @@ def audit_splits(
         max_images: Images of a split that the shift tests use; of larger splits, as many are
             drawn at random.
         seed: Seed of everything drawn.
-        batch_size: Images a batch, when features are computed.
+        batch_size: Batch size.
         cache: Where to keep the features for later calls; by default nowhere.
 
     Raises:
@@ -97,10 +93,8 @@ def audit_splits(
     if not isinstance(config, AuditConfig | None):
         raise ConfigError(f"config must be an AuditConfig, got {config!r}.")
     check_seeds(seed, seeds)
-    whole = require_splits(splits)
-    data = audit_data(whole, model, groups, batch_size=batch_size, cache=cache)
     data = replace(
-        data,
+        audit_data(require_splits(splits), model, groups, batch_size=batch_size, cache=cache),
         config=config or AuditConfig(),
         near_duplicates=near_duplicates,
         alpha=alpha,
@@ -108,14 +102,14 @@ def audit_splits(
         seed=seed,
         seeds=seeds,
     )
-    with one_blas_thread():
+    with _one_blas_thread():
         findings = [finding for check in CHECKS for finding in check(data)]
     count = len({group for own in (data.groups or {}).values() for group in own})
     settings = {
         "transferkit": __version__,
         "embedding": data.embedding,
         "alpha": f"{alpha:g}",
-        "groups": f"{count} by {groups!r}" if isinstance(groups, str) else f"{count or 'none'}",
+        "groups": f"{count} by '{groups}'" if isinstance(groups, str) else f"{count or 'none'}",
         "seed": str(seed),
     }
     return report_of(data, findings, settings)
@@ -147,16 +141,14 @@ def explain_gap(
             regression) is trained on train; None takes the embedded backbone. The reshuffle
             experiment always trains probes on the features. A backbone that was itself trained
             on train flatters them: give it by name, untrained on these images.
-        groups: What must not straddle splits: a regular expression whose match in a file name is
-            the group, or a mapping of split to one group per image; None takes the groups of the
-            data, if there are.
+        groups: As for :func:`audit_splits`.
         epoch_predictions: Predicted classes of val after each epoch (E, N), to measure what
             choosing the best epoch adds; without them, choosing the best of five regularisation
             strengths of the probe is measured.
         seeds: Seeds of the reshuffle experiment, one re-split each.
         samples: Bootstrap draws.
         seed: Seed of the bootstrap.
-        batch_size: Images a batch, when features are computed.
+        batch_size: Batch size.
         cache: Where to keep the features for later calls; by default nowhere.
 
     Raises:
@@ -176,9 +168,10 @@ def explain_gap(
     check_whole("samples", samples, least=1)
     check_seeds(seed, seeds)
     whole = require_splits(splits)
-    for name, part in zip(NAMES, whole.require(*NAMES), strict=True):
+    names = ("train", "val", "test")
+    for name, part in zip(names, whole.require(*names), strict=True):
         part.require_labels(f"Explaining the gap (the {name} split)")
-    three = Splits({name: whole[name] for name in NAMES})
+    three = Splits({name: whole[name] for name in names})
     data = replace(
         audit_data(three, model, groups, batch_size=batch_size, cache=cache),
         epoch_predictions=epoch_predictions,
@@ -186,7 +179,7 @@ def explain_gap(
         samples=samples,
         seed=seed,
     )
-    with one_blas_thread():
+    with _one_blas_thread():
         report = data.gap
     if report is None:
         raise DataError(
@@ -253,49 +246,46 @@ def _embedded(
     splits: Splits, model: Embedder, batch_size: int, cache: Cache | Where | None
 ) -> tuple[dict[str, FloatArray], dict[str, Float64Array], str]:
     """Return the features and, of a classifier, the logits of each split, and a title."""
-    logits: dict[str, Float64Array] = {}
-    if isinstance(model, Classifier):
-        if model.num_classes != splits.num_classes:
-            raise DataError(
-                f"The model has {model.num_classes} classes and the splits {splits.num_classes}; "
-                "audit with a model that was built for these classes."
-            )
-        features = _features(splits, model, batch_size, cache)
-        logits = {name: _logits(model, own) for name, own in features.items()}
-        title = f"features of {model.name}"
-    elif model is None or isinstance(model, str):
-        title = f"{model or DEFAULT_BACKBONE} features"
-        backbone = create_classifier(model or DEFAULT_BACKBONE, max(2, splits.num_classes), seed=0)
-        features = _features(splits, backbone, batch_size, cache)
-    elif _is_function(model):
+    if callable(model) and not isinstance(model, type | nn.Module):
         features = {name: np.asarray(model(part.images)) for name, part in splits.items()}
-        title = "the given features"
+        _check_features(splits, features)
+        return features, {}, "the given features"
+    if isinstance(model, Classifier):
+        classifier = _require_classes(model, splits)
+    elif model is None or isinstance(model, str):
+        name = model or DEFAULT_BACKBONE
+        classifier = create_classifier(name, max(2, splits.num_classes), seed=0)
     else:
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
             f"got {describe(model)}."
         )
-    for name, part in splits.items():
-        if features[name].ndim != 2 or len(features[name]) != len(part):
-            raise DataError(
-                f"Expected features of {name} of shape ({len(part)}, D), "
-                f"got {features[name].shape}."
-            )
-        check_finite(features[name], what=f"Features of {name}", images=part.names)
-    return features, logits, title
-
-
-def _is_function(value: object) -> bool:
-    return callable(value) and not isinstance(value, type | nn.Module)
-
-
-def _features(
-    splits: Splits, model: Classifier, batch_size: int, cache: Cache | Where | None
-) -> dict[str, FloatArray]:
-    return {
-        name: extract_features(model, part, batch_size=batch_size, cache=cache).features
+    features = {
+        name: extract_features(classifier, part, batch_size=batch_size, cache=cache).features
         for name, part in splits.items()
     }
+    _check_features(splits, features)
+    if classifier is not model:
+        return features, {}, f"{model or DEFAULT_BACKBONE} features"
+    logits = {name: _logits(classifier, own) for name, own in features.items()}
+    return features, logits, f"features of {classifier.name}"
+
+
+def _check_features(splits: Splits, features: Mapping[str, FloatArray]) -> None:
+    for name, part in splits.items():
+        shape = features[name].shape
+        if len(shape) != 2 or shape[0] != len(part):
+            raise DataError(f"Expected features of {name} of shape ({len(part)}, D), got {shape}.")
+        check_finite(features[name], what=f"Features of {name}", images=part.names)
+
+
+def _require_classes(model: Classifier, splits: Splits) -> Classifier:
+    if model.num_classes != splits.num_classes:
+        raise DataError(
+            f"The model has {model.num_classes} classes and the splits {splits.num_classes}; "
+            "audit with a model that was built for these classes."
+        )
+    return model
 
 
 def _logits(model: Classifier, features: FloatArray) -> Float64Array:
@@ -307,18 +297,14 @@ def _logits(model: Classifier, features: FloatArray) -> Float64Array:
 
 
 def check_seeds(seed: object, seeds: Sequence[object]) -> None:
-    """See that seeds are whole numbers.
-
-    Raises:
-        ConfigError: They are not.
-    """
+    """Refuse seeds that are not whole numbers."""
     check_whole("seed", seed)
     check_sequence("seeds", seeds)
     for one in seeds:
         check_whole("Each of seeds", one)
 
 
-def one_blas_thread() -> AbstractContextManager[object]:
+def _one_blas_thread() -> AbstractContextManager[object]:
     """Keep NumPy's products on one thread: thousands of small ones wait for each other on more.
 
     On a busy machine with two threads the audit of 2400 X-rays took ten times the processor time.

@@ -3,12 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit.checks_copies import (
+from transferkit.audit.audit_data import AuditData
+from transferkit.audit.checks_splits import (
+    conflicting_labels,
+    empty_classes,
     exact_duplicates,
+    few_images,
+    missing_labels,
     near_duplicates,
     repeated_images,
     straddling_groups,
+    unfit_embedding,
 )
+from transferkit.audit.near_duplicates import DuplicatePairs
 
 SPLITS = ("train", "val", "test")
 
@@ -94,3 +101,62 @@ def test_groups_apart_are_no_complaint_and_without_groups_nothing_is_said(audit_
     found = straddling_groups(audit_of(grouped({"train": ["p"], "test": ["q"]})))
     assert [(f.severity, f.statistic) for f in found] == [("info", 0)]
     assert list(straddling_groups(audit_of({"train": noise(1), "test": noise(1)}))) == []
+
+
+def test_few_images_and_features_that_never_vary_are_said(audit_of):
+    wide = {"images": noise(6), "features": np.ones((6, 8))}
+    data = audit_of({"train": wide, "test": noise(9)})
+    assert [(f.splits, f.severity) for f in few_images(data)] == [(("train",), "warning")]
+    assert [f.severity for f in unfit_embedding(data)] == ["warning"]
+    varied = audit_of({"train": {**wide, "features": np.eye(6)}})
+    assert [list(check(varied)) for check in (few_images, unfit_embedding)] == [[], []]
+
+
+def test_a_head_that_was_never_trained_is_said(audit_of):
+    varied = {"images": noise(6), "features": np.eye(6)}
+    (found,) = unfit_embedding(audit_of({"train": varied}, untrained_head=True))
+    assert (found.severity, "never trained" in found.message) == ("warning", True)
+
+
+@pytest.fixture
+def pool():
+    return np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+
+
+def test_one_picture_under_two_labels_is_found(pool, audit_of):
+    pool[9] = pool[2]
+    pool[12] = pool[11]
+    labels = np.zeros(50, int)
+    labels[9] = 1
+    (found,) = conflicting_labels(audit_of({"train": {"images": pool, "labels": labels}}))
+    assert found.statistic == 2
+    assert [item.names for item in found.evidence] == [("train/2.png", "train/9.png")]
+    assert "a and b" in found.evidence[0].note
+    assert found.severity == "error"
+
+
+def test_near_duplicates_should_agree_too(pool, audit_of, monkeypatch):
+    near = DuplicatePairs(np.array([0, 0]), np.array([1, 2]), np.ones(2), ("", ""))
+    monkeypatch.setattr(AuditData, "copies", near)
+    (found,) = conflicting_labels(
+        audit_of({"train": {"images": pool, "labels": np.arange(50) % 2}})
+    )
+    assert [item.names for item in found.evidence] == [("train/0.png", "train/1.png")]
+
+
+def test_agreeing_or_missing_labels_are_no_conflict(pool, audit_of):
+    labels = np.zeros(50, int)
+    (found,) = conflicting_labels(audit_of({"train": {"images": pool, "labels": labels}}))
+    assert found.severity == "info"
+    assert list(conflicting_labels(audit_of({"train": pool}))) == []
+
+
+def test_missing_labels_and_empty_classes_are_said(pool, audit_of):
+    some = {"images": pool, "labels": np.zeros(50, int)}
+    data = audit_of({"train": some, "val": some, "test": pool})
+    assert [(f.splits, f.severity) for f in missing_labels(data)] == [(("test",), "info")]
+    assert [(f.splits, f.class_name, f.severity) for f in empty_classes(data)] == [
+        (("train",), "b", "error"),
+        (("val",), "b", "warning"),
+    ]
+    assert [f.severity for f in missing_labels(audit_of({"test": pool}))] == ["warning"]

@@ -1,4 +1,4 @@
-"""Leakage: the same picture, an edited copy of it, or the same patient in two splits."""
+"""What splits lack, and what they should not share: pictures, their copies, patients."""
 
 from __future__ import annotations
 
@@ -6,10 +6,81 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from transferkit._typing import Int64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import Evidence, Finding, nothing_found
 from transferkit.audit.near_duplicates import DuplicatePairs
+
+
+def few_images(data: AuditData) -> Iterator[Finding]:
+    """Splits with fewer images than features, in which only large shifts show."""
+    for split, part in data.splits.items():
+        count, width = part.features.shape
+        if count < width:
+            yield Finding(
+                check="few_images",
+                severity="warning" if count < 10 else "info",
+                splits=(split,),
+                statistic=count,
+                message=f"{split} has {count} image(s), fewer than the {width} features: only "
+                "large shifts can be told from chance.",
+                advice=f"Add images to {split}." if count < 10 else "",
+            )
+
+
+def missing_labels(data: AuditData) -> Iterator[Finding]:
+    """Splits without labels: several checks cannot run there."""
+    missing = tuple(split for split in data.splits if split not in data.labels)
+    if missing:
+        yield Finding(
+            check="labels",
+            severity="warning" if not data.labels else "info",
+            splits=missing,
+            statistic=len(missing),
+            message=f"No labels in {', '.join(missing)}: there, nothing is compared within "
+            "classes and no score is measured.",
+        )
+
+
+def unfit_embedding(data: AuditData) -> Iterator[Finding]:
+    """A classifier without a trained head, or features in which no shift can show."""
+    if data.untrained_head:
+        yield Finding(
+            check="embedding",
+            severity="warning",
+            splits=tuple(data.splits),
+            message="The head of the model was never trained: its outputs are left out, and a "
+            "probe on its features stands in for them.",
+            advice="Audit with a trained classifier, or name the backbone.",
+        )
+    if all(np.ptp(part.features, axis=0).max() == 0 for part in data.splits.values()):
+        yield Finding(
+            check="embedding",
+            severity="warning",
+            splits=tuple(data.splits),
+            message="Every feature is constant within each split: the embedding sees no "
+            "difference between images.",
+            advice="Audit with another model.",
+        )
+
+
+def empty_classes(data: AuditData) -> Iterator[Finding]:
+    """Classes without an image in a labelled split."""
+    for split, counts in data.class_counts.items():
+        for name, count in zip(data.classes, counts, strict=True):
+            if count:
+                continue
+            yield Finding(
+                check="empty_class",
+                severity="error" if split == "train" else "warning",
+                splits=(split,),
+                class_name=name,
+                statistic=0,
+                message=f"{split} has no image of class {name}.",
+                advice=f"Split again, stratified by class, or leave {name} out everywhere.",
+            )
 
 
 def exact_duplicates(data: AuditData) -> Iterator[Finding]:
@@ -127,3 +198,42 @@ def straddling_groups(data: AuditData) -> Iterator[Finding]:
         total = len({group for groups in data.groups.values() for group in groups})
         message = f"Each of the {total} groups lies in one split."
         yield nothing_found("straddling_groups", tuple(data.groups), message)
+
+
+def conflicting_labels(data: AuditData) -> Iterator[Finding]:
+    """The same picture under two labels, within a split or across splits."""
+    if not data.labels:
+        return
+    labels = np.concatenate(list(data.labels.values()))
+    names = [name for split in data.labels for name in data.splits[split].names]
+    pairs = _identical_but_for_the_label(
+        np.concatenate([data.hashes[split] for split in data.labels]), labels
+    )
+    if data.copies is not None and len(data.labels) == len(data.splits):
+        edited = zip(data.copies.first.tolist(), data.copies.second.tolist(), strict=True)
+        pairs += [(i, j) for i, j in edited if labels[i] != labels[j]]
+    pairs = list(dict.fromkeys(pairs))
+    concerned = len({row for pair in pairs for row in pair})
+    titles = [data.classes[label] for label in labels]
+    yield data.share_of_images(
+        "conflicting_labels",
+        data.config.label_conflict,
+        tuple(data.labels),
+        [Evidence((names[i], names[j]), f"labels {titles[i]} and {titles[j]}") for i, j in pairs],
+        concerned=concerned,
+        total=len(labels),
+        found=f"{concerned} images show the same picture under different labels.",
+        nothing="No picture has two labels.",
+        advice="Have these labels checked: at most one of each pair is right.",
+    )
+
+
+def _identical_but_for_the_label(
+    hashes: NDArray[np.bytes_], labels: Int64Array
+) -> list[tuple[int, int]]:
+    """Pair each image with the first of the same pixels, where their labels differ."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    twin = first[inverse]
+    odd = np.flatnonzero(labels != labels[twin])
+    order = odd[np.argsort(inverse[odd], kind="stable")]
+    return list(zip(twin[order].tolist(), order.tolist(), strict=True))
