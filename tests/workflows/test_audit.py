@@ -203,16 +203,45 @@ def test_epoch_predictions_measure_optimism():
         tk.explain_gap(splits, model=pixels, epoch_predictions=labels, seeds=[0])
 
 
+def small_classifier(num_classes=2, **options):
+    return create_classifier(
+        "squeezenet1_1", num_classes, weights=None, image_size=SIDE, seed=0, **options
+    )
+
+
 def test_a_classifier_is_audited_on_its_own_outputs():
     splits = phantom((60, 40, 40))
-    model = create_classifier("squeezenet1_1", 2, weights=None, image_size=SIDE, seed=0)
+    model = small_classifier()
+    tk.linear_probe(model, splits, epochs=1, progress=False)
     report = tk.audit_splits(splits, model=model, seeds=[0, 1])
     assert any(f.check == "output_shift" for f in report.findings)
     assert report.gap.scored == "the classifier"
     assert report.gap.val_score == pytest.approx(tk.evaluate(model, splits["val"]).accuracy)
-    other = create_classifier("squeezenet1_1", 3, weights=None, image_size=SIDE, seed=0)
     with pytest.raises(DataError, match="3 classes"):
-        tk.audit_splits(splits, model=other)
+        tk.audit_splits(splits, model=small_classifier(3))
+
+
+def test_a_head_that_was_never_trained_is_left_out_and_said():
+    splits, model = phantom((60, 40, 40)), small_classifier()
+    report = tk.audit_splits(splits, model=model, **QUICK)
+    assert not [f for f in report.findings if f.check == "output_shift"]
+    assert [f.severity for f in grave(report, check="embedding")] == ["warning"]
+    assert "never trained" in str(report)
+    features = {split: tk.extract_features(model, data).features for split, data in splits.items()}
+    probed = explain_gap_of(splits, features)
+    assert report.gap.val_score == probed.val_score
+    gap = tk.explain_gap(splits, model=model, seeds=[0])
+    assert (
+        gap.scored
+        == "a probe on features of torchvision/squeezenet1_1, whose head was never trained"
+    )
+    assert gap.val_score == probed.val_score
+
+
+def explain_gap_of(splits, features):
+    """Explain the gap of probes on features that are there."""
+    rows = iter(features[split] for split in splits)
+    return tk.explain_gap(splits, model=lambda images: next(rows), seeds=[0])
 
 
 def test_the_embedded_backbone_is_the_default():

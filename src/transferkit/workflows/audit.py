@@ -59,8 +59,10 @@ def audit_splits(
         splits: Split to images; any names. With labelled train, val and test the gap is explained
             too; splits without labels get a forecast instead.
         model: A trained :class:`~transferkit.Classifier`, whose outputs are tested for shift and
-            whose gap is explained; the name of a backbone; a function of images (N, H, W, C) to
-            features (N, D); None takes the embedded backbone, and downloads nothing.
+            whose gap is explained (with a head that was never trained, only its features are
+            used, and the report says so); the name of a backbone; a function of images
+            (N, H, W, C) to features (N, D); None takes the embedded backbone, and downloads
+            nothing.
         groups: What must not straddle splits: a regular expression whose match in a file name is
             the group, or a mapping of split to one group per image; None takes the groups of the
             data, if there are.
@@ -136,11 +138,11 @@ def explain_gap(
 
     Args:
         splits: Labelled train, val and test.
-        model: A trained :class:`~transferkit.Classifier`, whose own scores are explained; the
-            name of a backbone, or a function of images to features, on which a probe (logistic
-            regression) is trained on train; None takes the embedded backbone. The reshuffle
-            experiment always trains probes on the features. A backbone that was itself trained
-            on train flatters them: give it by name, untrained on these images.
+        model: A trained :class:`~transferkit.Classifier`, whose own scores are explained; or what
+            makes features, as for :func:`audit_splits`: a probe (logistic regression) is then
+            trained on those of train. The reshuffle experiment always trains probes on the
+            features. A backbone that was itself trained on train flatters them: give it by name,
+            untrained on these images.
         groups: As for :func:`audit_splits`.
         epoch_predictions: Predicted classes of val after each epoch (E, N), to measure what
             choosing the best epoch adds; without them, choosing the best of five regularisation
@@ -198,8 +200,15 @@ def audit_data(
     cache: Cache | Where | None = None,
 ) -> AuditData:
     """Run the images of all splits through ``model`` once, and lay the splits out as arrays."""
+    if isinstance(model, Classifier) and model.num_classes != splits.num_classes:
+        raise DataError(
+            f"The model has {model.num_classes} classes and the splits {splits.num_classes}; "
+            "audit with a model that was built for these classes."
+        )
     named = _groups(splits, groups)
-    features, logits, title = _embedded(splits, model, batch_size, cache)
+    features, title = _features(splits, model, batch_size, cache)
+    untrained = isinstance(model, Classifier) and not model.head_is_trained
+    logits = _logits(model, features) if isinstance(model, Classifier) and not untrained else {}
     every = [name for part in splits.values() for name in part.names]
     unique = len(set(every)) == len(every)
     parts = {
@@ -214,8 +223,13 @@ def audit_data(
         )
         for name, part in splits.items()
     }
-    skipped = [(file.path, file.reason) for file in splits.skipped]
-    return AuditData(parts, splits.classes, embedding=title, skipped=skipped)
+    return AuditData(
+        parts,
+        splits.classes,
+        embedding=title,
+        untrained_head=untrained,
+        skipped=[(file.path, file.reason) for file in splits.skipped],
+    )
 
 
 def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
@@ -242,58 +256,46 @@ def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
     return {name: [str(group) for group in groups[name]] for name in splits}
 
 
-def _embedded(
+def _features(
     splits: Splits, model: Embedder, batch_size: int, cache: Cache | Where | None
-) -> tuple[dict[str, FloatArray], dict[str, Float64Array], str]:
-    """Return the features and, of a classifier, the logits of each split, and a title."""
-    if callable(model) and not isinstance(model, type | nn.Module):
-        features = {name: np.asarray(model(part.images)) for name, part in splits.items()}
-        _check_features(splits, features)
-        return features, {}, "the given features"
-    if isinstance(model, Classifier):
-        classifier = _require_classes(model, splits)
-    elif model is None or isinstance(model, str):
+) -> tuple[dict[str, FloatArray], str]:
+    """Return the features (N, D) of each split, and what made them, in words."""
+    source: Classifier | FeaturesOf
+    if model is None or isinstance(model, str):
         name = model or DEFAULT_BACKBONE
-        classifier = create_classifier(name, max(2, splits.num_classes), seed=0)
+        source, title = create_classifier(name, max(2, splits.num_classes), seed=0), name
+    elif isinstance(model, Classifier):
+        source, title = model, model.name
+        if not model.head_is_trained:
+            title += ", whose head was never trained"
+    elif not isinstance(model, type | nn.Module) and callable(model):
+        source, title = model, "a function of yours"
     else:
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
             f"got {describe(model)}."
         )
-    features = {
-        name: extract_features(classifier, part, batch_size=batch_size, cache=cache).features
-        for name, part in splits.items()
-    }
-    _check_features(splits, features)
-    if classifier is not model:
-        return features, {}, f"{model or DEFAULT_BACKBONE} features"
-    logits = {name: _logits(classifier, own) for name, own in features.items()}
-    return features, logits, f"features of {classifier.name}"
-
-
-def _check_features(splits: Splits, features: Mapping[str, FloatArray]) -> None:
+    features = {}
     for name, part in splits.items():
-        shape = features[name].shape
-        if len(shape) != 2 or shape[0] != len(part):
-            raise DataError(f"Expected features of {name} of shape ({len(part)}, D), got {shape}.")
-        check_finite(features[name], what=f"Features of {name}", images=part.names)
+        if isinstance(source, Classifier):
+            own = extract_features(source, part, batch_size=batch_size, cache=cache).features
+        else:
+            own = np.asarray(source(part.images))
+        if own.ndim != 2 or len(own) != len(part):
+            raise DataError(
+                f"Expected features of {name} of shape ({len(part)}, D), got {own.shape}."
+            )
+        check_finite(own, what=f"Features of {name}", images=part.names)
+        features[name] = own
+    return features, f"features of {title}"
 
 
-def _require_classes(model: Classifier, splits: Splits) -> Classifier:
-    if model.num_classes != splits.num_classes:
-        raise DataError(
-            f"The model has {model.num_classes} classes and the splits {splits.num_classes}; "
-            "audit with a model that was built for these classes."
-        )
-    return model
-
-
-def _logits(model: Classifier, features: FloatArray) -> Float64Array:
-    """Run the head on features (N, D): (N, K)."""
+def _logits(model: Classifier, features: Mapping[str, FloatArray]) -> dict[str, Float64Array]:
+    """Run the head on the features (N, D) of each split: (N, K)."""
+    head, device = in_eval_mode(model).head, device_of(model)
     with torch.inference_mode():
-        logits = in_eval_mode(model).head(torch.from_numpy(features).to(device_of(model)))
-    found: Float64Array = logits.double().cpu().numpy()
-    return found
+        logits = {name: head(torch.from_numpy(own).to(device)) for name, own in features.items()}
+    return {name: own.double().cpu().numpy() for name, own in logits.items()}
 
 
 def check_seeds(seed: object, seeds: Sequence[object]) -> None:
