@@ -211,6 +211,7 @@ class Run:
             if held is not None:
                 load_moments(self.optimizer, self.model, moments(held, self.model))
         assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
         return self.optimizer
 
     def end_epoch(self, record: EpochRecord) -> None:

@@ -48,7 +48,7 @@ def train_epoch(
 ) -> EpochRecord:
     """Train for one epoch and validate; ``epochs`` is the length of the whole run."""
     started = time.perf_counter()
-    model, options, number = run.model, run.options, len(run.history) + 1
+    model, options, number = run.model, run.options, len(run.history.records) + 1
     optimizer = run.begin_epoch()
     train_loader, val_loader = loaders.of(train, val, progress, epoch=number)
     labels = train_loader.labels
@@ -62,7 +62,6 @@ def train_epoch(
     meter, rate = Meter(run.device), 0.0
     with fast_formats(model):
         with seeded((options.seed, number, 1), run.device):
-            optimizer.zero_grad(set_to_none=True)
             for step in steps:
                 rate = scale_rates(optimizer, schedule_factor(run, epochs * len(steps)))
                 take_step(train_loader, step, loss, optimizer, meter, options)
@@ -73,8 +72,6 @@ def train_epoch(
         model.eval()
         check_weights(model, number)
         val_loss, val_accuracy = (None, None) if val_loader is None else validate(val_loader, run)
-    if val_loss is not None and not math.isfinite(val_loss):
-        raise diverged(f"The val loss became {val_loss} after epoch {number}.")
 
     seconds = time.perf_counter() - started
     record = EpochRecord(number, run.step, rate, *meter.figures(), val_loss, val_accuracy, seconds)
@@ -116,7 +113,11 @@ def validate(loader: Loader, run: Run) -> tuple[float, float]:
             inputs, labels = loader.batch(rows, run.device)
             logits = loader.forward(*inputs)[0]
             meter.add(loss((logits,), labels), len(labels), logits, labels)
-    return meter.figures()
+    mean_loss, accuracy = meter.figures()
+    if not math.isfinite(mean_loss):
+        epoch = len(run.history.records) + 1
+        raise diverged(f"The val loss became {mean_loss} after epoch {epoch}.")
+    return mean_loss, accuracy
 
 
 def schedule_factor(run: Run, total: int) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Unpack
 
 import numpy as np
 
 from transferkit._validation import check_whole
-from transferkit.data.image_data import ImageData, require_images
+from transferkit.data.image_data import ImageData, Splits, require_images, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import kept_memory
@@ -22,16 +22,19 @@ from transferkit.training.progress import Progress
 from transferkit.training.train_epoch import train_epoch
 
 
-def check_data(model: Classifier, train: object, val: object) -> None:
-    """See that the splits can train and judge ``model``.
+def labelled_splits(splits: Mapping[str, ImageData]) -> Splits:
+    """The splits, which must have labelled train and val images."""
+    checked = require_splits(splits)
+    for name, data in zip(("train", "val"), checked.require("train", "val"), strict=True):
+        data.require_labels(f"Training (the {name} split)")
+    return checked
 
-    Raises:
-        DataError: A split is none, empty or unlabelled, ``train`` shows one class only, or the
-            classes are not those of the model.
-    """
+
+def check_data(model: Classifier, train: object, val: object) -> None:
+    """See that the splits can train and validate ``model``."""
     images = require_images("The train split", train)
-    judged = images if val is None else require_images("The val split", val)
-    for name, data in (("train", images), ("val", judged)):
+    val_images = images if val is None else require_images("The val split", val)
+    for name, data in (("train", images), ("val", val_images)):
         if len(data) == 0:
             raise DataError(f"The {name} split is empty; training needs images in it.")
         data.require_labels(f"Training (the {name} split)")
@@ -65,7 +68,7 @@ class Trainer:
     One trainer is one run. A broken-off run goes on where it stopped when ``epochs`` or ``fit`` is
     called again with the same ``epochs``, also in another process (see :attr:`state`). Stages may
     be frozen or unfrozen between epochs: the optimizer always holds exactly the trainable
-    parameters, and keeps what it has learnt of those that stay.
+    parameters, and keeps its state of those that stay.
 
     Two runs with the same seed, model and data on the same machine give the same weights, bit for
     bit on the CPU. The caller's random numbers are left as they were.

@@ -23,10 +23,10 @@ from transferkit.errors import ConfigError, TransferkitError, UnknownNameError
 from transferkit.models.classifier import create_classifier
 from transferkit.models.prefix_cache import cache_named
 from transferkit.training.options import Options, TrainOptions, check_option_names
+from transferkit.training.trainer import labelled_splits
 from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.comparison_rows import Cell
 from transferkit.workflows.comparison_store import CellStore, Task
-from transferkit.workflows.result import checked_splits
 from transferkit.workflows.strategies import run, with_outputs
 from transferkit.workflows.strategy import Strategy, strategy_named
 
@@ -120,7 +120,7 @@ def compare(
     check_option_names(options, owner="compare", beside=("seeds", "epochs"))
     progress = options.get("progress") is not False
     options["cache"] = cache_named(Options(**options).cache, shared=True)  # one for all cells
-    parts = checked_splits(splits)
+    parts = labelled_splits(splits)
     recipes = _recipes(strategies, epochs, options)
     check_names("backbones", backbones)
     check_weights(backbones, weights)

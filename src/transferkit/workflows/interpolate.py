@@ -20,7 +20,7 @@ from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.training.evaluate import evaluate
-from transferkit.workflows.result import checked_splits
+from transferkit.training.trainer import labelled_splits
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 STATISTICS_IMAGES = 1024
@@ -105,7 +105,7 @@ def interpolate(
     """
     tried = _check_alphas(alphas)
     first, second = require_classifier(first), require_classifier(second)
-    parts = checked_splits(splits)
+    parts = labelled_splits(splits)
     merged = copy.deepcopy(second)
     where = place(merged, device)
     ends = (_state(first, where), _state(second, where))

@@ -17,15 +17,15 @@ from torch import nn
 
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData, Splits, trusted_images
-from transferkit.errors import ConfigError
-from transferkit.models.classifier import Classifier, create_classifier
+from transferkit.errors import ConfigError, DataError
+from transferkit.models.classifier import Classifier, create_classifier, require_classifier
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.training.history import History
 from transferkit.training.lbfgs_probe import solve_head
 from transferkit.training.options import TrainOptions
-from transferkit.training.trainer import Trainer
+from transferkit.training.trainer import Trainer, labelled_splits
 from transferkit.workflows.interpolate import interpolate
-from transferkit.workflows.result import Result, checked_splits, classifier_for, judged
+from transferkit.workflows.result import Result, evaluated
 from transferkit.workflows.strategy import Method, Solver, Strategy, strategy_named
 
 
@@ -57,13 +57,13 @@ def run(
         (2, 30)
     """
     strategy = strategy_named(strategy)
-    data = with_outputs(checked_splits(splits), strategy.outputs)
+    data = with_outputs(labelled_splits(splits), strategy.outputs)
     classifier = _classifier(strategy, model, data)
     if strategy.upto is not None:  # an unknown stage shows before a probe is trained
         unfreeze(classifier, upto=strategy.upto)
     if strategy.method == "interpolate":
         return _interpolated(classifier, data, strategy)
-    return judged(classifier, _PHASES[strategy.method](classifier, data, strategy), data)
+    return evaluated(classifier, _PHASES[strategy.method](classifier, data, strategy), data)
 
 
 def linear_probe(
@@ -235,7 +235,13 @@ def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Cl
     """The classifier to train: built on a backbone's name, or the caller's, which must fit."""
     if isinstance(model, str):
         return new_classifier(strategy, model, data)
-    classifier = classifier_for(model, data)
+    classifier = require_classifier(model)
+    if classifier.num_classes != data.num_classes:
+        raise DataError(
+            f"The model has {classifier.num_classes} classes and the splits {data.num_classes} "
+            f"({', '.join(data.classes)}); build it for as many."
+        )
+    classifier.classes = data.classes
     shares = {module.p for module in classifier.head.modules() if isinstance(module, nn.Dropout)}
     if strategy.dropout and strategy.dropout not in shares:
         raise ConfigError(
