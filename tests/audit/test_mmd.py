@@ -130,3 +130,21 @@ def test_groups_do_not_alarm_where_rows_would() -> None:
     result = mmd_test(SplitPair.of(rows[:100], rows[100:], groups=groups))
     assert result.p_value > 0.02
     assert result.interval[0] < mmd_test(SplitPair.of(rows[:100], rows[100:])).interval[0] + 1e-12
+
+
+def test_a_permuted_split_of_one_row_is_no_evidence() -> None:
+    # A group of one row beside larger ones: alone in a split, it has no pair of different rows.
+    p_values = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        groups = (["a"] * 5, ["b"] + ["c"] * 4 + ["d"] * 6)
+        pair = SplitPair.of(rng.normal(size=(5, 3)), rng.normal(size=(11, 3)), groups=groups)
+        p_values.append(mmd_test(pair, permutations=39, seed=seed).p_value)
+    assert min(p_values) >= 1 / 40
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.13
+
+
+def test_a_shift_is_seen_where_a_permuted_split_may_be_one_row() -> None:
+    groups = (["a"] * 5, [f"b{i}" for i in range(20)] + [f"c{i // 3}" for i in range(60)])
+    pair = SplitPair.of(RNG.normal(size=(5, 3)) + 4, RNG.normal(size=(80, 3)), groups=groups)
+    assert mmd_test(pair).p_value <= 0.1  # one group among 41

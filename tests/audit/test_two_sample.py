@@ -19,6 +19,11 @@ def test_the_p_value_counts_the_observed_statistic_and_ties() -> None:
     assert permutation_p_value(np.zeros(10)) == 1
 
 
+def test_a_statistic_that_is_not_a_number_is_no_evidence() -> None:
+    assert permutation_p_value(np.array([5.0, 1, np.nan, 3, 4])) == 2 / 5
+    assert permutation_p_value(np.array([np.nan, 1, 2, 3, 4])) == 1
+
+
 def test_rows_permute_with_sizes_kept() -> None:
     member = np.arange(10) < 4
     drawn = permuted_members(member, permutations=2000, seed=0)

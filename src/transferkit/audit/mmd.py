@@ -65,12 +65,16 @@ def mmd_test(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
     )
     sums = kernel_sums(rows, members)
-    values = squared_mmd(sums, members)
+    # Groups differ in size: a permuted split of one row has no pair of different rows, so no
+    # unbiased value. Then all are compared by the biased one; the p-value is exact with either.
+    sizes = members.sum(axis=1)
+    pairs_everywhere = min(sizes.min(), len(rows) - sizes.max()) > 1
+    values = squared_mmd(sums, members, unbiased=pairs_everywhere)
     # Each kernel in units of its own spread over the permutations: then the largest of the three
     # is one statistic, whose permutation test is exact.
     spread = values.std(axis=1, keepdims=True)
     standard = (values - values.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
-    value = float(values[:, 0].mean())
+    value = float(squared_mmd(sums, members[:1])[:, 0].mean())
     low, high = _interval(sums, pair, value, confidence)
     # Mean kernel within the first split plus that within the second, rows with themselves too.
     second = sums.total - 2 * sums.touching[:, 0] + sums.within[:, 0]
@@ -203,20 +207,23 @@ def _columns(members: BoolArray, block: slice, dtype: np.dtype[np.floating]) -> 
     return columns
 
 
-def squared_mmd(sums: KernelSums, members: BoolArray) -> Float64Array:
-    """Unbiased squared MMD per kernel and membership, ``(J, R)``.
+def squared_mmd(sums: KernelSums, members: BoolArray, *, unbiased: bool = True) -> Float64Array:
+    """Squared MMD per kernel and membership, ``(J, R)``.
 
-    ``mean k(x, x') + mean k(y, y') - 2 mean k(x, y)`` over pairs of different rows. Source:
-    Gretton et al. (2012), equation 3.
+    ``mean k(x, x') + mean k(y, y') - 2 mean k(x, y)``, unbiased over pairs of different rows (at
+    least two of each split), else over all pairs. Source: Gretton et al. (2012), equations 3, 5.
     """
     n = members.sum(axis=1).astype(np.float64)
     m = members.shape[1] - n
     # With q = 1 - p: p'Kq = p'K1 - p'Kp and q'Kq = 1'K1 - 2 p'K1 + p'Kp. A row's kernel with
-    # itself is 1: the diagonals, n and m, are taken off.
+    # itself is 1: unbiased, the diagonals, n and m, are taken off.
     cross = sums.touching - sums.within
     second = sums.total[:, None] - 2 * sums.touching + sums.within
+    own = 1 if unbiased else 0
     values: Float64Array = (
-        (sums.within - n) / (n * (n - 1)) + (second - m) / (m * (m - 1)) - 2 * cross / (n * m)
+        (sums.within - own * n) / (n * (n - own))
+        + (second - own * m) / (m * (m - own))
+        - 2 * cross / (n * m)
     )
     return values
 

@@ -185,8 +185,9 @@ def permutation_p_value(statistics: Float64Array) -> float:
         >>> permutation_p_value(np.array([5.0, *np.linspace(0, 1, 99)]))
         0.01
     """
-    slack = TIE * float(np.abs(statistics).max())
-    return float(np.mean(statistics >= statistics[0] - slack))
+    slack = TIE * float(np.nanmax(np.abs(statistics)))
+    # Not below, rather than at or above: an undefined statistic must not count as evidence.
+    return float(np.mean(~(statistics < statistics[0] - slack)))
 
 
 def max_adjusted_p_values(statistics: Float64Array) -> Float64Array:
