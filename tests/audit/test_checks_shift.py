@@ -175,3 +175,14 @@ def test_label_shift_names_the_class_that_changed_most() -> None:
     assert found.severity == "error"
     assert found.message == "Class shares differ: 0 makes up 50.0 % of a and 90.0 % of b."
     assert found.effect == pytest.approx(0.4)
+
+
+def test_label_shift_of_few_images_is_seen_among_fifteen_splits() -> None:
+    # Expected counts below 10: a permutation test, whose p-values 105 comparisons must not drown.
+    rows = np.zeros((12, 1))
+    splits = {f"s{i}": (rows, np.r_[0, np.ones(11, int)]) for i in range(15)}
+    splits["s7"] = (rows, np.r_[1, np.zeros(11, int)])
+    found = {f.splits: f for f in label_shift(data(splits))}
+    assert len(found) == 105
+    differ = {pair for pair, finding in found.items() if finding.p_value <= 0.05}
+    assert differ == {pair for pair in found if "s7" in pair}

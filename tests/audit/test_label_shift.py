@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from transferkit.audit.label_shift import chi_square_test, class_shares
+from transferkit.audit.two_sample import permuted_members
 from transferkit.metrics.intervals import wilson_interval
 
 RNG = np.random.default_rng(0)
@@ -96,3 +97,51 @@ def test_groups_of_one_class_each_are_permuted_whole() -> None:
 def test_one_category_and_few_rows() -> None:
     assert chi_square_test(np.array([1, 1]), np.array([1])).p_value == 1
     assert chi_square_test(np.array([0, 1]), np.array([1])).p_value == 1
+
+
+def test_other_shares_are_seen_where_all_patients_of_a_class_lie_in_both_splits() -> None:
+    # 135 of 524 images are normal, 25.8 %, and 234 of 624, 37.5 %, each of a patient of its own;
+    # the others are two images each of 195 patients (minus one image) in both splits.
+    sick = np.repeat(np.arange(195), 2)
+    labels = [np.repeat([0, 1], [135, 389]), np.repeat([0, 1], [234, 390])]
+    names = [[f"{split}{i}" for i in range(n)] for split, n in (("a", 135), ("b", 234))]
+    groups = (names[0] + sick[1:].tolist(), names[1] + sick.tolist())
+    found = chi_square_test(labels[0], labels[1], groups=groups)
+    assert found.p_value < 0.005
+    assert found.interval[0] > 0
+
+
+def test_patients_in_both_splits_raise_no_false_alarms() -> None:
+    alarms = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(1, 9, size=60)
+        labels = np.repeat(rng.integers(2, size=60), sizes)
+        groups, first = np.repeat(np.arange(60), sizes), rng.random(sizes.sum()) < 0.7
+        found = chi_square_test(
+            labels[first],
+            labels[~first],
+            groups=(groups[first], groups[~first]),
+            permutations=199,
+            seed=seed,
+        )
+        alarms += found.p_value <= 0.05
+    assert alarms <= 18  # the central 99.9 % of the binomial distribution at 5 %
+
+
+def test_groups_that_lie_in_one_sample_are_permuted_as_by_rows() -> None:
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(3, size=60), rng.integers(10, size=60)
+    order = np.argsort(groups < 5, kind="stable")[::-1]
+    labels, groups = labels[order], groups[order]
+    n_a = int((groups < 5).sum())
+    members = permuted_members(np.arange(60) < n_a, permutations=99, seed=0, groups=groups)
+    columns = np.eye(3)[labels]
+    null = []
+    for one in members:
+        table = np.stack([columns[one].sum(axis=0), columns[~one].sum(axis=0)])
+        null.append(chi2_contingency(table, correction=False).statistic)
+    found = chi_square_test(
+        labels[:n_a], labels[n_a:], groups=(groups[:n_a], groups[n_a:]), permutations=99
+    )
+    assert found.p_value == np.mean(np.array(null) >= null[0] - 1e-9)

@@ -52,7 +52,11 @@ def label_shift(data: AuditData) -> Iterator[Finding]:
 
 def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Finding:
     groups = None if data.groups is None else (data.groups[a], data.groups[b])
-    test = chi_square_test(data.labels[a], data.labels[b], groups=groups, seed=data.seed)
+    # The smallest permutation p-value, times the comparisons, must stay below alpha.
+    enough = max(1999, round(2 * comparisons / data.alpha) - 1)
+    test = chi_square_test(
+        data.labels[a], data.labels[b], groups=groups, permutations=enough, seed=data.seed
+    )
     shares, evidence = [], []
     for split, own in zip((a, b), groups or (None, None), strict=True):
         found, ends = class_shares(
@@ -70,6 +74,7 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Findin
     severity = data.config.label_shift.severity(
         test.effect, interval=test.interval, p_value=p_value, alpha=data.alpha
     )
+    verdict = "differ" if p_value <= data.alpha else "do not differ beyond chance"
     return Finding(
         check="label_shift",
         severity=severity,
@@ -78,7 +83,7 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Findin
         p_value=p_value,
         effect=test.effect,
         interval=test.interval,
-        message=f"Class shares {'differ' if p_value <= data.alpha else 'agree'}: "
+        message=f"Class shares {verdict}: "
         f"{data.classes[most]} makes up {percent(float(shares[0][most]))} of {a} and "
         f"{percent(float(shares[1][most]))} of {b}.",
         evidence=tuple(evidence[: data.config.evidence]),
