@@ -8,9 +8,11 @@ from transferkit._sampling import (
     deal_rows,
     draw_by_class,
     group_codes,
+    group_labels,
     interleave,
     quotas,
     rows_by_class,
+    stratified_order,
     stratified_subset,
 )
 from transferkit.errors import DataError
@@ -34,6 +36,19 @@ def test_draws_by_class_have_the_sizes_asked_for_and_no_repeats() -> None:
     assert len(set(rows.tolist())) == 5
     assert np.bincount(labels[rows]).tolist() == [2, 0, 3]
     assert (np.diff(rows) > 0).all()
+
+
+def test_groups_stay_together_in_an_order_and_count_by_their_main_class() -> None:
+    groups = np.repeat(np.arange(30), 4)
+    labels = (groups % 3 == 0).astype(int)
+    order = stratified_order(labels, groups, rng=np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(120))
+    assert (np.diff(groups[order]) != 0).sum() == 29
+    assert np.bincount(labels[order[:36]]).tolist() == [24, 12]
+    assert group_labels(np.array([0, 1, 1, 0]), np.array([0, 0, 0, 1])).tolist() == [1, 0]
+    subset = stratified_subset(labels, 60, seed=0, groups=groups)
+    assert len(subset) == 60
+    assert len(set(groups[subset].tolist())) == 15
 
 
 def test_a_subset_keeps_the_class_shares() -> None:

@@ -30,6 +30,7 @@ from .models.features import Features, extract_features
 from .models.freezing import freeze, param_groups, stages, summary, unfreeze
 from .models.prefix_cache import Cache
 from .models.save_load import load_classifier, save_classifier
+from .selection.ranking import Ranking
 from .training.checkpoint import TrainState
 from .training.evaluate import evaluate, predict
 from .training.history import EpochRecord, History
@@ -41,7 +42,7 @@ from .workflows.compare import compare
 from .workflows.comparison import Comparison
 from .workflows.interpolate import Interpolation, interpolate
 from .workflows.lr_find import LRFind, lr_find
-from .workflows.rank import Ranking, rank_backbones
+from .workflows.rank import rank_backbones
 from .workflows.result import Result
 from .workflows.strategies import (
     fine_tune,

@@ -27,6 +27,12 @@ def group_codes(groups: ArrayLike | None, count: int, *, what: str = "groups") -
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
 
 
+def shared_groups(groups: ArrayLike | None, count: int) -> Int64Array | None:
+    """Group codes ``(N,)``, or None where no two rows share a group."""
+    codes = group_codes(groups, count)
+    return codes if len(np.unique(codes)) < count else None
+
+
 def rows_by_class(labels: Int64Array, rng: np.random.Generator | None = None) -> list[Int64Array]:
     """Rows of each class that occurs, classes ascending; shuffled within each class by ``rng``."""
     pools = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -50,14 +56,6 @@ def draw_by_class(
     return np.sort(np.concatenate([rows[:size] for rows, size in zip(pools, sizes, strict=True)]))
 
 
-def stratified_subset(labels: Int64Array, count: int, *, seed: int) -> Int64Array:
-    """Draw at most ``count`` rows with the class shares of the whole; rows ascending."""
-    if len(labels) <= count:
-        return np.arange(len(labels), dtype=np.int64)
-    sizes = quotas(np.unique(labels, return_counts=True)[1].astype(np.float64), count)
-    return draw_by_class(labels, sizes, np.random.default_rng(seed))
-
-
 def interleave(pools: Sequence[Int64Array], *, first: int = 0) -> Int64Array:
     """Merge the rows of all classes so that every beginning holds each class in its share.
 
@@ -68,6 +66,45 @@ def interleave(pools: Sequence[Int64Array], *, first: int = 0) -> Int64Array:
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
         place[rows[:first]] = -1
     return np.argsort(place, kind="stable").astype(np.int64)
+
+
+def stratified_order(
+    labels: Int64Array,
+    groups: Int64Array | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    first: int = 0,
+) -> Int64Array:
+    """Rows in an order, shuffled by ``rng``, of which every beginning has the whole's class shares.
+
+    Groups (their codes) stay together, each counted to the class of most of its rows; the
+    ``first`` groups, or rows, of each class come before all others.
+    """
+    if groups is None:
+        return interleave(rows_by_class(labels, rng), first=first)
+    order = interleave(rows_by_class(group_labels(labels, groups), rng), first=first)
+    return np.argsort(np.argsort(order)[groups], kind="stable").astype(np.int64)
+
+
+def group_labels(labels: Int64Array, groups: Int64Array) -> Int64Array:
+    """Class of most rows of each group ``(G,)``, from class and group code of each row."""
+    counts = np.zeros((int(groups.max()) + 1, int(labels.max()) + 1))
+    np.add.at(counts, (groups, labels), 1)
+    labels_of: Int64Array = counts.argmax(axis=1)
+    return labels_of
+
+
+def stratified_subset(
+    labels: Int64Array, count: int, *, seed: int, groups: Int64Array | None = None
+) -> Int64Array:
+    """Draw at most ``count`` rows with the class shares of the whole; rows ascending."""
+    if len(labels) <= count:
+        return np.arange(len(labels), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    if groups is not None:
+        return np.sort(stratified_order(labels, groups, rng=rng)[:count])
+    sizes = quotas(np.unique(labels, return_counts=True)[1].astype(np.float64), count)
+    return draw_by_class(labels, sizes, rng)
 
 
 def deal_rows(labels: Int64Array, counts: Int64Array, rng: np.random.Generator) -> Int64Array:

@@ -8,7 +8,7 @@ import pytest
 import transferkit as tk
 from transferkit.plots._style import GREY, PALETTE
 from transferkit.selection.probe import ProbeCurve
-from transferkit.workflows.rank import Ranking, RankingRow
+from transferkit.selection.ranking import Ranking, RankingRow
 
 
 @dataclass(frozen=True)

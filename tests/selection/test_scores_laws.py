@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import DataError
 from transferkit.selection.probe import probe_score
-from transferkit.selection.scores import h_score, knn_accuracy, leep, logme, nce
+from transferkit.selection.scores import h_score, knn_accuracy, leep, logme
 
 
 def probe_accuracy(features, labels) -> float:
@@ -22,7 +22,7 @@ FEATURE_SCORES = {
     "knn": knn_accuracy,
     "probe": probe_accuracy,
 }
-SOURCE_SCORES = {"leep": leep, "nce": nce}
+SOURCE_SCORES = {"leep": leep}
 
 
 def features_of(quality: float, *, n: int = 300, d: int = 20, seed: int = 0):
@@ -124,14 +124,6 @@ def test_bad_sources_are_refused(name: str) -> None:
         SOURCE_SCORES[name](theta, 0 * labels)
     with pytest.raises(DataError, match="source_probabilities has 400, labels has 3"):
         SOURCE_SCORES[name](theta, labels[:3])
-
-
-def test_options_of_knn_are_checked() -> None:
-    features, labels = features_of(1)
-    with pytest.raises(ConfigError, match="'cosine' or 'euclidean'"):
-        knn_accuracy(features, labels, metric="l1")
-    with pytest.raises(ConfigError, match="at least 1"):
-        knn_accuracy(features, labels, neighbours=0)
 
 
 @pytest.mark.slow

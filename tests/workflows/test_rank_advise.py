@@ -10,7 +10,7 @@ from torch import nn
 import transferkit as tk
 from transferkit.selection.probe import probe_score
 from transferkit.workflows.advise import STRATEGIES
-from transferkit.workflows.rank import _order, _sizes
+from transferkit.workflows.rank import _sample, _sizes
 
 
 class Blind(nn.Module):
@@ -42,9 +42,9 @@ def test_a_backbone_that_sees_ranks_above_one_that_does_not(many):
     assert found.names == ("user/test-three", "user/test-blind")
     best = found.rows[0]
     model = tk.create_classifier("test-three", 2, weights=None, seed=0)
-    order = _order(many["train"].labels, 2000, 0)
-    features = tk.extract_features(model, many["train"].subset(order)).features
-    assert best.probe == best.score == probe_score(features, many["train"].labels[order]).accuracy
+    sample = _sample(many["train"], 2000, 0)
+    features = tk.extract_features(model, sample.images).features
+    assert best.probe == best.score == probe_score(features, sample.labels).accuracy
     assert best.best_share > 0.5
     assert 0 <= best.interval[0] < best.score < best.interval[1] <= 1
     assert best.images_per_second > 0
@@ -77,9 +77,9 @@ def test_rounds_and_order():
     assert _sizes(8, 2, 1000, 32) == [250, 500, 1000]
     assert _sizes(8, 2, 100, 32) == [32, 50, 100]
     labels = np.array([0] * 30 + [1] * 60)
-    order = _order(labels, 100, 0)
-    assert sorted(order) == list(range(90))
-    assert np.bincount(labels[order[:30]]).tolist() == [10, 20]
+    sample = _sample(tk.ImageData(np.zeros((90, 4, 4), np.uint8), labels), 100, 0)
+    assert len(sample.labels) == 90
+    assert np.bincount(sample.labels[:30]).tolist() == [10, 20]
 
 
 def test_a_backbone_that_fails_is_shown_and_the_rest_is_ranked(many, tmp_path):
@@ -153,6 +153,32 @@ def test_a_reference_that_looks_different_is_told_apart(many):
         for e in tk.advise(many, "test-three", weights=None, reference=same).evidence
     }
     assert values["AUC against the reference"] < 0.7
+
+
+def test_images_of_one_patient_are_never_on_both_sides(tmp_path):
+    """Each patient has a pattern and a class, and nothing else tells the class: all is chance."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(60), 8)
+    labels = rng.permutation(np.arange(60) % 2)[patients]
+    patterns = rng.integers(40, 200, (60, 16, 1, 3)).repeat(16, axis=2)
+    images = patterns[patients] + rng.integers(-3, 4, (480, 16, 16, 3))
+    named = [f"patient {number}" for number in patients]
+    tk.register_backbone("test-eyes-open", Eyes, input_size=(3, 16, 16))
+    path = tmp_path / "open.pth"
+    torch.save({"open": torch.ones(1)}, path)
+    leaky = tk.Splits({"train": tk.ImageData(images.astype(np.uint8), labels)})
+    whole = tk.Splits({"train": tk.ImageData(images.astype(np.uint8), labels, groups=named)})
+    for by, leaked in {"probe": 0.6, "knn": 0.95}.items():
+        (row,) = tk.rank_backbones(["test-eyes-open"], leaky, by=by, weights=path).rows
+        assert row.score > leaked
+        (row,) = tk.rank_backbones(["test-eyes-open"], whole, by=by, weights=path).rows
+        assert row.score == pytest.approx(0.5, abs=0.15)
+        assert row.interval[0] < 0.5 < row.interval[1]
+    advice = tk.advise(whole, "test-eyes-open", weights=path)
+    values = {e.name: e.value for e in advice.evidence}
+    assert values["probe on pretrained features"] == pytest.approx(0.5, abs=0.15)
+    assert advice.curve.means[-1] == pytest.approx(0.5, abs=0.15)
+    assert advice.similarity == "dissimilar"
 
 
 def test_the_figures(many, tmp_path):

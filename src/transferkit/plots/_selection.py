@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from transferkit._format import describe
 from transferkit.errors import DataError
 from transferkit.plots._style import (
     ANNOTATION,
@@ -20,19 +19,15 @@ from transferkit.plots._style import (
     shorten,
 )
 from transferkit.selection.probe import ProbeCurve
+from transferkit.selection.ranking import Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from transferkit.workflows.rank import Ranking
-
 
 def ranking(ranking: Ranking, *, ax: Axes | None = None) -> Axes:
     """Draw the score of each backbone, the best at the top, with its interval and its speed."""
-    if not hasattr(ranking, "rows"):
-        raise DataError(
-            f"This figure draws a Ranking of tk.rank_backbones, got {describe(ranking)}."
-        )
+    check_type(ranking, Ranking, "a Ranking of tk.rank_backbones")
     rows = [(row, row.score) for row in ranking.rows if row.score is not None]
     if not rows:
         raise DataError("There is nothing to draw: no backbone has a score.")

@@ -14,13 +14,18 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
 )
 
-from transferkit._format import percent, percent_interval, plain, table
-from transferkit._sampling import interleave, rows_by_class
+from transferkit._format import percent, percent_interval, plain_fields, table
+from transferkit._sampling import deal_groups, group_codes, quotas, stratified_order
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_task
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import DataError
+from transferkit.metrics.bootstrap import bootstrap_means, percentile_interval
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
 from transferkit.metrics.logistic_regression import Probe, fit_probe
+
+FOLDS = 5
+HELD_OUT = 0.25
+PENALTY = 1e-2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +34,7 @@ class ProbeScore:
 
     Attributes:
         accuracy: Share of images that are right when their fold is held out.
-        interval: Its Wilson interval, 95 %.
+        interval: Its interval, 95 %: Wilson's, or a bootstrap of whole groups.
         folds: Accuracy of each held-out fold ``(F,)``.
         evaluation: Every score of the held-out probabilities; classes are those that occur.
     """
@@ -41,12 +46,7 @@ class ProbeScore:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return plain values, ready for JSON."""
-        return {
-            "accuracy": self.accuracy,
-            "interval": plain(self.interval),
-            "folds": plain(self.folds),
-            "evaluation": self.evaluation.to_dict(),
-        }
+        return plain_fields(self)
 
     def __str__(self) -> str:
         folds = ", ".join(percent(value) for value in self.folds.tolist())
@@ -81,23 +81,12 @@ class ProbeCurve:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return plain values, ready for JSON."""
-        return {
-            "sizes": plain(self.sizes),
-            "accuracies": plain(self.accuracies),
-            "held_out": self.held_out,
-            "gain_per_doubling": self.gain_per_doubling,
-        }
+        return plain_fields(self) | {"gain_per_doubling": self.gain_per_doubling}
 
     def __str__(self) -> str:
         rows = [
-            [str(size), percent(mean), percent(low), percent(high)]
-            for size, mean, low, high in zip(
-                self.sizes.tolist(),
-                self.means.tolist(),
-                self.accuracies.min(axis=1).tolist(),
-                self.accuracies.max(axis=1).tolist(),
-                strict=True,
-            )
+            [str(size), percent(scores.mean()), percent(scores.min()), percent(scores.max())]
+            for size, scores in zip(self.sizes.tolist(), self.accuracies, strict=True)
         ]
         return table(["images", "accuracy", "lowest", "highest"], rows, left=0)
 
@@ -106,9 +95,8 @@ def probe_score(
     features: ArrayLike,
     labels: ArrayLike,
     *,
-    folds: int = 5,
-    penalty: float = 1e-2,
-    groups: ArrayLike | None = None,
+    penalty: float = PENALTY,
+    groups: Int64Array | None = None,
     seed: int = 0,
 ) -> ProbeScore:
     """Cross-validate a linear probe: each image is judged by a probe that has not seen it.
@@ -116,36 +104,27 @@ def probe_score(
     Args:
         features: ``(N, D)``.
         labels: ``(N,)``.
-        folds: F; fewer where a class has fewer images (or groups).
         penalty: Weight of half the squared norm beside the mean loss, on standardised features.
-        groups: ``(N,)`` group of each image (a patient): no group straddles folds.
+        groups: ``(N,)`` code of each image's group (a patient): no group straddles folds.
         seed: Seed of the folds.
-
-    Raises:
-        DataError: Features that are not finite or all equal, fewer than two classes, or a class
-            with fewer than two images or groups.
-        ConfigError: Fewer than two folds, or a penalty that is not above zero.
     """
-    if folds < 2:
-        raise ConfigError(f"folds must be at least 2; {folds} came.")
-    _check_penalty(penalty)
     matrix, truth = check_task(features, labels)
-    classes = int(truth.max()) + 1
-    probabilities = np.zeros((len(truth), classes))
+    probabilities = np.zeros((len(truth), int(truth.max()) + 1))
     shares = []
-    for train, held in _folds(truth, folds=folds, groups=groups, seed=seed):
-        probe = _fit(matrix[train], truth[train], penalty, classes)
+    for train, held in _folds(truth, groups, seed):
+        probe = _fit(matrix[train], truth[train], penalty, probabilities.shape[1])
         probabilities[held] = softmax(probe.scores(matrix[held]), axis=1)
         shares.append(float(np.mean(probabilities[held].argmax(axis=1) == truth[held])))
     evaluation = evaluate_probabilities(
         probabilities, truth, classes=list(map(str, np.unique(np.asarray(labels))))
     )
-    return ProbeScore(
-        accuracy=evaluation.accuracy,
-        interval=evaluation.accuracy_interval,
-        folds=np.array(shares),
-        evaluation=evaluation,
-    )
+    interval = evaluation.accuracy_interval
+    if groups is not None:
+        right = evaluation.correct.astype(np.float64)
+        interval = percentile_interval(
+            bootstrap_means(right, samples=2000, seed=seed, groups=groups)
+        )
+    return ProbeScore(evaluation.accuracy, interval, np.array(shares), evaluation)
 
 
 def probe_curve(
@@ -154,13 +133,12 @@ def probe_curve(
     *,
     points: int = 5,
     repeats: int = 5,
-    held_out: float = 0.25,
-    penalty: float = 1e-2,
+    groups: Int64Array | None = None,
     seed: int = 0,
 ) -> ProbeCurve:
     """Learning curve of the linear probe: would more images help?
 
-    Each repeat holds out its own stratified share and trains on nested parts of the rest, each
+    Each repeat holds out its own stratified quarter and trains on nested parts of the rest, each
     twice as large as the one before.
 
     Args:
@@ -168,67 +146,75 @@ def probe_curve(
         labels: ``(N,)``.
         points: Sizes; fewer where the smallest would fall below two images a class.
         repeats: R.
-        held_out: Share of the images to judge on.
-        penalty: As for ``probe_score``.
+        groups: ``(N,)`` code of each image's group: held out whole, and learnt whole.
         seed: Seed of the draws.
-
-    Raises:
-        DataError: As for ``probe_score``, or too few images for two sizes.
-        ConfigError: Fewer than two points or one repeat, a share outside (0, 1), or a penalty
-            that is not above zero.
     """
-    if points < 2 or repeats < 1 or not 0 < held_out < 1:
-        raise ConfigError("points must be at least 2, repeats at least 1, held_out in (0, 1).")
-    _check_penalty(penalty)
     matrix, truth = check_task(features, labels)
     classes = int(truth.max()) + 1
-    judged = max(classes, round(held_out * len(truth)))
-    full = len(truth) - judged
+    draws = list(_held_out(truth, groups, repeats, seed))
+    full = min(len(train) for train, _ in draws)
     sizes = np.array([full // 2**step for step in range(points)][::-1])
     sizes = sizes[sizes >= 4 * classes]
-    if len(sizes) < 2 or np.bincount(truth).min() < 2:
+    if len(sizes) < 2:
         raise DataError(
-            f"A learning curve needs two images in each class and, for {classes} classes, "
-            f"at least {11 * classes} in all; {len(truth)} came."
+            f"A learning curve of {classes} classes needs about {11 * classes} images or more, "
+            f"got {len(truth)}."
         )
-    splitter = StratifiedShuffleSplit(repeats, test_size=judged, random_state=seed)
     columns = []
-    for train, held in splitter.split(matrix, truth):
-        order = interleave(rows_by_class(truth[train]), first=2)
-        parts = [train[order[:size]] for size in sizes]
-        models = [_fit(matrix[part], truth[part], penalty, classes) for part in parts]
-        columns.append([float(np.mean(m.predict(matrix[held]) == truth[held])) for m in models])
-    return ProbeCurve(sizes=sizes, accuracies=np.array(columns).T, held_out=judged)
-
-
-def _check_penalty(penalty: float) -> None:
-    if not penalty > 0:
-        raise ConfigError(f"penalty must be above zero; {penalty!r} came.")
+    for train, held in draws:
+        own = None if groups is None else group_codes(groups[train], len(train))
+        order = train[stratified_order(truth[train], own, first=2)]
+        probes = [_fit(matrix[order[:n]], truth[order[:n]], PENALTY, classes) for n in sizes]
+        columns.append([float(np.mean(p.predict(matrix[held]) == truth[held])) for p in probes])
+    held_out = round(float(np.mean([len(held) for _, held in draws])))
+    return ProbeCurve(sizes=sizes, accuracies=np.array(columns).T, held_out=held_out)
 
 
 def _fit(features: Float64Array, labels: Int64Array, penalty: float, num_classes: int) -> Probe:
-    return fit_probe(
-        features, labels, num_classes=num_classes, strength=1 / (penalty * len(labels))
-    )
+    strength = 1 / (penalty * len(labels))
+    return fit_probe(features, labels, num_classes=num_classes, strength=strength)
 
 
 def _folds(
-    labels: Int64Array, *, folds: int, groups: ArrayLike | None, seed: int
+    labels: Int64Array, groups: Int64Array | None, seed: int
 ) -> Iterator[tuple[Int64Array, Int64Array]]:
+    """Train and held-out rows of each fold."""
     if groups is None:
-        fewest = int(np.bincount(labels).min())
-        unit = "image"
+        folds = min(FOLDS, _fewest(labels, None))
+        yield from StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     else:
-        names = np.asarray(groups)
-        if names.shape != labels.shape:
-            raise DataError(f"groups must name one value per image; {names.shape} came.")
-        fewest = min(len(np.unique(names[labels == k])) for k in np.unique(labels))
-        unit = "group"
+        folds = min(FOLDS, _fewest(labels, groups))
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        yield from splitter.split(labels, labels, groups=groups)
+
+
+def _held_out(
+    labels: Int64Array, groups: Int64Array | None, repeats: int, seed: int
+) -> Iterator[tuple[Int64Array, Int64Array]]:
+    """Train and held-out rows of each repeat."""
+    _fewest(labels, groups)
+    counts = np.bincount(labels)
+    size = max(len(counts), round(HELD_OUT * len(labels)))
+    if groups is None:
+        splitter = StratifiedShuffleSplit(repeats, test_size=size, random_state=seed)
+        yield from splitter.split(labels, labels)
+        return
+    held = quotas(counts.astype(np.float64), size)
+    for rng in np.random.default_rng(seed).spawn(repeats):
+        part = deal_groups(labels, groups, np.stack([counts - held, held]), rng)
+        if len(set(labels[part == 0].tolist())) < 2 or not (part == 1).any():
+            raise DataError("The groups are too few, or too large, to hold some of them out.")
+        yield np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+
+
+def _fewest(labels: Int64Array, groups: Int64Array | None) -> int:
+    """Images, or groups, of the rarest class: two at least."""
+    unit = "images" if groups is None else "groups"
+    codes = group_codes(groups, len(labels))
+    fewest = min(len(np.unique(codes[labels == k])) for k in np.unique(labels))
     if fewest < 2:
-        raise DataError(f"Cross-validation needs at least two {unit}s of each class; one has one.")
-    number = min(folds, fewest)
-    if groups is None:
-        yield from StratifiedKFold(number, shuffle=True, random_state=seed).split(labels, labels)
-    else:
-        splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
-        yield from splitter.split(labels, labels, groups=names)
+        raise DataError(
+            f"Judging a probe on images that it has not seen needs at least two {unit} of each "
+            "class, got one of some class."
+        )
+    return fewest

@@ -1,85 +1,76 @@
-"""Ranking backbones by a transferability score, with the uncertainty of the ranking."""
+"""Ranking backbones by a score of their features, with the uncertainty of the order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.stats import t as student_t
 
-from transferkit._format import percent, plain, table
-from transferkit._sampling import draw_by_class
-from transferkit._typing import JSON, Float64Array, Int64Array
-from transferkit._validation import check_labels, check_share
-from transferkit.errors import ConfigError, DataError, UnknownNameError
+from transferkit._format import percent, plain_fields, table
+from transferkit._sampling import draw_by_class, group_labels
+from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit.errors import DataError
 from transferkit.selection.probe import probe_score
-from transferkit.selection.scores import h_score, knn_accuracy, leep, logme, nce
+from transferkit.selection.scores import h_score, knn_accuracy, logme
 
-Score: TypeAlias = Literal["logme", "h_score", "knn", "probe", "leep", "nce"]
+RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
 
-
-def _probe_accuracy(features: ArrayLike, labels: ArrayLike) -> float:
-    return probe_score(features, labels).accuracy
-
-
-FEATURE_SCORES: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {
-    "logme": logme,
-    "h_score": h_score,
-    "knn": knn_accuracy,
-    "probe": _probe_accuracy,
+TITLES: Mapping[RankBy, str] = {
+    "probe": "probe",
+    "logme": "LogME",
+    "knn": "nearest neighbours",
+    "h_score": "H-score",
 }
-SOURCE_SCORES: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = {"leep": leep, "nce": nce}
+FEATURE_SCORES: Mapping[RankBy, Callable[[FloatArray, Int64Array, Int64Array | None], float]] = {
+    "probe": lambda features, labels, groups: probe_score(features, labels, groups=groups).accuracy,
+    "logme": lambda features, labels, groups: logme(features, labels),
+    "knn": lambda features, labels, groups: knn_accuracy(features, labels, groups=groups),
+    "h_score": lambda features, labels, groups: h_score(features, labels),
+}
+"""Scores of features (N, D), labels (N,) and group codes (N,)."""
 
 LARGEST_PART = 1000
 """Images at most in one of the parts that the uncertainty is read from."""
 
+_DRAWS = 10_000
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A backbone as the scores see it.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingRow:
+    """One backbone of a ranking.
 
     Attributes:
-        name: The backbone's name.
-        features: ``(N, D)``; what the feature scores look at.
-        source_probabilities: ``(N, S)`` over the pretraining classes, for LEEP and NCE.
-        seconds: What extracting cost.
-        num_params: Parameters of the backbone.
+        name: Full name.
+        score: The score that orders the rows; higher is better. None where the backbone failed.
+        interval: 95 % interval of the score, for those of the last round.
+        best_share: Chance to come out first on other images, for those of the last round.
+        probe: Accuracy of a cross-validated linear probe.
+        logme: LogME.
+        images: Images that it was scored on; those dropped early saw fewer.
+        images_per_second: Measured speed of feature extraction, on this machine.
+        feature_dim: Width of the features.
+        num_params: Parameters of the backbone, without a classifier.
+        error: Why it could not be scored.
     """
 
     name: str
-    features: ArrayLike | None = None
-    source_probabilities: ArrayLike | None = None
-    seconds: float | None = None
+    score: float | None = None
+    interval: tuple[float, float] | None = None
+    best_share: float | None = None
+    probe: float | None = None
+    logme: float | None = None
+    images: int = 0
+    images_per_second: float | None = None
+    feature_dim: int | None = None
     num_params: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RankedBackbone:
-    """One row of a ranking.
-
-    Attributes:
-        name: The backbone's name.
-        score: Its score on all images; higher is better.
-        interval: Interval of the score.
-        best_share: How often it comes out first when all scores vary, together, as they do over
-            parts of the images.
-        seconds: What extracting cost, where known.
-        num_params: Parameters of the backbone, where known.
-    """
-
-    name: str
-    score: float
-    interval: tuple[float, float]
-    best_share: float
-    seconds: float | None
-    num_params: int | None
+    error: str | None = None
 
     def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        return {key: plain(value) for key, value in asdict(self).items()}
+        """The fields as plain data."""
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,130 +79,111 @@ class Ranking:
 
     Attributes:
         by: The score that orders them.
-        rows: Best first.
-        n: Images that they were scored on.
-        confidence: Coverage that the intervals aim at.
+        rows: Best first: those of the last round, then those dropped before, then those failed.
+        rounds: Images and backbones of each round.
     """
 
-    by: Score
-    rows: tuple[RankedBackbone, ...]
-    n: int
-    confidence: float
+    by: RankBy
+    rows: tuple[RankingRow, ...]
+    rounds: tuple[tuple[int, int], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names, best first."""
-        return tuple(row.name for row in self.rows)
+        """Names of the backbones that were scored, best first."""
+        return tuple(row.name for row in self.rows if row.error is None)
 
     def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        rows: list[JSON] = [row.to_dict() for row in self.rows]
-        return {"by": self.by, "n": self.n, "confidence": self.confidence, "rows": rows}
+        """Rows and rounds as plain data."""
+        return plain_fields(self)
 
     def __str__(self) -> str:
-        header = ["backbone", self.by, percent(self.confidence, digits=0), "best in"]
-        header += ["parameters", "seconds"]
-        rows = [
-            [
-                row.name,
-                f"{row.score:.4f}",
-                f"[{row.interval[0]:.4f}, {row.interval[1]:.4f}]",
-                percent(row.best_share, digits=0),
-                "" if row.num_params is None else f"{row.num_params / 1e6:.1f} M",
-                "" if row.seconds is None else f"{row.seconds:.1f}",
-            ]
-            for row in self.rows
+        others = [TITLES[other] for other in ("probe", "logme") if other != self.by]
+        header = ["backbone", TITLES[self.by], "95 %", "best in", *others, "images", "images/s",
+                  "features", "parameters"]  # fmt: skip
+        done = [self._cells(row) for row in self.rows if row.error is None]
+        failed = [f"{row.name}: {row.error}" for row in self.rows if row.error is not None]
+        return "\n".join([table(header, done), *failed])
+
+    def _cells(self, row: RankingRow) -> list[str]:
+        others = {
+            "probe": "-" if row.probe is None else percent(row.probe),
+            "logme": "-" if row.logme is None else f"{row.logme:.4f}",
+        }
+        return [
+            row.name,
+            "-" if row.score is None else f"{row.score:.4f}",
+            "-" if row.interval is None else "[{:.4f}, {:.4f}]".format(*row.interval),
+            "-" if row.best_share is None else percent(row.best_share, digits=0),
+            *(cell for other, cell in others.items() if other != self.by),
+            str(row.images),
+            "-" if row.images_per_second is None else f"{row.images_per_second:.0f}",
+            str(row.feature_dim),
+            "-" if row.num_params is None else f"{row.num_params / 1e6:.1f} M",
         ]
-        return table(header, rows)
 
 
-def rank_candidates(
-    candidates: Sequence[Candidate],
-    labels: ArrayLike,
+class Uncertainty(NamedTuple):
+    """Interval of a score on other images, and the chance to come out first there."""
+
+    interval: tuple[float, float]
+    best_share: float
+
+
+def score_uncertainty(
+    features: Sequence[FloatArray],
+    labels: Int64Array,
     *,
-    by: Score = "logme",
+    by: RankBy,
+    groups: Int64Array | None = None,
     repeats: int = 10,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Ranking:
-    """Order backbones by a transferability score.
+) -> list[Uncertainty]:
+    """Uncertainty of the score of each backbone's features (N, D), and of their order.
 
-    The uncertainty comes from stratified parts of b images (half of them, at most 1000), drawn
+    It comes from stratified parts of b images (half of them, at most 1000), or groups, drawn
     without repeats (copies of an image would let a score recognise it) and the same for every
     backbone. The variance over parts times ``b / (N - b)`` estimates the variance of the score
     on all N: the delete-d jackknife (J. Shao and C. Wu, Annals of Statistics 17, 1989).
-
-    Args:
-        candidates: At least one backbone, on the same images in the same order.
-        labels: ``(N,)``.
-        by: The score.
-        repeats: Parts drawn.
-        confidence: Coverage of the intervals.
-        seed: Seed of the parts.
-
-    Raises:
-        UnknownNameError: An unknown score.
-        DataError: No candidate, two of one name, a class with fewer than four images, or arrays
-            that the score refuses; the message names the backbone.
-        ConfigError: Fewer than two repeats, or ``confidence`` outside (0, 1).
     """
-    check_share("confidence", confidence)
-    if repeats < 2:
-        raise ConfigError(f"repeats must be at least 2; {repeats} came.")
-    names = [candidate.name for candidate in candidates]
-    if not names or len(set(names)) < len(names):
-        raise DataError(f"A ranking needs candidates of different names; {names} came.")
-    truth = check_labels(labels)
-    parts = _parts(truth, repeats=repeats, seed=seed)
-    scores = np.array([_scores(candidate, truth, by, parts) for candidate in candidates])
-    full, drawn = scores[:, 0], scores[:, 1:]
-    scale = np.sqrt(len(parts[0]) / (len(truth) - len(parts[0])))
-    around = scale * (drawn - drawn.mean(axis=1, keepdims=True))
+    parts, share = _parts(labels, groups, repeats=repeats, seed=seed)
+    score = FEATURE_SCORES[by]
+    own = [None if groups is None else groups[part] for part in parts]
+    full = np.array([score(matrix, labels, groups) for matrix in features])
+    drawn = np.array(
+        [
+            [score(matrix[part], labels[part], g) for part, g in zip(parts, own, strict=True)]
+            for matrix in features
+        ]
+    )
+    around = np.sqrt(share / (1 - share)) * (drawn - drawn.mean(axis=1, keepdims=True))
     quantile = float(student_t.ppf((1 + confidence) / 2, repeats - 1))
     spread = quantile * around.std(axis=1, ddof=1)
-    wins = np.bincount((full[:, None] + around).argmax(axis=0), minlength=len(names)) / repeats
-    rows = [
-        RankedBackbone(
-            name=candidate.name,
-            score=float(full[i]),
-            interval=(float(full[i] - spread[i]), float(full[i] + spread[i])),
-            best_share=float(wins[i]),
-            seconds=candidate.seconds,
-            num_params=candidate.num_params,
-        )
-        for i, candidate in enumerate(candidates)
+    # Few parts leave the variance uncertain, and would often give all wins to one of two equals:
+    # the errors are drawn from a multivariate t distribution with their covariance over parts.
+    rng = np.random.default_rng([seed, 1])
+    normal = rng.normal(size=(repeats, _DRAWS)) / np.sqrt(rng.chisquare(repeats - 1, _DRAWS))
+    wins = np.bincount((full[:, None] + around @ normal).argmax(axis=0), minlength=len(full))
+    return [
+        Uncertainty((float(value - half), float(value + half)), float(win) / _DRAWS)
+        for value, half, win in zip(full, spread, wins, strict=True)
     ]
-    best_first = tuple(sorted(rows, key=lambda row: -row.score))
-    return Ranking(by=by, rows=best_first, n=len(truth), confidence=confidence)
 
 
-def _scores(
-    candidate: Candidate, labels: Int64Array, by: Score, parts: Sequence[Int64Array]
-) -> list[float]:
-    """Score one candidate on all images, then on each part."""
-    if by in FEATURE_SCORES:
-        score, values, needed = FEATURE_SCORES[by], candidate.features, "features"
-    elif by in SOURCE_SCORES:
-        score, values = SOURCE_SCORES[by], candidate.source_probabilities
-        needed = "source_probabilities"
-    else:
-        raise UnknownNameError.among("score", by, [*FEATURE_SCORES, *SOURCE_SCORES])
-    if values is None:
-        raise DataError(f"{candidate.name}: {by} needs {needed}, and the candidate has none.")
-    matrix: Float64Array = np.asarray(values)
-    try:
-        return [score(matrix, labels), *(score(matrix[part], labels[part]) for part in parts)]
-    except DataError as error:
-        raise DataError(f"{candidate.name}: {error}") from error
-
-
-def _parts(labels: Int64Array, *, repeats: int, seed: int) -> list[Int64Array]:
-    """Draw stratified parts, without repeats within one."""
-    classes, counts = np.unique(labels, return_counts=True)
+def _parts(
+    labels: Int64Array, groups: Int64Array | None, *, repeats: int, seed: int
+) -> tuple[list[Int64Array], float]:
+    """Stratified parts of the rows, groups whole, and the share of all rows in one of them."""
+    kinds = labels if groups is None else group_labels(labels, groups)
+    classes, counts = np.unique(kinds, return_counts=True)
     if counts.min() < 4:
-        short = classes[counts.argmin()]
-        raise DataError(f"A ranking needs four images of each class; class {short} has fewer.")
-    share = min(0.5, LARGEST_PART / len(labels))
-    sizes = np.maximum(2, (share * counts).astype(np.int64))
+        unit = "images" if groups is None else "groups"
+        raise DataError(
+            f"A ranking needs at least four {unit} of each class, got {counts.min()} of class "
+            f"{classes[counts.argmin()]}."
+        )
+    sizes = np.maximum(2, (min(0.5, LARGEST_PART / len(labels)) * counts).astype(np.int64))
     rng = np.random.default_rng(seed)
-    return [draw_by_class(labels, sizes, rng) for _ in range(repeats)]
+    drawn = [draw_by_class(kinds, sizes, rng) for _ in range(repeats)]
+    parts = drawn if groups is None else [np.flatnonzero(np.isin(groups, d)) for d in drawn]
+    return parts, float(sizes.sum() / len(kinds))

@@ -1,16 +1,15 @@
-"""LogME: how well a Bayesian linear model explains the labels."""
+"""Transferability scores: features (N, D) and labels (N,) in, a number out; higher is better."""
 
 from __future__ import annotations
-
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.covariance import ledoit_wolf
 
+from transferkit._sampling import group_codes
 from transferkit._typing import Float64Array, Int64Array
 from transferkit._validation import check_source, check_task, one_hot
-from transferkit.errors import ConfigError
+from transferkit.errors import DataError
 
 GRID = np.logspace(-10, 10, 41)
 """Where the search for alpha / beta starts, relative to the largest eigenvalue.
@@ -37,17 +36,8 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     Source: K. You et al., "LogME: practical assessment of pre-trained models for transfer
     learning", ICML 2021, equations 2 to 4 and algorithm 3; the fixed point is from K. You et
     al., JMLR 23 (2022). Unlike the authors' code, iteration starts at the best of a grid and
-    runs until it stands still, so the value does not depend on the features' scale of start.
-
-    Args:
-        features: ``(N, D)``, as they come (the paper neither centres nor scales them).
-        labels: ``(N,)``.
-
-    Returns:
-        The score; higher is better, and values above zero are possible.
-
-    Raises:
-        DataError: Features that are not finite or all equal, or fewer than two classes.
+    runs until it stands still, so the value does not depend on the scale of the features, which
+    are neither centred nor scaled. Values above zero are possible.
 
     Example:
         >>> import numpy as np
@@ -122,29 +112,17 @@ def _fixed_point(
     return ratio
 
 
-def h_score(features: ArrayLike, labels: ArrayLike, *, shrinkage: bool = True) -> float:
+def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """Share of the features' variance that lies between the classes, summed over directions.
 
-    ``H = tr(S^-1 B)`` with the covariance ``S`` of the features and the covariance ``B`` of
-    their class means (each image counted once). With shrinkage,
-    ``H = (1 - a) tr(S_a^-1 B)``, ``S_a = (1 - a) S + a tr(S)/D I``, and Ledoit and Wolf's
-    ``a``: without it, S cannot be told from noise unless N is far above D, and at ``D >= N``
-    every set of features scores ``K - 1``.
+    ``H = (1 - a) tr(S_a^-1 B)`` with the covariance ``B`` of the class means (each image counted
+    once) and the covariance ``S`` of the features, shrunk to ``S_a = (1 - a) S + a tr(S)/D I`` by
+    Ledoit and Wolf's ``a``: without it, S cannot be told from noise unless N is far above D, and
+    at ``D >= N`` every set of features scores ``K - 1``. Between 0 and ``min(D, K - 1)``.
 
     Source: Y. Bao et al., "An information-theoretic approach to transferability in task
     transfer learning", ICIP 2019, definition 2; shrinkage: S. Ibrahim et al., "Newer is not
     always better: rethinking transferability metrics", ECML PKDD 2022 (arXiv 2110.06893).
-
-    Args:
-        features: ``(N, D)``.
-        labels: ``(N,)``.
-        shrinkage: Whether to shrink the covariance.
-
-    Returns:
-        Between 0 and ``min(D, K - 1)``; higher is better.
-
-    Raises:
-        DataError: Features that are not finite or all equal, or fewer than two classes.
     """
     matrix, truth = check_task(features, labels)
     centred = matrix - matrix.mean(axis=0)
@@ -152,14 +130,12 @@ def h_score(features: ArrayLike, labels: ArrayLike, *, shrinkage: bool = True) -
     counts = indicators.sum(axis=0)
     means = (indicators.T @ centred) / counts[:, None]  # (K, D)
     roots = means * np.sqrt(counts / len(truth))[:, None]  # B = roots' roots
-    if not shrinkage:
-        covariance = centred.T @ centred / len(truth)
-        return float(np.sum(roots.T * (np.linalg.pinv(covariance, hermitian=True) @ roots.T)))
     shrunk, share = ledoit_wolf(centred, assume_centered=True)
     return float((1 - share) * np.sum(roots.T * np.linalg.solve(shrunk, roots.T)))
 
 
-Metric: TypeAlias = Literal["cosine", "euclidean"]
+NEIGHBOURS = 5
+MAX_QUERIES = 2000
 BLOCK = 4_000_000
 """Distances held in memory at a time."""
 
@@ -168,56 +144,40 @@ def knn_accuracy(
     features: ArrayLike,
     labels: ArrayLike,
     *,
-    neighbours: int = 5,
-    metric: Metric = "cosine",
-    max_queries: int = 2000,
-    seed: int = 0,
+    neighbours: int = NEIGHBOURS,
+    max_queries: int = MAX_QUERIES,
+    groups: Int64Array | None = None,
 ) -> float:
-    """Leave-one-out accuracy of the k nearest neighbours.
+    """Leave-one-out accuracy of the nearest neighbours by cosine similarity.
 
-    Each image is given the majority class of its k nearest others; between classes with equally
-    many votes, the one with the nearer neighbours wins (by rank).
-
-    Args:
-        features: ``(N, D)``.
-        labels: ``(N,)``.
-        neighbours: k; at most ``N - 1`` are used.
-        metric: ``"cosine"`` ignores the length of the features, ``"euclidean"`` does not.
-        max_queries: Above this many images, so many are drawn and judged against all the
-            others: the cost then grows linearly with N, not with its square.
-        seed: Seed of that draw.
-
-    Returns:
-        Share of the judged images that are right.
-
-    Raises:
-        DataError: Features that are not finite or all equal, or fewer than two classes.
-        ConfigError: An unknown metric, or fewer than one neighbour or query.
+    Each image is given the majority class of its nearest others, none of its own group; between
+    classes with equally many votes, the one with the nearer neighbours wins (by rank). Of more
+    than ``max_queries`` images so many are drawn and judged against all the others: the cost then
+    grows linearly with N, not with its square.
     """
-    if neighbours < 1 or max_queries < 1:
-        raise ConfigError("neighbours and max_queries must be at least 1.")
-    if metric not in ("cosine", "euclidean"):
-        raise ConfigError(f"metric must be 'cosine' or 'euclidean'; {metric!r} came.")
     matrix, truth = check_task(features, labels)
-    points = matrix - matrix.mean(axis=0) if metric == "euclidean" else matrix
-    if metric == "cosine":
-        points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300)
-    n, k = len(truth), min(neighbours, len(truth) - 1)
+    points = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-300)
+    group = group_codes(groups, len(truth))
+    n, others = len(truth), len(truth) - int(np.bincount(group).max())
+    if others < 1:
+        raise DataError("Nearest neighbours need images of at least two groups, got one group.")
     queries = np.arange(n)
     if n > max_queries:
-        queries = np.sort(np.random.default_rng(seed).choice(n, max_queries, replace=False))
+        queries = np.sort(np.random.default_rng(0).choice(n, max_queries, replace=False))
     single = points.astype(np.float32)
-    step = max(1, BLOCK // n)
+    k, step = min(neighbours, others), max(1, BLOCK // n)
     blocks = [queries[start : start + step] for start in range(0, len(queries), step)]
-    right = [_vote(_nearest(single, block, k), truth) == truth[block] for block in blocks]
+    right = [_vote(_nearest(single, block, group, k), truth) == truth[block] for block in blocks]
     return float(np.concatenate(right).mean())
 
 
-def _nearest(points: NDArray[np.float32], queries: Int64Array, k: int) -> Int64Array:
-    """Return the k nearest others of each query ``(Q, k)``, nearest first."""
+def _nearest(
+    points: NDArray[np.float32], queries: Int64Array, groups: Int64Array, k: int
+) -> Int64Array:
+    """Return the k nearest rows of other groups of each query ``(Q, k)``, nearest first."""
     lengths = np.square(points).sum(axis=1)
     distances = lengths - 2 * (points[queries] @ points.T)  # up to each query's own length
-    distances[np.arange(len(queries)), queries] = np.inf
+    distances[groups[queries][:, None] == groups] = np.inf
     some = np.argpartition(distances, k - 1, axis=1)[:, :k]
     order = np.argsort(np.take_along_axis(distances, some, axis=1), axis=1, kind="stable")
     return np.take_along_axis(some, order, axis=1).astype(np.int64)
@@ -232,7 +192,7 @@ def _vote(nearest: Int64Array, labels: Int64Array) -> Int64Array:
 
 
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Log expected empirical prediction.
+    """Log expected empirical prediction, from the classes (N, S) of the pretraining; at most 0.
 
     With ``theta(x)_z`` the probability of source class z,
     ``P(y, z) = 1/N sum_{i: y_i = y} theta(x_i)_z``, ``P(y | z) = P(y, z) / P(z)``, and
@@ -240,46 +200,9 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Source: C. Nguyen et al., "LEEP: a new measure to evaluate transferability of learned
     representations", ICML 2020, equations 1 and 2.
-
-    Args:
-        source_probabilities: ``(N, S)`` over the classes that the backbone was trained on.
-        labels: ``(N,)``.
-
-    Returns:
-        At most 0, in nats; higher is better.
-
-    Raises:
-        DataError: Rows that do not sum to one, or fewer than two classes.
     """
     matrix, truth = check_source(source_probabilities, labels)
     joint = one_hot(truth).T @ matrix / len(truth)  # (K, S)
-    given = joint / np.maximum(joint.sum(axis=0), 1e-300)
-    expected = (matrix * given[truth]).sum(axis=1)
+    conditional = joint / np.maximum(joint.sum(axis=0), 1e-300)
+    expected = (matrix * conditional[truth]).sum(axis=1)
     return float(np.log(np.maximum(expected, 1e-300)).mean())
-
-
-def nce(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Negative conditional entropy of the labels, given the most probable source class.
-
-    ``-H(Y | Z) = sum_{y,z} p(y, z) log p(y | z)`` with empirical shares, z the source class
-    (of ImageNet, say) that the backbone's own classifier finds most probable.
-
-    Source: A. Tran, C. Nguyen and T. Hassner, "Transferability and hardness of supervised
-    classification tasks", ICCV 2019, equations 5 to 7.
-
-    Args:
-        source_probabilities: ``(N, S)`` over the classes that the backbone was trained on.
-        labels: ``(N,)``.
-
-    Returns:
-        At most 0, in nats; higher is better.
-
-    Raises:
-        DataError: Rows that do not sum to one, or fewer than two classes.
-    """
-    matrix, truth = check_source(source_probabilities, labels)
-    source = np.unique(matrix.argmax(axis=1), return_inverse=True)[1]
-    joint: Float64Array = one_hot(truth).T @ one_hot(source.astype(np.int64)) / len(truth)
-    given = joint / joint.sum(axis=0)
-    seen = joint > 0
-    return float(np.sum(joint[seen] * np.log(given[seen])))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from transferkit._format import percent, percent_interval, plain, table
-from transferkit._sampling import stratified_subset
+import numpy as np
+
+from transferkit._format import percent, percent_interval, plain_fields, table
+from transferkit._sampling import group_codes, shared_groups, stratified_subset
 from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
@@ -17,7 +19,7 @@ from transferkit.data.image_data import ImageData, require_images, require_split
 from transferkit.models.classifier import create_classifier
 from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
-from transferkit.selection.probe import ProbeCurve, probe_curve, probe_score
+from transferkit.selection.probe import ProbeCurve, ProbeScore, probe_curve, probe_score
 from transferkit.workflows.compare import Weights
 from transferkit.workflows.strategy import Method
 
@@ -58,27 +60,31 @@ class Evidence:
     """One measured reason.
 
     Attributes:
-        name: What was measured.
+        name: The quantity measured.
         value: The number.
-        says: What it means, in a sentence.
+        says: Its meaning, in a sentence.
     """
 
     name: str
     value: float
     says: str
 
+    def to_dict(self) -> dict[str, JSON]:
+        """The fields as plain data."""
+        return plain_fields(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Advice:
-    """Where a task lies, and what to try.
+    """Where a task lies in the four quadrants, and which strategy to try.
 
     Attributes:
         backbone: Full name.
-        size: ``"small"`` or ``"large"``: images against what training needs.
+        size: ``"small"`` or ``"large"``: whether there are images enough to train all layers.
         similarity: ``"similar"`` or ``"dissimilar"``: whether the pretrained features fit.
         strategy: The strategy to try first.
-        alternatives: What to compare it with.
-        evidence: What was measured, and what it says.
+        alternatives: Strategies to compare it with.
+        evidence: The measurements that place the task.
         reason: Why this strategy in this quadrant.
         curve: Learning curve of the probe, for ``tk.plots.probe_curve``.
     """
@@ -99,17 +105,7 @@ class Advice:
 
     def to_dict(self) -> dict[str, JSON]:
         """The fields as plain data."""
-        evidence: list[JSON] = [{k: plain(v) for k, v in asdict(e).items()} for e in self.evidence]
-        return {
-            "backbone": self.backbone,
-            "size": self.size,
-            "similarity": self.similarity,
-            "strategy": self.strategy,
-            "alternatives": list(self.alternatives),
-            "evidence": evidence,
-            "reason": self.reason,
-            "curve": self.curve.to_dict(),
-        }
+        return plain_fields(self)
 
     def __str__(self) -> str:
         rows = [[e.name, f"{e.value:.4g}", e.says] for e in self.evidence]
@@ -136,7 +132,8 @@ def advise(
 
     Everything is measured on the train split. Size: images of the smallest class, and what the
     last doubling of the images brings a linear probe. Similarity: the share of errors that
-    pretrained features remove from a probe on the same network with random weights.
+    pretrained features remove from a probe on the same network with random weights. Where the
+    images have groups (patients), a probe is never judged on a group that it has learnt from.
 
     Args:
         splits: With a labelled ``"train"``.
@@ -146,9 +143,9 @@ def advise(
             features is measured too.
         image_size: Height and width of the network's input; None takes the weights' own.
         max_images: Images that features are computed of, drawn stratified by class.
-        batch_size: Images a batch.
+        batch_size: Batch size.
         device: Where to compute; by default a GPU if there is one.
-        seed: Of everything random.
+        seed: Seed of everything random.
 
     Raises:
         UnknownNameError: No such backbone.
@@ -161,8 +158,10 @@ def advise(
     if reference is not None:
         require_images("The reference", reference)
     labels = train.require_labels("Advice")
-    part = train.subset(stratified_subset(labels, max_images, seed=seed))
-    shown = part.require_labels("Advice")
+    codes = shared_groups(train.groups, len(labels))
+    rows = stratified_subset(labels, max_images, seed=seed, groups=codes)
+    part, shown = train.subset(rows), labels[rows]
+    groups = None if codes is None else group_codes(codes[rows], len(rows))
 
     def features(images: ImageData, source: Weights) -> FloatArray:
         model = create_classifier(backbone, 2, weights=source, image_size=image_size, seed=seed)
@@ -170,11 +169,16 @@ def advise(
         return extract_features(model, images, batch_size=batch_size, device=where).features
 
     pretrained = features(part, weights)
-    curve = probe_curve(pretrained, shown, repeats=3, seed=seed)
+    curve = probe_curve(pretrained, shown, repeats=3, groups=groups, seed=seed)
     size, size_evidence = _size(int(train.class_counts().min()), curve)
     random = pretrained if weights is None else features(part, None)
-    similarity, transfer_evidence = _similarity(pretrained, random, shown, seed)
-    far = () if reference is None else (_distance(pretrained, features(reference, weights), seed),)
+    known, blank = (
+        probe_score(values, shown, groups=groups, seed=seed) for values in (pretrained, random)
+    )
+    similarity, transfer_evidence = _similarity(known, blank)
+    far: tuple[Evidence, ...] = ()
+    if reference is not None:
+        far = (_distance(pretrained, features(reference, weights), groups, reference.groups, seed),)
     strategy, *others = STRATEGIES[size, similarity]
     return Advice(
         backbone=backbone,
@@ -203,11 +207,9 @@ def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, tuple[Evidence, ...]]:
     )
 
 
-def _similarity(
-    pretrained: FloatArray, random: FloatArray, labels: Int64Array, seed: int
-) -> tuple[Similarity, tuple[Evidence, ...]]:
-    known, blank = (probe_score(values, labels, seed=seed) for values in (pretrained, random))
-    removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / len(labels))
+def _similarity(known: ProbeScore, blank: ProbeScore) -> tuple[Similarity, tuple[Evidence, ...]]:
+    """Place the task by the probe on pretrained features and the one on random features."""
+    removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / known.evaluation.n)
     return "similar" if removed >= TRANSFERS else "dissimilar", (
         Evidence(
             "probe on pretrained features",
@@ -229,8 +231,18 @@ def _similarity(
     )
 
 
-def _distance(own: FloatArray, reference: FloatArray, seed: int) -> Evidence:
-    found = domain_classifier_test(SplitPair.of(own, reference), seed=seed)
+def _distance(
+    own: FloatArray,
+    reference: FloatArray,
+    own_groups: Int64Array | None,
+    reference_groups: Sequence[str] | None,
+    seed: int,
+) -> Evidence:
+    groups = None
+    if own_groups is not None or reference_groups is not None:
+        codes = group_codes(own_groups, len(own)), group_codes(reference_groups, len(reference))
+        groups = codes[0].astype(np.str_), (codes[0].max() + 1 + codes[1]).astype(np.str_)
+    found = domain_classifier_test(SplitPair.of(own, reference, groups=groups), seed=seed)
     return Evidence(
         "AUC against the reference",
         found.auc,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 
-from transferkit._format import percent, plain, table
-from transferkit._sampling import interleave, rows_by_class
-from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit._sampling import group_codes, shared_groups, stratified_order
+from transferkit._typing import FloatArray, Int64Array
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, require_splits
 from transferkit.errors import DataError, TransferkitError, UnknownNameError
@@ -20,10 +19,14 @@ from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
 from transferkit.models.prefix_cache import Cache, Where, cache_named
-from transferkit.selection.ranking import FEATURE_SCORES, Candidate, rank_candidates
+from transferkit.selection.ranking import (
+    FEATURE_SCORES,
+    RankBy,
+    Ranking,
+    RankingRow,
+    score_uncertainty,
+)
 from transferkit.workflows.compare import Weights, check_names, check_weights, weights_of
-
-RankBy: TypeAlias = Literal["probe", "logme", "knn", "h_score"]
 
 TIMED = 32
 """Images that a backbone's speed is measured on."""
@@ -32,67 +35,18 @@ FEWEST = 16
 """Images of each class in the first round, at the least."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankingRow:
-    """One backbone of a ranking.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    """Images in an order of which every beginning is stratified, their labels and group codes."""
 
-    Attributes:
-        name: Full name.
-        score: What orders the rows; higher is better. None where the backbone failed.
-        interval: 95 % interval of the score, for those of the last round.
-        best_share: How often it would come out first on other images, for those of the last round.
-        probe: Accuracy of a cross-validated linear probe.
-        logme: LogME.
-        images: Images that it was scored on; those dropped early saw fewer.
-        images_per_second: Measured speed of feature extraction, on this machine.
-        feature_dim: Width of the features.
-        num_params: Parameters of the backbone, without a classifier.
-        error: Why it could not be scored.
-    """
+    images: ImageData
+    labels: Int64Array
+    groups: Int64Array | None
 
-    name: str
-    score: float | None = None
-    interval: tuple[float, float] | None = None
-    best_share: float | None = None
-    probe: float | None = None
-    logme: float | None = None
-    images: int = 0
-    images_per_second: float | None = None
-    feature_dim: int | None = None
-    num_params: int | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Backbones, the most promising first.
-
-    Attributes:
-        by: The score that orders them.
-        rows: Best first: those of the last round, then those dropped before, then those failed.
-        rounds: Images and backbones of each round.
-    """
-
-    by: RankBy
-    rows: tuple[RankingRow, ...]
-    rounds: tuple[tuple[int, int], ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the backbones that were scored, best first."""
-        return tuple(row.name for row in self.rows if row.error is None)
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Rows and rounds as plain data."""
-        rows: list[JSON] = [{k: plain(v) for k, v in asdict(row).items()} for row in self.rows]
-        return {"by": self.by, "rows": rows, "rounds": plain(self.rounds)}
-
-    def __str__(self) -> str:
-        header = ["backbone", self.by, "95 %", "best in", "probe", "LogME", "images", "images/s",
-                  "features", "parameters"]  # fmt: skip
-        done = [row for row in self.rows if row.error is None]
-        failed = [f"{row.name}: {row.error}" for row in self.rows if row.error is not None]
-        return "\n".join([table(header, [_cells(row) for row in done]), *failed])
+    def first(self, size: int) -> tuple[Int64Array, Int64Array | None]:
+        """Labels and group codes (from 0, none left out) of the first images."""
+        groups = None if self.groups is None else group_codes(self.groups[:size], size)
+        return self.labels[:size], groups
 
 
 @dataclass(slots=True, eq=False)
@@ -105,34 +59,37 @@ class _Entrant:
     speed: float = 0.0
     score: float = 0.0
 
-    def see(
+    def extract(
         self,
-        data: ImageData,
-        rows: Int64Array,
+        images: ImageData,
+        size: int,
         batch_size: int,
         device: str | None,
         cache: Cache | None,
     ) -> None:
-        """Compute the features of further images."""
+        """Extend the features to the first ``size`` images, and time them at the first call."""
         where = training_device(device, self.model)
-        if not len(self.features):
-            few = data.subset(rows[:TIMED])
+        seen = len(self.features)
+        if not seen:
+            few = images.subset(np.arange(min(TIMED, len(images))))
             for _ in range(2):  # the first batch of a network is slow
                 started = time.perf_counter()
                 extract_features(self.model, few, batch_size=batch_size, device=where)
             self.speed = len(few) / (time.perf_counter() - started)
+        more = images.subset(np.arange(seen, size))
         found = extract_features(
-            self.model, data.subset(rows), batch_size=batch_size, device=where, cache=cache
+            self.model, more, batch_size=batch_size, device=where, cache=cache
         ).features
-        self.features = np.concatenate([self.features, found]) if len(self.features) else found
+        self.features = np.concatenate([self.features, found]) if seen else found
 
-    def row(self, labels: Int64Array, by: RankBy) -> RankingRow:
-        """What is known of it, on the images that it has seen."""
+    def row(self, sample: _Sample, by: RankBy) -> RankingRow:
+        """The row of the ranking, from the images that it has been scored on."""
         seen = len(self.features)
         known = {by: self.score}
-        for other in ("probe", "logme"):
+        others: tuple[RankBy, ...] = ("probe", "logme")
+        for other in others:
             if other not in known:
-                known[other] = FEATURE_SCORES[other](self.features, labels[:seen])
+                known[other] = FEATURE_SCORES[other](self.features, *sample.first(seen))
         return RankingRow(
             name=self.name,
             score=self.score,
@@ -166,7 +123,8 @@ def rank_backbones(
     Successive halving: all backbones are scored on a part of the images, the better half goes on
     to twice as many, until ``finalists`` are left for all of them (K. Jamieson and A. Talwalkar,
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016). Val
-    and test are not looked at.
+    and test are not looked at. Where the images have groups (patients), no group is on both sides
+    of a cross-validation.
 
     Args:
         names: Names of backbones; a tag may follow a dot.
@@ -180,10 +138,10 @@ def rank_backbones(
         max_images: Images of the last round, drawn stratified by class.
         finalists: Backbones in the last round, at the most.
         repeats: Parts of the images that the uncertainty is read from.
-        batch_size: Images a batch.
+        batch_size: Batch size.
         device: Where to compute; by default a GPU if there is one.
-        seed: Which images.
-        progress: Say on standard error what each backbone comes to.
+        seed: Seed of the draws.
+        progress: Print the score of each backbone on standard error.
         cache: Where to keep the features for later calls; by default nowhere.
 
     Raises:
@@ -203,41 +161,42 @@ def rank_backbones(
     """
     by = score_named(by)
     check_names("names", names)
-    for option, count in (("max_images", max_images), ("finalists", finalists)):
-        check_whole(option, count, least=1)
-    check_whole("repeats", repeats, least=2)
-    check_whole("seed", seed)
+    for option, count, least in (
+        ("max_images", max_images, 1),
+        ("finalists", finalists, 1),
+        ("repeats", repeats, 2),
+        ("seed", seed, 0),
+    ):
+        check_whole(option, count, least=least)
     check_weights(names, weights)
     (train,) = require_splits(splits).require("train")
-    labels = train.require_labels("Ranking backbones")
-    order = _order(labels, max_images, seed)
-    truth = labels[order]
+    sample = _sample(train, max_images, seed)
+    kept = cache_named(cache)
+
+    def score(entrant: _Entrant, size: int) -> None:
+        entrant.extract(sample.images, size, batch_size, device, kept)
+        entrant.score = FEATURE_SCORES[by](entrant.features, *sample.first(size))
+        if progress:
+            print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)
+
     entrants, failed = _build(names, weights, image_size, seed)
     dropped: list[RankingRow] = []
-    rounds, kept = [], cache_named(cache)
-    for size in _sizes(len(entrants), finalists, len(order), FEWEST * train.num_classes):
+    rounds = []
+    for size in _sizes(len(entrants), finalists, len(sample.labels), FEWEST * train.num_classes):
         for entrant in entrants:
-            seen = len(entrant.features)
-            entrant.see(train, order[seen:size], batch_size, device, kept)
-            entrant.score = FEATURE_SCORES[by](entrant.features, truth[:size])
-            if progress:
-                print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)
+            score(entrant, size)
         rounds.append((size, len(entrants)))
         entrants.sort(key=lambda entrant: -entrant.score)
-        if size < len(order):
+        if size < len(sample.labels):
             keep = max(finalists, -(-len(entrants) // 2))
-            dropped = [entrant.row(truth, by) for entrant in entrants[keep:]] + dropped
+            dropped = [entrant.row(sample, by) for entrant in entrants[keep:]] + dropped
             entrants = entrants[:keep]
-    final = _final(entrants, truth, by, repeats=repeats, seed=seed)
+    final = _final(entrants, sample, by, repeats=repeats, seed=seed)
     return Ranking(by=by, rows=(*final, *dropped, *failed), rounds=tuple(rounds))
 
 
 def score_named(name: str) -> RankBy:
-    """The score that goes by a name.
-
-    Raises:
-        UnknownNameError: There is none.
-    """
+    """The score of that name, or an UnknownNameError."""
     for score in get_args(RankBy):
         if score == name:
             found: RankBy = score
@@ -269,13 +228,15 @@ def _build(
     return entrants, failed
 
 
-def _order(labels: Int64Array, max_images: int, seed: int) -> Int64Array:
-    """Images in an order of which every beginning is stratified by class."""
-    order = interleave(rows_by_class(labels, np.random.default_rng(seed)))[:max_images]
+def _sample(train: ImageData, max_images: int, seed: int) -> _Sample:
+    """At most ``max_images`` of train, at random, so that every beginning is stratified."""
+    labels = train.require_labels("Ranking backbones")
+    groups = shared_groups(train.groups, len(labels))
+    order = stratified_order(labels, groups, rng=np.random.default_rng(seed))[:max_images]
     fewest = np.bincount(labels[order]).min()
     if fewest < 4:
-        raise DataError(f"A ranking needs four images of each class; one has {fewest}.")
-    return order
+        raise DataError(f"A ranking needs at least four images of each class, got {fewest} of one.")
+    return _Sample(train.subset(order), labels[order], None if groups is None else groups[order])
 
 
 def _sizes(candidates: int, finalists: int, images: int, fewest: int) -> list[int]:
@@ -288,41 +249,29 @@ def _sizes(candidates: int, finalists: int, images: int, fewest: int) -> list[in
 
 
 def _final(
-    entrants: Sequence[_Entrant], labels: Int64Array, by: RankBy, *, repeats: int, seed: int
+    entrants: Sequence[_Entrant], sample: _Sample, by: RankBy, *, repeats: int, seed: int
 ) -> list[RankingRow]:
     """The rows of the last round, with the uncertainty of their order."""
-    candidates = [Candidate(one.name, features=one.features) for one in entrants]
-    ranked = {
-        row.name: row
-        for row in rank_candidates(candidates, labels, by=by, repeats=repeats, seed=seed).rows
-    }
+    labels, groups = sample.first(len(sample.labels))
+    found = score_uncertainty(
+        [entrant.features for entrant in entrants],
+        labels,
+        by=by,
+        groups=groups,
+        repeats=repeats,
+        seed=seed,
+    )
     return [
         replace(
-            entrant.row(labels, by),
-            interval=_possible(ranked[entrant.name].interval, by),
-            best_share=ranked[entrant.name].best_share,
+            entrant.row(sample, by),
+            interval=_possible(one.interval, by),
+            best_share=one.best_share,
         )
-        for entrant in entrants
+        for entrant, one in zip(entrants, found, strict=True)
     ]
 
 
 def _possible(interval: tuple[float, float], by: RankBy) -> tuple[float, float]:
-    """An accuracy's interval ends at 0 and 1."""
+    """The interval of an accuracy ends at 0 and 1."""
     low, high = interval
     return (max(low, 0.0), min(high, 1.0)) if by in ("probe", "knn") else interval
-
-
-def _cells(row: RankingRow) -> list[str]:
-    low, high = row.interval or (None, None)
-    return [
-        row.name,
-        f"{row.score:.4f}",
-        "-" if low is None else f"[{low:.4f}, {high:.4f}]",
-        "-" if row.best_share is None else percent(row.best_share, digits=0),
-        "-" if row.probe is None else percent(row.probe),
-        "-" if row.logme is None else f"{row.logme:.4f}",
-        str(row.images),
-        "-" if row.images_per_second is None else f"{row.images_per_second:.0f}",
-        str(row.feature_dim),
-        "-" if row.num_params is None else f"{row.num_params / 1e6:.1f} M",
-    ]
