@@ -216,6 +216,38 @@ def test_an_empty_class(tmp_path):
         load_splits(tmp_path)
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_class_that_test_lacks_is_allowed_and_said(tmp_path, empty):
+    tree(tmp_path, ("train", "val"), ("cat", "dog", "eel"))
+    tree(tmp_path, ("test",), ("cat", "eel"))
+    if empty:
+        (tmp_path / "test" / "dog").mkdir()
+        (tmp_path / "test" / "fox").mkdir()
+        (tmp_path / "test" / "dog" / "Thumbs.db").write_bytes(b"x")
+    with pytest.warns(UserWarning, match="test split has no image of the class dog") as caught:
+        splits = load_splits(tmp_path)
+    assert caught[0].filename == __file__
+    assert splits.classes == ("cat", "dog", "eel")
+    assert splits["test"].class_counts().tolist() == [10, 0, 10]
+    assert "test" in str(splits)
+
+
+def test_the_advice_on_an_empty_class_leads_to_a_working_call(tmp_path):
+    tree(tmp_path, ("train", "test"))
+    for split in ("train", "test"):
+        (tmp_path / split / "eel").mkdir()
+    picture().save(tmp_path / "test" / "eel" / "a.png")
+    with pytest.raises(DataError, match="remove the class eel from every split"):
+        load_splits(tmp_path)
+    (tmp_path / "train" / "eel").rmdir()
+    with pytest.raises(
+        DataError, match=r"only test has \['eel'\]. Each class needs images in train"
+    ):
+        load_splits(tmp_path)
+    (tmp_path / "test" / "eel" / "a.png").unlink()
+    assert load_splits(tmp_path).classes == ("cat", "dog")
+
+
 def test_an_empty_split(tmp_path):
     tree(tmp_path, ("train",))
     (tmp_path / "test").mkdir()

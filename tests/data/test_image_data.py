@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import transferkit as tk
 from transferkit.data.image_data import ImageData, SkippedFile, Splits
 from transferkit.errors import DataError
 
@@ -165,3 +166,27 @@ def test_an_unlabelled_split_takes_the_classes_of_the_others():
 def test_splits_that_do_not_fit_are_refused(splits, message):
     with pytest.raises(DataError, match=message):
         Splits(splits)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_are_kept_where_they_are_asked_for(channels):
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 9, channels), dtype=np.uint8)
+    for layout in (images, images.transpose(0, 3, 1, 2)):
+        data = ImageData(layout, channels=channels)
+        np.testing.assert_array_equal(data.images, images)
+    np.testing.assert_array_equal(data.batch([2])[0].permute(1, 2, 0).numpy(), images[2])
+    with pytest.raises(DataError, match=f"with {channels} channels"):
+        ImageData(images[..., :1], channels=channels)
+
+
+def test_the_advice_on_channels_leads_to_a_working_call():
+    model = tk.create_classifier(
+        "transferkit/formula_resnet18", 2, in_channels=4, image_size=32, weights=None, seed=0
+    )
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 4), dtype=np.uint8)
+    with pytest.raises(DataError, match=r"tk\.ImageData\(images, channels=4\)"):
+        tk.predict(model, ImageData(images))
+    expected = tk.predict(model, ImageData(images, channels=4)).probabilities
+    np.testing.assert_allclose(tk.predict(model, images).probabilities, expected, atol=1e-6)
+    one = tk.predict(model, [images[0], images[1].transpose(2, 0, 1)]).probabilities
+    np.testing.assert_allclose(one, expected[:2], atol=1e-6)

@@ -9,8 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from transferkit._typing import Int64Array, UInt8Array
-from transferkit.data.value_range import AS_IS, chunks, find_extremes, find_scale, rescale
+from transferkit._validation import check_whole
+from transferkit.data.value_range import (
+    AS_IS,
+    check_bits,
+    chunks,
+    find_extremes,
+    find_scale,
+    rescale,
+)
 from transferkit.errors import DataError
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that are understood by themselves: grey, colour, and colour with alpha."""
 
 Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
 
@@ -48,9 +59,14 @@ def to_numpy(value: ArrayLike | TensorLike) -> NDArray[np.generic]:
     return array
 
 
-def to_images(value: ArrayLike | TensorLike, bits: int | None = None) -> tuple[UInt8Array, int]:
+def to_images(
+    value: ArrayLike | TensorLike, bits: int | None = None, channels: int | None = None
+) -> tuple[UInt8Array, int]:
     """Turn images of any layout and type into uint8 (N, H, W, C), and return their bit depth."""
-    array = to_channels_last(to_numpy(value))
+    check_bits(bits)
+    if channels is not None:
+        check_whole("channels", channels, least=1)
+    array = to_channels_last(to_numpy(value), channels)
     scale = AS_IS
     if array.dtype != np.uint8 and array.size:
         scale = find_scale(array.dtype, find_extremes(array), bits)
@@ -59,20 +75,25 @@ def to_images(value: ArrayLike | TensorLike, bits: int | None = None) -> tuple[U
         for part in chunks(array):
             images[part] = rescale(array[part], scale.factor)
         array = images
-    return drop_alpha(cast(UInt8Array, array)), scale.bits
+    pixels = cast(UInt8Array, array)
+    return pixels if channels == 4 else drop_alpha(pixels), scale.bits
 
 
-def to_channels_last(array: NDArray[np.generic]) -> NDArray[np.generic]:
+def to_channels_last(
+    array: NDArray[np.generic], channels: int | None = None
+) -> NDArray[np.generic]:
     """View (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, H, W, C)."""
-    if array.ndim == 3:
+    allowed = CHANNELS if channels is None else (channels,)
+    if array.ndim == 3 and 1 in allowed:
         return array[..., None]
-    if array.ndim == 4 and array.shape[3] in (1, 3, 4):
+    if array.ndim == 4 and array.shape[3] in allowed:
         return array
-    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
+    if array.ndim == 4 and array.shape[1] in allowed:
         return array.transpose(0, 2, 3, 1)
+    count = "1, 3 or 4" if channels is None else channels
     raise DataError(
-        "Expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels, "
-        f"got {array.shape}."
+        f"Expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with {count} channels, "
+        f"got {array.shape}. For other channels say how many: tk.ImageData(images, channels=5)."
     )
 
 

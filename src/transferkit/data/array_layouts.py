@@ -146,7 +146,7 @@ def read_npy_folder(
     common_classes(found)
     source = ArraySource(DatasetScale(bits))
     parts = {
-        split: stack_classes(source, root, [stems[split, title] for title in classes])
+        split: stack_classes(source, root, [stems.get((split, title)) for title in classes])
         for split in found
     }
     source.settle()
@@ -176,11 +176,13 @@ def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:
     return mapping
 
 
-def stack_classes(source: ArraySource, root: Path, stems: list[str]) -> Part:
-    """Put the arrays of all classes one after the other, labelled 0 to K-1."""
+def stack_classes(source: ArraySource, root: Path, stems: list[str | None]) -> Part:
+    """Put the arrays of all classes one after the other, labelled 0 to K-1; None is skipped."""
     names: list[str] = []
     labels: list[int] = []
     for label, stem in enumerate(stems):
+        if stem is None:
+            continue
         names += source.add(stem, map_npy(root / f"{stem}.npy"), title=f"{stem}.npy")
         labels += [label] * (len(names) - len(labels))
     return Part(source, names, np.array(labels, np.int64))

@@ -50,11 +50,16 @@ def scan_folder(root: Path, bits: int | None) -> tuple[dict[str, Part], tuple[st
     source = FileSource(root, DatasetScale(bits))
     if not folders:
         classes = classes_without_splits(root)
-        return {"all": list_images(source, root, classes)}, classes
+        return {"all": list_images(source, root, classes, all_needed=True)}, classes
     found = {name: subfolders(folder) for name, folder in folders.items()}
+    first = next((name for name, names in found.items() if names), None)
+    for name in found.keys() - {first}:
+        found[name] = filled_folders(folders[name], found[name])
     classes = common_classes({name: names for name, names in found.items() if names})
     parts = {
-        name: list_images(source, folder, classes if found[name] else None)
+        name: list_images(
+            source, folder, classes if found[name] else None, all_needed=name == first
+        )
         for name, folder in folders.items()
     }
     return parts, classes
@@ -93,42 +98,66 @@ def subfolders(folder: Path) -> list[str]:
     )
 
 
+def filled_folders(folder: Path, names: list[str]) -> list[str]:
+    """Return the names of the folders that hold files."""
+    return [name for name in names if any(path.is_file() for path in (folder / name).rglob("*"))]
+
+
 def ignored(name: str) -> bool:
     """Say whether a file or folder is hidden or left behind by the system."""
     return name.startswith(".") or name.lower() in IGNORED
 
 
 def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the class names that all splits have; DataError where they differ."""
+    """Return the classes of the first split, which the others must not exceed."""
     if not found:
         return ()
     first, *others = found
     for other in others:
         extra = sorted(set(found[other]) - set(found[first]))
         absent = sorted(set(found[first]) - set(found[other]))
-        if extra or absent:
+        if extra:
             raise DataError(
                 f"The classes differ between splits: only {first} has {absent or 'none'}, only "
-                f"{other} has {extra or 'none'}. Each split needs one folder for every class."
+                f"{other} has {extra}. Each class needs images in {first}."
             )
     return tuple(found[first])
 
 
-def list_images(source: FileSource, folder: Path, classes: Sequence[str] | None) -> Part:
-    """List the images of one split, class by class, or without labels if ``classes`` is None."""
+def list_images(
+    source: FileSource, folder: Path, classes: Sequence[str] | None, *, all_needed: bool
+) -> Part:
+    """List the images of one split, class by class, or without labels if ``classes`` is None.
+
+    A class may have no file at all unless ``all_needed``; files that are no images are an error.
+    """
     files: list[Path] = []
     labels: list[int] = []
     for label, title in enumerate(classes or [""]):
         found = image_files(folder / title)
         if not found:
-            problem = f"The class folder {folder / title} is empty"
-            if classes is None:
-                problem = f"The split folder {folder} has neither class folders nor images"
-            raise DataError(f"{problem}: {census(folder / title)}")
+            check_empty(folder, title if classes else None, all_needed=all_needed)
         files += found
         labels += [label] * len(found)
     names = [file.relative_to(source.root).as_posix() for file in files]
     return Part(source, names, np.array(labels, np.int64) if classes else None)
+
+
+def check_empty(folder: Path, title: str | None, *, all_needed: bool) -> None:
+    """Raise for a split or class folder without images, unless it may lack files altogether."""
+    others = census(folder / (title or ""))
+    listed = f"only {others}" if others else "and no others"
+    known = f"Known: {' '.join(sorted(SUFFIXES))}."
+    if title is None:
+        raise DataError(
+            f"The split folder {folder} has neither class folders nor images: no image files, "
+            f"{listed}. Put images there, or remove it. {known}"
+        )
+    if others or all_needed:
+        raise DataError(
+            f"The class folder {folder / title} is empty: no image files, {listed}. Put images "
+            f"there, or remove the class {title} from every split. {known}"
+        )
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -142,9 +171,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def census(folder: Path) -> str:
-    """Count the files by suffix, for the message that there are no images."""
-    kinds = Counter(path.suffix or path.name for path in folder.rglob("*") if path.is_file())
-    if not kinds:
-        return "it holds no files. Remove it, or put images there."
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-    return f"no image files, only {listed}. Known: {' '.join(sorted(SUFFIXES))}."
+    """Count the files below a folder by suffix: ``"3 .dcm, 1 .txt"``."""
+    kinds = Counter(
+        path.suffix or path.name
+        for path in folder.rglob("*")
+        if path.is_file() and not ignored(path.name)
+    )
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))

@@ -25,7 +25,7 @@ from transferkit.data.array_conversion import (
     to_rows,
     to_sizes,
 )
-from transferkit.data.value_range import check_bits, chunks, report_depth
+from transferkit.data.value_range import chunks, report_depth
 from transferkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ImageData:
     """A labelled set of images of one size: the type of every split.
 
     Attributes:
-        images: uint8 (N, H, W, C), C being 1 or 3; may be a memory map.
+        images: uint8 (N, H, W, C), C being 1, 3 or ``channels``; may be a memory map.
         labels: int64 (N,) in [0, K), or None where the images have no labels.
         classes: K class names.
         names: N file names, relative to the folder that holds the splits, or ``"train[17]"``.
@@ -98,12 +98,13 @@ class ImageData:
         sizes: ArrayLike | None = None,
         groups: Sequence[str] | None = None,
         bits: int | None = None,
+        channels: int | None = None,
     ) -> None:
         """Check and convert.
 
         Args:
             images: (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels; where both
-                ends look like channels, the last axis is taken. Alpha is composited on black.
+                ends look like channels, the last axis is taken.
                 Types: uint8; bool (0 and 255); uint16, of which ``bits`` become 0..255; other
                 integers in 0..255; floats in [0, 1] (times 255) or in [0, 255].
             labels: Class numbers, (N,) or (N, 1).
@@ -113,6 +114,8 @@ class ImageData:
             groups: Group of each image.
             bits: Bit depth of integers of more than 8 bits, such as 12 for 0..4095. By default
                 that of uint16 is the least of 10, 12, 14 and 16 that holds the largest value.
+            channels: Number of channels to keep, such as 4 for a network of ``in_channels=4``. By
+                default 1, 3 or 4 are taken, the fourth being alpha, which is composited on black.
 
         Raises:
             DataError: Lengths differ, a label is out of range, or pixels cannot be understood.
@@ -120,8 +123,7 @@ class ImageData:
         Warns:
             UserWarning: A bit depth below 16 was inferred.
         """
-        check_bits(bits)
-        pixels, depth = to_images(images, bits)
+        pixels, depth = to_images(images, bits, channels)
         report_depth(depth, bits, stacklevel=2)
         count = len(pixels)
         numbers = None if labels is None else to_labels(labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -14,7 +14,7 @@ from PIL import Image
 from transferkit._format import describe
 from transferkit._typing import Int64Array
 from transferkit._validation import to_path, to_sides
-from transferkit.data.array_conversion import TensorLike, drop_alpha, to_numpy
+from transferkit.data.array_conversion import CHANNELS, TensorLike, drop_alpha, to_numpy
 from transferkit.data.folder_layout import image_files
 from transferkit.data.image_data import ImageData, require_images, trusted_images
 from transferkit.data.image_decoding import BROKEN, Resize, decode, to_array
@@ -31,8 +31,6 @@ from transferkit.errors import DataError
 PathInput: TypeAlias = "str | os.PathLike[str]"
 ImageInput: TypeAlias = "PathInput | Image.Image | NDArray[np.generic] | TensorLike"
 ImagesInput: TypeAlias = "ImageData | ImageInput | Sequence[ImageInput] | ArrayLike"
-
-CHANNELS = (1, 3, 4)
 
 
 def load_images(
@@ -103,11 +101,12 @@ def list_files(paths: object) -> list[Path]:
     return files
 
 
-def to_image_groups(value: object) -> list[tuple[Int64Array, ImageData]]:
+def to_image_groups(value: object, channels: int = 3) -> list[tuple[Int64Array, ImageData]]:
     """Turn images in any form into groups of one shape, each with its places among all images.
 
     Images of several shapes stay as they are: a classifier resizes them itself, so that an image
-    alone and in a list is seen alike.
+    alone and in a list is seen alike. Arrays may have 1, 3, 4 or ``channels`` channels; the fourth
+    is alpha, unless ``channels`` is 4.
 
     Raises:
         DataError: No images, an image that cannot be read, or a shape with two readings.
@@ -117,12 +116,14 @@ def to_image_groups(value: object) -> list[tuple[Int64Array, ImageData]]:
     if isinstance(value, np.ndarray) and value.ndim == 1:  # of paths or of PIL images
         value = value.tolist()
     if isinstance(value, list | tuple) and value and is_item(value[0]):
-        return group_by_shape(value)
-    if is_one_image(value):
-        return group_by_shape([value])
+        return group_by_shape(value, channels)
+    if is_one_image(value, channels):
+        return group_by_shape([value], channels)
     if value is None or isinstance(value, Mapping):
         require_images("The images", value)
-    images = ImageData(cast(ArrayLike, value))
+    shape = tuple(getattr(value, "shape", ()))
+    named = channels not in (1, 3) and len(shape) == 4 and channels in (shape[1], shape[3])
+    images = ImageData(cast(ArrayLike, value), channels=channels if named else None)
     return [(np.arange(len(images)), images)]
 
 
@@ -133,14 +134,14 @@ def is_item(value: object) -> bool:
     return isinstance(value, np.ndarray | TensorLike) and len(value.shape) in (2, 3)
 
 
-def is_one_image(value: object) -> bool:
+def is_one_image(value: object, channels: int) -> bool:
     """Say whether a value is one image, rather than several; DataError if it may be both."""
     if isinstance(value, str | os.PathLike | Image.Image):
         return True
     shape = tuple(getattr(value, "shape", ()))
     if len(shape) != 3:
         return len(shape) == 2
-    first, last = shape[0] in CHANNELS, shape[2] in CHANNELS
+    first, last = (side in {*CHANNELS, channels} for side in (shape[0], shape[2]))
     if first or last:
         # (1, H, W) is the same grey image either way, and in torch an image is (C, H, W)
         if last or shape[0] == 1 or isinstance(value, TensorLike):
@@ -157,7 +158,7 @@ def is_one_image(value: object) -> bool:
     return False
 
 
-def group_by_shape(items: Iterable[object]) -> list[tuple[Int64Array, ImageData]]:
+def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Array, ImageData]]:
     """Group images by height, width and channels, all on one scale."""
     names: list[str] = []
     arrays: list[NDArray[np.generic]] = []
@@ -168,7 +169,7 @@ def group_by_shape(items: Iterable[object]) -> list[tuple[Int64Array, ImageData]
             arrays += map(read_file, files)
         else:
             names.append(f"image[{place}]")
-            arrays.append(to_one_array(item, names[-1]))
+            arrays.append(to_one_array(item, names[-1], {*CHANNELS, channels}))
     scale = DatasetScale(None)
     for array in arrays:
         scale.see(array[None])
@@ -179,7 +180,9 @@ def group_by_shape(items: Iterable[object]) -> list[tuple[Int64Array, ImageData]
         places.setdefault(array.shape, []).append(place)
     groups = []
     for own in places.values():
-        pixels = drop_alpha(np.stack([scale.convert(arrays[place]) for place in own]))
+        pixels = np.stack([scale.convert(arrays[place]) for place in own])
+        if channels != 4:
+            pixels = drop_alpha(pixels)
         sizes = np.tile(np.array(pixels.shape[1:3], np.int64), (len(own), 1))
         titles = [names[place] for place in own]
         images = trusted_images(pixels, None, (), titles, sizes, None, scale.bits)
@@ -196,7 +199,7 @@ def read_file(path: Path) -> NDArray[np.generic]:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def to_one_array(item: object, name: str) -> NDArray[np.generic]:
+def to_one_array(item: object, name: str, allowed: Collection[int]) -> NDArray[np.generic]:
     """Turn a PIL image, an array or a tensor into one image (H, W, C)."""
     if isinstance(item, Image.Image):
         try:
@@ -212,11 +215,11 @@ def to_one_array(item: object, name: str) -> NDArray[np.generic]:
     if array.ndim == 2:
         return array[..., None]
     if array.ndim == 3:
-        if array.shape[2] in CHANNELS and not (
-            array.shape[0] in CHANNELS and isinstance(item, TensorLike)
+        if array.shape[2] in allowed and not (
+            array.shape[0] in allowed and isinstance(item, TensorLike)
         ):
             return array
-        if array.shape[0] in CHANNELS:
+        if array.shape[0] in allowed:
             return array.transpose(1, 2, 0)
     raise DataError(
         f"Expected {name} to have the shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -244,7 +245,21 @@ def assemble(
         )
         if lost and kept.labels is not None:
             check_classes_left(split, splits[split])
+    report_absent_classes(splits, classes)
     return Splits(splits, skipped=skipped)
+
+
+def report_absent_classes(splits: Mapping[str, ImageData], classes: tuple[str, ...]) -> None:
+    """Warn of classes that some split has no image of."""
+    for split, data in splits.items():
+        if data.labels is not None and data.class_counts().min() == 0:
+            names = [classes[label] for label in np.flatnonzero(data.class_counts() == 0)]
+            warnings.warn(
+                f"The {split} split has no image of the class {', '.join(names)}; the figures of "
+                "that class are undefined there.",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def take_rows(pixels: UInt8Array, rows: Int64Array, options: ReadOptions) -> UInt8Array:

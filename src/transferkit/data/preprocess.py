@@ -110,7 +110,8 @@ class Preprocess(nn.Module):
         if images.shape[1] != self.in_channels and self.in_channels != 1 and images.shape[1] != 1:
             raise DataError(
                 f"The network takes {self.in_channels} channels, the images have "
-                f"{images.shape[1]}; give the images 1 or {self.in_channels} channels."
+                f"{images.shape[1]}. Give the images 1 or {self.in_channels} channels: "
+                f"tk.ImageData(images, channels={self.in_channels})."
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(f"Expected uint8 images or floats in [0, 1], got {images.dtype}.")

@@ -90,7 +90,7 @@ def predict(
         [True, True]
     """
     require_classifier(model)
-    groups = to_image_groups(data)
+    groups = to_image_groups(data, model.preprocess.in_channels)
     order = np.argsort(np.concatenate([places for places, _ in groups]))
     found = [_probabilities(model, images, batch_size, device) for _, images in groups]
     names = [name for _, images in groups for name in images.names]
