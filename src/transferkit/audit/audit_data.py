@@ -135,21 +135,15 @@ class AuditData:
         return tuple(self._pair(a, b, components) for a, b in combinations(self.splits, 2))
 
     def _pair(self, a: str, b: str, values: Mapping[str, FloatArray]) -> SplitPair:
-        rows = [self._drawn_rows(a, self.seed), self._drawn_rows(b, self.seed + 1)]
-        own = zip((self.splits[a], self.splits[b]), rows, strict=True)
-        labels = [None if part.labels is None else part.labels[kept] for part, kept in own]
-        groups = None
+        rows = self._drawn_rows(a, self.seed), self._drawn_rows(b, self.seed + 1)
+        labels = groups = None
+        if a in self.labels and b in self.labels:
+            labels = self.labels[a][rows[0]], self.labels[b][rows[1]]
         if self.groups is not None:
-            kept_groups = zip((self.groups[a], self.groups[b]), rows, strict=True)
-            groups = tuple(np.array(all_, np.str_)[kept] for all_, kept in kept_groups)
-        return SplitPair.of(
-            values[a][rows[0]],
-            values[b][rows[1]],
-            splits=(a, b),
-            rows=(rows[0], rows[1]),
-            labels=None if labels[0] is None or labels[1] is None else (labels[0], labels[1]),
-            groups=None if groups is None else (groups[0], groups[1]),
-        )
+            first, second = (np.array(self.groups[name], np.str_) for name in (a, b))
+            groups = first[rows[0]], second[rows[1]]
+        parts = values[a][rows[0]], values[b][rows[1]]
+        return SplitPair.of(*parts, splits=(a, b), rows=rows, labels=labels, groups=groups)
 
     def _drawn_rows(self, split: str, seed: int) -> Int64Array:
         rows = np.arange(len(self.splits[split]))

@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
+from transferkit.audit import (
+    checks_forecast,
+    checks_gap,
+    checks_images,
+    checks_shift,
+    checks_splits,
+)
 from transferkit.audit.audit_data import Check
-from transferkit.audit.checks_forecast import forecasts
-from transferkit.audit.checks_gap import gap
-from transferkit.audit.checks_images import (
-    blank_images,
-    corrupt_images,
-    image_sizes,
-    low_information_images,
-    odd_sized_images,
-    outlying_images,
-    shortcuts,
-)
-from transferkit.audit.checks_shift import distribution_shift, label_shift
-from transferkit.audit.checks_splits import (
-    conflicting_labels,
-    empty_classes,
-    exact_duplicates,
-    few_images,
-    missing_labels,
-    near_duplicates,
-    repeated_images,
-    straddling_groups,
-    unfit_embedding,
-)
 
 CHECKS: tuple[Check, ...] = (
-    few_images,
-    missing_labels,
-    unfit_embedding,
-    empty_classes,
-    exact_duplicates,
-    repeated_images,
-    near_duplicates,
-    straddling_groups,
-    conflicting_labels,
-    corrupt_images,
-    image_sizes,
-    blank_images,
-    low_information_images,
-    odd_sized_images,
-    outlying_images,
-    shortcuts,
-    label_shift,
-    distribution_shift,
-    forecasts,
-    gap,
+    checks_splits.few_images,
+    checks_splits.missing_labels,
+    checks_splits.unfit_embedding,
+    checks_splits.empty_classes,
+    checks_splits.exact_duplicates,
+    checks_splits.repeated_images,
+    checks_splits.near_duplicates,
+    checks_splits.straddling_groups,
+    checks_splits.conflicting_labels,
+    checks_images.corrupt_images,
+    checks_images.image_sizes,
+    checks_images.blank_images,
+    checks_images.low_information_images,
+    checks_images.odd_sized_images,
+    checks_images.outlying_images,
+    checks_images.shortcuts,
+    checks_shift.label_shift,
+    checks_shift.distribution_shift,
+    checks_forecast.forecasts,
+    checks_gap.gap,
 )

@@ -18,13 +18,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
+from transferkit._files import replacing
 from transferkit._format import percent, percent_interval, plain, plain_fields, table
 from transferkit._typing import JSON, UInt8Array
 from transferkit._validation import check_among
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import SEVERITIES, Finding, known, order_by_cost
 from transferkit.audit.gap import GapReport
-from transferkit.errors import OutputError, TransferkitError
+from transferkit.errors import TransferkitError
 
 
 class AuditError(TransferkitError):
@@ -125,7 +126,7 @@ class AuditReport:
         """
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            _write_text(Path(path), text + "\n")
+            _write_text(path, text + "\n")
         return text
 
     def to_html(self, path: str | Path) -> Path:
@@ -140,7 +141,7 @@ class AuditReport:
             classes=_class_names(self.splits),
             waterfall=None if self.gap is None else Waterfall.of(self.gap),
         )
-        return _write_text(Path(path), page)
+        return _write_text(path, page)
 
     def __str__(self) -> str:
         outline = _Outline.of(self.findings)
@@ -263,15 +264,11 @@ def _passed(findings: Sequence[Finding]) -> str:
     return textwrap.fill(f"Without complaint: {names}", 96, subsequent_indent="  ")
 
 
-def _write_text(path: Path, text: str) -> Path:
-    """Write ``text`` to ``path`` as UTF-8; names that are not valid Unicode stay readable."""
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}. Does its folder exist?"
-        ) from error
-    return path
+def _write_text(path: str | Path, text: str) -> Path:
+    """Write text as UTF-8; names that are not valid Unicode stay readable."""
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return Path(path)
 
 
 SIDE = 128
