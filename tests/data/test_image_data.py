@@ -190,3 +190,18 @@ def test_the_advice_on_channels_leads_to_a_working_call():
     np.testing.assert_allclose(tk.predict(model, images).probabilities, expected, atol=1e-6)
     one = tk.predict(model, [images[0], images[1].transpose(2, 0, 1)]).probabilities
     np.testing.assert_allclose(one, expected[:2], atol=1e-6)
+
+
+def test_with_classes_numbers_labels_by_name() -> None:
+    data = ImageData(np.zeros((3, 8, 8)), [0, 1, 2], classes=["a", "b", "c"])
+    moved = data.with_classes(["c", "a", "b"])
+    assert moved.labels.tolist() == [1, 2, 0]
+    assert moved.classes == ("c", "a", "b")
+    assert moved.images is data.images
+    assert data.with_classes(data.classes) is data
+    assert data.with_classes(["0", "1", "2"]) is data  # numbers stand for no names
+    unnamed = ImageData(np.zeros((2, 8, 8)), [0, 1])
+    assert unnamed.with_classes(["x", "y", "z"]).classes == ("x", "y", "z")
+    assert unnamed.with_classes(["1", "0"]).labels.tolist() == [1, 0]
+    with pytest.raises(DataError, match=r"3 classes \['a', 'b', 'c'\].*2 classes \['a', 'b'\]"):
+        data.with_classes(["a", "b"])

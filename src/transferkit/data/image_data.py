@@ -171,6 +171,44 @@ class ImageData:
             self.bits,
         )
 
+    def with_classes(self, classes: Sequence[str]) -> ImageData:
+        """Return the same images, with labels that number the classes in the order of ``classes``.
+
+        Labels follow the names. Where one side has no names but ``"0"``, ``"1"``, ..., the labels
+        stay, under the names of the other side.
+
+        Args:
+            classes: Class names, such as those of a classifier; classes without images may be among
+                them.
+
+        Raises:
+            DataError: The images have other classes.
+
+        Example:
+            >>> import numpy as np
+            >>> import transferkit as tk
+            >>> data = tk.ImageData(np.zeros((3, 8, 8)), [0, 1, 1], classes=["dog", "cat"])
+            >>> data.with_classes(["cat", "dog"]).labels.tolist()
+            [1, 0, 0]
+        """
+        names, labels = to_class_names(classes, None), self.labels
+        if set(self.classes) <= set(names):
+            order = np.array([names.index(name) for name in self.classes], np.int64)
+            labels = None if labels is None else order[labels]
+        elif len(names) == self.num_classes and are_numbers(names):
+            names = self.classes
+        elif labels is not None and not (are_numbers(self.classes) and len(names) > labels.max()):
+            raise DataError(
+                f"The images have {self.num_classes} classes {list(self.classes)}, expected "
+                f"{len(names)} classes {list(names)} in any order. Give images of these classes, "
+                "or set model.classes where only the names differ."
+            )
+        if self.classes == names:
+            return self
+        return trusted_images(
+            self.images, labels, names, self.names, self.sizes, self.groups, self.bits
+        )
+
     def batch(self, indices: Indices) -> torch.Tensor:
         """Return the images at ``indices`` as a uint8 tensor (B, C, H, W), channels last."""
         import torch
@@ -291,7 +329,7 @@ class Splits(Mapping[str, ImageData]):
         for other in others:
             check_pair(first, parts[first], other, parts[other])
         titles = parts[first].classes
-        self._splits = {name: with_classes(data, titles) for name, data in parts.items()}
+        self._splits = {name: data.with_classes(titles) for name, data in parts.items()}
         self.skipped = tuple(skipped)
 
     def __getitem__(self, name: str) -> ImageData:
@@ -328,6 +366,11 @@ class Splits(Mapping[str, ImageData]):
             if name not in self:
                 raise DataError(f"There is no {name!r} split; there are: {', '.join(self)}.")
         return tuple(self[name] for name in names)
+
+    def with_classes(self, classes: Sequence[str]) -> Splits:
+        """Return these splits with their labels in the order of ``classes``; see ImageData."""
+        parts = {name: data.with_classes(classes) for name, data in self.items()}
+        return Splits(parts, skipped=self.skipped)
 
     def with_split(self, name: str, data: ImageData) -> Splits:
         """Return these splits with one added or replaced."""
@@ -372,13 +415,9 @@ def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
         )
 
 
-def with_classes(data: ImageData, classes: tuple[str, ...]) -> ImageData:
-    """Give class names to unlabelled images that have none."""
-    if data.classes == classes:
-        return data
-    return trusted_images(
-        data.images, None, classes, data.names, data.sizes, data.groups, data.bits
-    )
+def are_numbers(classes: Sequence[str]) -> bool:
+    """Whether class names are ``"0"``, ``"1"``, ..., which stand for no names."""
+    return tuple(classes) == tuple(map(str, range(len(classes))))
 
 
 def table_row(name: str, data: ImageData) -> list[str]:

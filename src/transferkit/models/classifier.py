@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.meta_forward import copy_structure, record_calls
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
+from transferkit.data.image_data import ImageData, Splits, are_numbers
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.errors import ConfigError
 from transferkit.models.device import seeded
@@ -40,6 +41,9 @@ class Recipe:
     weights: str | None
     head: Literal["linear", "mlp", "custom"]
     dropout: float
+
+
+Data = TypeVar("Data", ImageData, Splits)
 
 
 class Classifier(nn.Module):
@@ -230,6 +234,16 @@ def require_classifier(value: object) -> Classifier:
     else:
         hint = "Build one with tk.create_classifier(name, num_classes)."
     raise ConfigError(f"Expected a Classifier as the model, got {describe(value)}. {hint}")
+
+
+def match_classes(model: Classifier, data: Data) -> Data:
+    """The data to train on, labelled in the order of the model's classes.
+
+    A model that was built without class names takes those of the data.
+    """
+    if are_numbers(model.classes) and model.num_classes == data.num_classes:
+        model.classes = data.classes
+    return data.with_classes(model.classes)
 
 
 def create_classifier(

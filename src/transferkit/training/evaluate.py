@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike
 
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.image_inputs import ImagesInput, to_image_groups
-from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier, in_eval_mode, require_classifier
 from transferkit.models.device import place
@@ -26,12 +25,12 @@ def evaluate(
 
     Args:
         model: The classifier; its mode is left as it was.
-        data: Labelled images; their class names are those of the result.
+        data: Labelled images of the model's classes, in any order.
         batch_size: Largest batch size; on a CPU smaller batches may be taken, which are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
-        DataError: No labels, no images, or another number of classes than the model's.
+        DataError: No labels, no images, or other classes than the model's.
 
     Example:
         >>> import transferkit as tk
@@ -45,14 +44,9 @@ def evaluate(
         True
     """
     require_images("What is evaluated", data).require_labels("Evaluation")
-    require_classifier(model)
-    if data.num_classes != model.num_classes:
-        raise DataError(
-            f"The images have {data.num_classes} classes and the model {model.num_classes}; "
-            "evaluate on images of the classes that the model was built for."
-        )
-    probabilities = _probabilities(model, data, batch_size, device)
-    return Predictions.of(probabilities, labels=data.labels, classes=data.classes).evaluation()
+    images = data.with_classes(require_classifier(model).classes)
+    probabilities = _probabilities(model, images, batch_size, device)
+    return Predictions.of(probabilities, labels=images.labels, classes=images.classes).evaluation()
 
 
 def predict(
@@ -73,8 +67,8 @@ def predict(
         device: Where to compute, and to leave the model; by default where it is.
 
     Raises:
-        DataError: No images, an image that cannot be read, or a shape with two readings, such as
-            an array (3, H, W), which may be one image or three.
+        DataError: No images, an image that cannot be read, a shape with two readings, such as an
+            array (3, H, W), which may be one image or three, or labels of other classes.
 
     Example:
         >>> import numpy as np
@@ -89,8 +83,11 @@ def predict(
         >>> [predictions.classes[k] in ("cat", "dog") for k in predictions.predicted]
         [True, True]
     """
-    require_classifier(model)
-    groups = to_image_groups(data, model.preprocess.in_channels)
+    classes = require_classifier(model).classes
+    groups = [
+        (places, images.with_classes(classes))
+        for places, images in to_image_groups(data, model.preprocess.in_channels)
+    ]
     order = np.argsort(np.concatenate([places for places, _ in groups]))
     found = [_probabilities(model, images, batch_size, device) for _, images in groups]
     names = [name for _, images in groups for name in images.names]

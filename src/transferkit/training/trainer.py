@@ -12,7 +12,7 @@ import numpy as np
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, Splits, require_images, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
-from transferkit.models.classifier import Classifier
+from transferkit.models.classifier import Classifier, match_classes
 from transferkit.models.device import kept_memory
 from transferkit.training.batches import Loaders, number_of_batches
 from transferkit.training.checkpoint import Run, TrainState
@@ -208,6 +208,8 @@ class Trainer:
                 not finite any more; the model then has the weights of the last whole epoch.
         """
         check_data(self.model, train, val)
+        train = match_classes(self.model, train)
+        val = None if val is None else val.with_classes(self.model.classes)
         check_epochs(epochs, done=len(self.history))
         if val is None and self.options.patience is not None:
             raise ConfigError(

@@ -20,14 +20,13 @@ from transferkit._validation import check_whole, to_path
 from transferkit.backbones.catalog import resolve
 from transferkit.data.image_data import ImageData, Splits
 from transferkit.errors import ConfigError, TransferkitError, UnknownNameError
-from transferkit.models.classifier import create_classifier
 from transferkit.models.prefix_cache import cache_named
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.trainer import labelled_splits
 from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.comparison_rows import Cell
 from transferkit.workflows.comparison_store import CellStore, Task
-from transferkit.workflows.strategies import run, with_outputs
+from transferkit.workflows.strategies import new_classifier, run
 from transferkit.workflows.strategy import Strategy, strategy_named
 
 Weights: TypeAlias = str | Path | None
@@ -150,15 +149,8 @@ def run_task(task: Task, splits: Splits) -> Cell:
     options = task.strategy.options | TrainOptions(seed=task.seed, progress=False)
     strategy = replace(task.strategy, options=options)
     try:
-        parts = with_outputs(splits, strategy.outputs)
-        model = create_classifier(
-            task.backbone,
-            parts.num_classes,
-            weights=None if strategy.method == "from_scratch" else task.weights,
-            dropout=strategy.dropout,
-            image_size=task.image_size,
-            classes=parts.classes,
-            seed=task.seed,
+        model = new_classifier(
+            strategy, task.backbone, splits, weights=task.weights, image_size=task.image_size
         )
         started = time.perf_counter()
         result = run(strategy, model, splits)

@@ -110,6 +110,7 @@ def interpolate(
     where = place(merged, device)
     ends = (_state(first, where), _state(second, where))
     _check_same(*ends)
+    _check_class_order(first, second)
     norms = _changed_norms(merged, *ends)
 
     def move_to(alpha: float) -> None:
@@ -178,6 +179,14 @@ def _check_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         raise ConfigError(
             "Only two models of one architecture can be interpolated; these differ in "
             f"{len(differ)} tensors, such as {min(differ)!r}."
+        )
+
+
+def _check_class_order(first: Classifier, second: Classifier) -> None:
+    if first.classes != second.classes and set(first.classes) == set(second.classes):
+        raise ConfigError(
+            f"The classes of the models are in different order, {first.classes} and "
+            f"{second.classes}: their heads cannot be interpolated."
         )
 
 

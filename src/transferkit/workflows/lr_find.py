@@ -114,6 +114,7 @@ def lr_find(
     model = require_classifier(model)
     train = data if isinstance(data, ImageData) else require_splits(data).require("train")[0]
     check_data(model, train, None)
+    train = train.with_classes(model.classes)
     twin = copy.deepcopy(model)
     device = place(twin, training_device(chosen.device, twin))
     rates = np.geomspace(lowest, highest, steps)

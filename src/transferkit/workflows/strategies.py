@@ -18,7 +18,12 @@ from torch import nn
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData, Splits, trusted_images
 from transferkit.errors import ConfigError, DataError
-from transferkit.models.classifier import Classifier, create_classifier, require_classifier
+from transferkit.models.classifier import (
+    Classifier,
+    create_classifier,
+    match_classes,
+    require_classifier,
+)
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.training.history import History
 from transferkit.training.lbfgs_probe import solve_head
@@ -59,6 +64,7 @@ def run(
     strategy = strategy_named(strategy)
     data = with_outputs(labelled_splits(splits), strategy.outputs)
     classifier = _classifier(strategy, model, data)
+    data = data.with_classes(classifier.classes)
     if strategy.upto is not None:  # an unknown stage shows before a probe is trained
         unfreeze(classifier, upto=strategy.upto)
     if strategy.method == "interpolate":
@@ -241,7 +247,7 @@ def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Cl
             f"The model has {classifier.num_classes} classes and the splits {data.num_classes} "
             f"({', '.join(data.classes)}); build it for as many."
         )
-    classifier.classes = data.classes
+    match_classes(classifier, data)
     shares = {module.p for module in classifier.head.modules() if isinstance(module, nn.Dropout)}
     if strategy.dropout and strategy.dropout not in shares:
         raise ConfigError(
