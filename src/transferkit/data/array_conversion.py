@@ -10,14 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_whole
-from transferkit.data.value_range import (
-    AS_IS,
-    check_bits,
-    chunks,
-    find_extremes,
-    find_scale,
-    rescale,
-)
+from transferkit.data.value_range import DatasetScale, check_bits, chunks
 from transferkit.errors import DataError
 
 CHANNELS = (1, 3, 4)
@@ -67,13 +60,14 @@ def to_images(
     if channels is not None:
         check_whole("channels", channels, least=1)
     array = to_channels_last(to_numpy(value), channels)
-    scale = AS_IS
-    if array.dtype != np.uint8 and array.size:
-        scale = find_scale(array.dtype, find_extremes(array), bits)
+    scale = DatasetScale(bits)
     if array.dtype != np.uint8:
+        if array.size:
+            scale.see(array)
+            scale.settle()
         images = np.empty(array.shape, np.uint8)
         for part in chunks(array):
-            images[part] = rescale(array[part], scale.factor)
+            images[part] = scale.convert(array[part])
         array = images
     pixels = cast(UInt8Array, array)
     return pixels if channels == 4 else drop_alpha(pixels), scale.bits

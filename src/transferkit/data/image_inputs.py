@@ -160,16 +160,14 @@ def is_one_image(value: object, channels: int) -> bool:
 
 def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Array, ImageData]]:
     """Group images by height, width and channels, all on one scale."""
-    names: list[str] = []
-    arrays: list[NDArray[np.generic]] = []
+    found: list[tuple[str, object]] = []
     for place, item in enumerate(items):
         if isinstance(item, str | os.PathLike):
-            files = list_files(item)
-            names += map(str, files)
-            arrays += map(read_file, files)
+            found += [(str(path), path) for path in list_files(item)]
         else:
-            names.append(f"image[{place}]")
-            arrays.append(to_one_array(item, names[-1], {*CHANNELS, channels}))
+            found.append((f"image[{place}]", item))
+    names = [name for name, _ in found]
+    arrays = [to_one_array(name, item, {*CHANNELS, channels}) for name, item in found]
     scale = DatasetScale(None)
     for array in arrays:
         scale.see(array[None])
@@ -190,37 +188,26 @@ def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Ar
     return groups
 
 
-def read_file(path: Path) -> NDArray[np.generic]:
-    """Decode one file to (H, W, C); the error names it."""
+def to_one_array(name: str, item: object, allowed: Collection[int]) -> NDArray[np.generic]:
+    """Turn a path, a PIL image, an array or a tensor into one image (H, W, C)."""
     try:
-        pixels = decode(path)
-    except DataError as error:
-        raise DataError(f"Cannot read the image {path}: {error}.") from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def to_one_array(item: object, name: str, allowed: Collection[int]) -> NDArray[np.generic]:
-    """Turn a PIL image, an array or a tensor into one image (H, W, C)."""
-    if isinstance(item, Image.Image):
-        try:
+        if isinstance(item, Path):
+            array = decode(item)
+        elif isinstance(item, Image.Image):
             array = to_array(item)
-        except BROKEN as error:
-            raise DataError(f"Cannot read {name}: {error}.") from error
-    elif isinstance(item, np.ndarray | TensorLike):
-        array = to_numpy(item)
-    else:
-        raise DataError(
-            f"Expected a path, a PIL image or an array as {name}, got {describe(item)}."
-        )
+        elif isinstance(item, np.ndarray | TensorLike):
+            array = to_numpy(item)
+        else:
+            raise DataError(f"expected a path, a PIL image or an array, got {describe(item)}")
+    except BROKEN as error:
+        raise DataError(f"Cannot read {name}: {str(error).rstrip('.')}.") from error
     if array.ndim == 2:
         return array[..., None]
-    if array.ndim == 3:
-        if array.shape[2] in allowed and not (
-            array.shape[0] in allowed and isinstance(item, TensorLike)
-        ):
-            return array
-        if array.shape[0] in allowed:
-            return array.transpose(1, 2, 0)
+    first, last = (array.ndim == 3 and array.shape[axis] in allowed for axis in (0, -1))
+    if last and not (first and isinstance(item, TensorLike)):
+        return array
+    if first:
+        return array.transpose(1, 2, 0)
     raise DataError(
         f"Expected {name} to have the shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 "
         f"channels, got {array.shape}."

@@ -243,23 +243,24 @@ def assemble(
             None if grouping is None else [grouping[name] for name in kept.names],
             images.bits,
         )
-        if lost and kept.labels is not None:
-            check_classes_left(split, splits[split])
-    report_absent_classes(splits, classes)
+        if lost and (absent := absent_classes(splits[split])):
+            raise DataError(f"No image of the class {absent[0]} in the {split} split can be read.")
+    for split, data in splits.items():
+        if absent := absent_classes(data):
+            warnings.warn(
+                f"The {split} split has no image of the class {', '.join(absent)}; the figures of "
+                "that class are undefined there.",
+                UserWarning,
+                stacklevel=3,
+            )
     return Splits(splits, skipped=skipped)
 
 
-def report_absent_classes(splits: Mapping[str, ImageData], classes: tuple[str, ...]) -> None:
-    """Warn of classes that some split has no image of."""
-    for split, data in splits.items():
-        if data.labels is not None and data.class_counts().min() == 0:
-            names = [classes[label] for label in np.flatnonzero(data.class_counts() == 0)]
-            warnings.warn(
-                f"The {split} split has no image of the class {', '.join(names)}; the figures of "
-                "that class are undefined there.",
-                UserWarning,
-                stacklevel=4,
-            )
+def absent_classes(data: ImageData) -> list[str]:
+    """Return the classes that labelled images lack."""
+    if data.labels is None:
+        return []
+    return [data.classes[label] for label in np.flatnonzero(data.class_counts() == 0)]
 
 
 def take_rows(pixels: UInt8Array, rows: Int64Array, options: ReadOptions) -> UInt8Array:
@@ -271,11 +272,3 @@ def take_rows(pixels: UInt8Array, rows: Int64Array, options: ReadOptions) -> UIn
     for part in chunks(images):
         images[part] = pixels[rows[part]]
     return images
-
-
-def check_classes_left(split: str, data: ImageData) -> None:
-    """Raise if so many files were left out that a class is empty."""
-    counts = data.class_counts()
-    if counts.min() == 0:
-        title = data.classes[int(counts.argmin())]
-        raise DataError(f"No image of the class {title} in the {split} split can be read.")

@@ -39,12 +39,10 @@ class Scale(NamedTuple):
     bits: int
 
 
-AS_IS = Scale(1.0, 8)
-
-
 def find_extremes(array: NDArray[np.generic]) -> Extremes:
     """Return the extremes of images (N, ...); NaN or infinite pixels are an error."""
-    check_numbers(array.dtype)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"Expected images of numbers, got the type {array.dtype}.")
     low, high, whole = np.inf, -np.inf, True
     for part in chunks(array):
         values = array[part]
@@ -65,8 +63,6 @@ def find_extremes(array: NDArray[np.generic]) -> Extremes:
 def find_scale(dtype: np.dtype[np.generic], found: Extremes, bits: int | None) -> Scale:
     """Return the scale of all values of one type in a dataset; DataError where it is unclear."""
     kind = dtype.kind
-    if dtype == np.uint8:
-        return AS_IS
     if kind == "b":
         return Scale(255.0, 8)
     if found.low >= 0 and bits is not None and (kind in "iu" or found.high > 255):
@@ -81,7 +77,7 @@ def find_scale(dtype: np.dtype[np.generic], found: Extremes, bits: int | None) -
             "integers of more than 8 bits give the bit depth, such as bits=12."
         )
     if kind in "iu":
-        return AS_IS
+        return Scale(1.0, 8)
     if found.high <= 1 + SLACK:
         return Scale(255.0, 8)
     if found.high <= 2 and not found.whole:
@@ -89,13 +85,7 @@ def find_scale(dtype: np.dtype[np.generic], found: Extremes, bits: int | None) -
             f"Float pixels must lie in [0, 1] or in [0, 255]; a largest value of {found.high:g} "
             "fits neither. Clip the images to [0, 1], or pass uint8."
         )
-    return AS_IS
-
-
-def check_numbers(dtype: np.dtype[np.generic]) -> None:
-    """Raise unless values are real numbers or bool."""
-    if dtype.kind not in "biuf":
-        raise DataError(f"Expected images of numbers, got the type {dtype}.")
+    return Scale(1.0, 8)
 
 
 def scale_of_depth(bits: int, high: float) -> Scale:
@@ -135,16 +125,18 @@ class DatasetScale:
         found = find_extremes(images)
         with self.lock:
             low, high, whole = self.seen.get(images.dtype, found)
-            self.seen[images.dtype] = Extremes(
-                min(low, found.low), max(high, found.high), whole and found.whole
-            )
+            low, high = min(low, found.low), max(high, found.high)
+            self.seen[images.dtype] = Extremes(low, high, whole and found.whole)
         return found
 
     def convert(self, values: NDArray[np.generic]) -> UInt8Array:
-        """Bring values to 0..255."""
+        """Multiply, round to the nearest and clip to 0..255."""
         if values.dtype == np.uint8:
             return cast(UInt8Array, values)
-        return rescale(values, self._scale(values.dtype).factor)
+        factor = np.float32(self._scale(values.dtype).factor)
+        scaled = np.multiply(values, factor, dtype=np.float32)
+        pixels: UInt8Array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return pixels
 
     def settle(self) -> bool:
         """Fix the scales; return True if values were converted otherwise until now."""
@@ -180,15 +172,6 @@ def report_depth(bits: int, wanted: int | None, *, stacklevel: int) -> None:
 def check_bits(bits: object) -> None:
     """Raise ConfigError unless ``bits`` is None or a bit depth of 8 to 16."""
     check_among("bits", bits, (None, *range(8, 17)))
-
-
-def rescale(values: NDArray[np.generic], factor: float) -> UInt8Array:
-    """Multiply, round to the nearest and clip to 0..255."""
-    if values.dtype == np.uint8:
-        return cast(UInt8Array, values)
-    scaled = np.multiply(values, np.float32(factor), dtype=np.float32)
-    rounded: UInt8Array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return rounded
 
 
 def chunks(array: NDArray[np.generic]) -> Iterator[slice]:
