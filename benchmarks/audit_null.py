@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, ks_2samp
 
 from audit_draws import ALPHA, RESULTS
-from transferkit.audit.domain_classifier import domain_classifier_test
+from transferkit.audit import domain_classifier
 from transferkit.audit.kolmogorov_smirnov import ks_tests
 from transferkit.audit.label_shift import chi_square_test
 from transferkit.audit.mmd import mmd_test
@@ -68,6 +69,18 @@ def codes(rows: Array) -> NDArray[np.int64]:
     return np.digitize(rows[:, 0], [0.5, 1.5, 2.5]).astype(np.int64)
 
 
+def classifier_p_value(
+    a: Array, b: Array, groups: Groups, seed: int, *, few_features: int, repeats: int = 3
+) -> float:
+    """The domain classifier, non-linear up to ``few_features`` features."""
+    pair = SplitPair.of(a, b, groups=groups)
+    with patch.object(domain_classifier, "FEW_FEATURES", few_features):
+        found = domain_classifier.domain_classifier_test(
+            pair, repeats=repeats, permutations=99, seed=seed
+        )
+    return found.test.p_value
+
+
 TESTS: dict[str, Test] = {
     "ks, 1 feature": lambda a, b, g, s: (
         ks_tests(SplitPair.of(a[:, :1], b[:, :1], groups=g), permutations=99, seed=s)
@@ -81,15 +94,9 @@ TESTS: dict[str, Test] = {
     "mmd": lambda a, b, g, s: (
         mmd_test(SplitPair.of(a, b, groups=g), permutations=99, seed=s).p_value
     ),
-    "classifier, linear": lambda a, b, g, s: (
-        domain_classifier_test(
-            SplitPair.of(a, b, groups=g), form="linear", permutations=99, seed=s
-        ).test.p_value
-    ),
-    "classifier, fourier": lambda a, b, g, s: (
-        domain_classifier_test(
-            SplitPair.of(a, b, groups=g), form="fourier", permutations=99, repeats=1, seed=s
-        ).test.p_value
+    "classifier, linear": lambda a, b, g, s: classifier_p_value(a, b, g, s, few_features=0),
+    "classifier, fourier": lambda a, b, g, s: classifier_p_value(
+        a, b, g, s, few_features=WIDTH, repeats=1
     ),
     "chi-square": lambda a, b, g, s: (
         chi_square_test(codes(a), codes(b), groups=g, permutations=199, seed=s).p_value

@@ -123,7 +123,7 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
             columns = tuple(f"p({name})" for name in data.classes[1:])
             shift = test(pair.described_by(outputs, columns), tests=("ks",))
             yield from _findings(data, "output_shift", pair, shift)
-        yield from _drivers(data, pair, features)
+        yield from _drivers(data, pair, features[0])
 
 
 def _comparisons(data: AuditData) -> int:
@@ -148,21 +148,17 @@ class ScopeShift:
 
     Attributes:
         class_name: The class, or None for all images.
-        n_a: Images of the first split.
-        n_b: Images of the second.
-        tests: One result per test; their p-values are not corrected.
+        pair: Its images.
+        tests: One result per test, none if there are too few images; p-values not corrected.
         adjusted: Their p-values, corrected for all tests of the audit.
-        features: The tests column by column, if the Kolmogorov-Smirnov test ran.
-        classifier: The domain classifier with its scores, if it ran.
+        outcomes: The same tests in full: by column, or with the scores of the classifier.
     """
 
     class_name: str | None
-    n_a: int
-    n_b: int
-    tests: tuple[TwoSampleResult, ...] = ()
-    adjusted: tuple[float, ...] = ()
-    features: FeatureTests | None = None
-    classifier: DomainClassifierResult | None = None
+    pair: SplitPair
+    tests: list[TwoSampleResult]
+    adjusted: list[float]
+    outcomes: list[Outcome]
 
     @property
     def p_value(self) -> float:
@@ -175,40 +171,6 @@ class ScopeShift:
         return max((test.interval[0] for test in self.tests), default=0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ShiftResult:
-    """Whether two splits differ, by how much, and in which class.
-
-    Attributes:
-        scopes: All images first, then each class if the splits have labels.
-        alpha: Level of the corrected p-values.
-    """
-
-    scopes: tuple[ScopeShift, ...]
-    alpha: float
-
-    @property
-    def overall(self) -> ScopeShift:
-        """The scope of all images."""
-        return self.scopes[0]
-
-    @property
-    def located(self) -> tuple[str, ...]:
-        """The classes in which the shift lives, the most shifted first.
-
-        Those that reject and whose proven effect is at least half of the largest: with many
-        images some small shift is found in every class.
-        """
-        within = [
-            (scope.class_name, scope.effect)
-            for scope in self.scopes
-            if scope.class_name is not None and scope.p_value <= self.alpha
-        ]
-        largest = max((effect for _, effect in within), default=0.0)
-        ordered = sorted(within, key=lambda one: -one[1])
-        return tuple(name for name, effect in ordered if effect >= largest / 2)
-
-
 def shift_test(
     pair: SplitPair,
     *,
@@ -216,51 +178,45 @@ def shift_test(
     tests: Sequence[ShiftTest] = ("ks", "mmd", "domain_classifier"),
     alpha: float = 0.05,
     comparisons: int = 1,
-    permutations: int | None = None,
     seed: int = 0,
-) -> ShiftResult:
-    """Test two splits for a shift, over all images and within each class.
+) -> list[ScopeShift]:
+    """Test two splits for a shift, over all images and, if they have labels, within each class.
 
     A difference of class shares alone shows over all images and in no class; a shift in one class
     shows there and may drown over all images. P-values are corrected by Holm over all tests and
-    scopes, and by Bonferroni over ``comparisons``. A class that one split lacks, or has one image
-    of, is not tested.
-
-    Args:
-        pair: The splits; their labels add the scopes of the classes.
-        classes: K class names.
-        tests: Which tests to run.
-        alpha: Level, after correction.
-        comparisons: Number of such calls whose p-values are corrected together.
-        permutations: B per test; by default enough for the corrected p-values to reject.
-        seed: Seed of everything drawn.
+    scopes, and by Bonferroni over ``comparisons``, the number of such calls.
     """
     scopes: list[tuple[str | None, SplitPair]] = [(None, pair.take(np.full(len(pair.rows), True)))]
     if pair.labels is not None:
         scopes += [(name, pair.take(pair.labels == k)) for k, name in enumerate(classes)]
     level = alpha / comparisons
     # The smallest p-value, 1 / (1 + B), times the number of tests must stay below the level.
-    enough = max(199, round(2 * len(tests) * len(scopes) / level) - 1)
-    run = partial(_outcomes, tests, permutations or enough, 1 - level, seed)
+    permutations = max(199, round(2 * len(tests) * len(scopes) / level) - 1)
+    run = partial(_outcomes, tests, permutations, 1 - level, seed)
     outcomes = [run(part) for _, part in scopes]
     results = [[_summary(outcome) for outcome in some] for some in outcomes]
     corrected = holm([one.p_value for some in results for one in some]) * comparisons
     remaining = iter(np.minimum(corrected, 1.0).tolist())
-    return ShiftResult(
-        tuple(
-            ScopeShift(
-                name,
-                part.n_a,
-                part.n_b,
-                tests=tuple(some),
-                adjusted=tuple(next(remaining) for _ in some),
-                features=next((o for o in own if isinstance(o, FeatureTests)), None),
-                classifier=next((o for o in own if isinstance(o, DomainClassifierResult)), None),
-            )
-            for (name, part), own, some in zip(scopes, outcomes, results, strict=True)
-        ),
-        alpha,
-    )
+    return [
+        ScopeShift(name, part, some, [next(remaining) for _ in some], own)
+        for (name, part), some, own in zip(scopes, results, outcomes, strict=True)
+    ]
+
+
+def located(scopes: Sequence[ScopeShift], alpha: float) -> list[str]:
+    """The classes in which a shift lies, the most shifted first.
+
+    Those that reject and whose proven effect is at least half of the largest: with many images
+    some small shift is found in every class.
+    """
+    within = [
+        (scope.class_name, scope.effect)
+        for scope in scopes
+        if scope.class_name is not None and scope.p_value <= alpha
+    ]
+    largest = max((effect for _, effect in within), default=0.0)
+    ordered = sorted(within, key=lambda one: -one[1])
+    return [name for name, effect in ordered if effect >= largest / 2]
 
 
 def _outcomes(
@@ -281,25 +237,26 @@ def _summary(outcome: Outcome) -> TwoSampleResult:
 
 
 def _findings(
-    data: AuditData, check: str, pair: SplitPair, result: ShiftResult
+    data: AuditData, check: str, pair: SplitPair, scopes: Sequence[ScopeShift]
 ) -> Iterator[Finding]:
     """One finding for all images of the pair, and one for each class."""
-    for scope in result.scopes:
+    for scope in scopes:
         if scope.tests:
-            yield _scope_finding(data, check, pair, scope, result.located)
+            yield _scope_finding(data, check, scope, located(scopes, data.alpha))
         else:
+            n_a, n_b = scope.pair.n_a, scope.pair.n_b
             yield Finding(
                 check=check,
                 severity="info",
                 splits=pair.splits,
                 class_name=scope.class_name,
-                message=f"Not tested: {scope.n_a} and {scope.n_b} images; each split must have at "
-                f"least {FEWEST}.",
+                message=f"Not tested: {n_a} and {n_b} images; each split must have at least "
+                f"{FEWEST}.",
             )
 
 
 def _scope_finding(
-    data: AuditData, check: str, pair: SplitPair, scope: ScopeShift, located: Sequence[str]
+    data: AuditData, check: str, scope: ScopeShift, classes: Sequence[str]
 ) -> Finding:
     # Of the tests that reject, the one with the largest proven effect; else the smallest p-value.
     rejecting = [i for i, p in enumerate(scope.adjusted) if p <= data.alpha]
@@ -311,7 +268,7 @@ def _scope_finding(
     severity = data.config.shift.severity(
         test.effect, interval=test.interval, p_value=p_value, alpha=data.alpha
     )
-    a, b = pair.splits
+    a, b = scope.pair.splits
     images = "images" if scope.class_name is None else f"{scope.class_name} images"
     if not rejecting:
         message = f"No shift between the {images} of {a} and {b}."
@@ -319,19 +276,19 @@ def _scope_finding(
         method = TEST_NAMES[test.test] + (f" ({test.note})" if test.note else "")
         little = ", but by little" if severity == "info" else ""
         message = f"The {images} of {b} differ from those of {a}{little}, says {method}."
-        if scope.class_name is None and located:
-            message += f" The shift lives mostly in class {', '.join(located)}."
+        if scope.class_name is None and classes:
+            message += f" The shift lies mostly in class {', '.join(classes)}."
     return Finding(
         check=check,
         severity=severity,
-        splits=pair.splits,
+        splits=scope.pair.splits,
         class_name=scope.class_name,
         statistic=test.statistic,
         p_value=p_value,
         effect=test.effect,
         interval=test.interval,
         message=message,
-        evidence=tuple(_changed_columns(data, scope.features))[: data.config.evidence],
+        evidence=tuple(_changed_columns(data, scope.outcomes))[: data.config.evidence],
         advice=""
         if severity == "info"
         else f"Find out how {b} was collected; until then a score on {a} says little about {b}, "
@@ -339,24 +296,22 @@ def _scope_finding(
     )
 
 
-def _changed_columns(data: AuditData, features: FeatureTests | None) -> Iterator[Evidence]:
+def _changed_columns(data: AuditData, outcomes: Sequence[Outcome]) -> Iterator[Evidence]:
     """The columns whose own test rejects, the most distant first."""
-    if features is None:
-        return
-    for i in np.argsort(-features.distances, kind="stable").tolist():
-        if features.adjusted[i] * _comparisons(data) <= data.alpha:
-            rose = "higher" if features.superiority[i] > 0.5 else "lower"
-            yield Evidence(
-                (),
-                f"{features.names[i]} {rose} in the second split, distance "
-                f"{features.distances[i]:.2f}",
-            )
+    for tests in outcomes:
+        if not isinstance(tests, FeatureTests):
+            continue
+        for i in np.argsort(-tests.distances, kind="stable").tolist():
+            if tests.adjusted[i] * _comparisons(data) <= data.alpha:
+                rose = "higher" if tests.superiority[i] > 0.5 else "lower"
+                note = f"{tests.names[i]} {rose} in the second split, distance"
+                yield Evidence((), f"{note} {tests.distances[i]:.2f}")
 
 
-def _drivers(data: AuditData, pair: SplitPair, result: ShiftResult) -> Iterator[Finding]:
+def _drivers(data: AuditData, pair: SplitPair, overall: ScopeShift) -> Iterator[Finding]:
     """The images that a shift rests on, and what is left of it without their like."""
-    classifier = result.overall.classifier
-    if classifier is None or result.overall.p_value > data.alpha:
+    (classifier,) = (one for one in overall.outcomes if isinstance(one, DomainClassifierResult))
+    if overall.p_value > data.alpha:
         return
     half = max(1, data.config.evidence // 2)
     drivers = find_drivers(pair, classifier, count=half, seed=data.seed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -29,15 +28,15 @@ from transferkit.errors import DataError
 from transferkit.metrics.intervals import normal_quantile
 
 FEW_FEATURES = 32
-"""Up to this many features ``form="auto"`` is non-linear: there it pays, beyond it adds noise."""
+"""Up to this many features the classifier is non-linear: there it pays, beyond it adds noise."""
+FOLDS = 5
+"""Folds of the cross-fitting, at most the number of groups or rows."""
 COLUMNS = 256
 """Memberships that are refitted at a time."""
 FREQUENCIES = 128
 """Random frequencies of the non-linear classifier."""
 FEWEST = 10
 """Rows of each split that must be left once the typical rows are removed."""
-
-Form: TypeAlias = Literal["auto", "linear", "fourier"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +46,6 @@ class DomainClassifierResult:
     Attributes:
         test: The test; its ``statistic`` is the AUC and its ``effect`` is ``2 AUC - 1``.
         auc: Cross-fitted AUC: 0.5 where the splits look alike, 1 where they never overlap.
-        auc_interval: Interval of the AUC; it holds 0.5 unless the test rejects.
         typical_a: ``(n_a,)`` how typical each row is of the first split against the second, 0 to
             1: its rank by cross-fitted score within its fold.
         typical_b: ``(n_b,)`` the same (of the second split) for each row of the second.
@@ -55,7 +53,6 @@ class DomainClassifierResult:
 
     test: TwoSampleResult
     auc: float
-    auc_interval: tuple[float, float]
     typical_a: Float64Array
     typical_b: Float64Array
 
@@ -87,31 +84,16 @@ class Design:
 def domain_classifier_test(
     pair: SplitPair,
     *,
-    form: Form = "auto",
-    folds: int = 5,
     repeats: int = 3,
     permutations: int = 199,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> DomainClassifierResult:
-    """Test whether a cross-fitted classifier tells two splits apart.
+    """Test whether a cross-fitted classifier tells two splits of at least two rows apart.
 
     Folds are drawn without regard to the splits and keep groups whole. The AUC is the mean over
-    folds, weighted by pairs of rows; ``effect`` is ``2 AUC - 1``. The p-value is that of the
-    whole procedure, refits included.
-
-    Args:
-        pair: At least two rows of each split.
-        form: ``"linear"``; ``"fourier"`` for linear and random Fourier features together;
-            ``"auto"`` by the number of features.
-        folds: Folds of the cross-fitting, at most the number of groups or rows.
-        repeats: Times that the cross-fitting is repeated with other folds, and averaged.
-        permutations: B.
-        confidence: Coverage of the interval.
-        seed: Seed of folds, frequencies and permutations.
-
-    Raises:
-        DataError: All rows are in one group.
+    folds, weighted by pairs of rows, and over ``repeats`` of the cross-fitting. The p-value is
+    that of the whole procedure, refits included. One group alone raises a ``DataError``.
     """
     if _single_group(pair):
         raise DataError(
@@ -119,17 +101,16 @@ def domain_classifier_test(
             "classifier needs at least two groups, to fit on some and score others. Check the "
             "group names, or leave out groups."
         )
-    inputs = classifier_inputs(pair, form, seed)
+    inputs = classifier_inputs(pair, seed)
     if inputs is None:
-        test = no_difference("domain_classifier", pair.n_a, pair.n_b)
-        half_a, half_b = np.full(pair.n_a, 0.5), np.full(pair.n_b, 0.5)
-        return DomainClassifierResult(test, 0.5, (0.5, 0.5), half_a, half_b)
+        halves = np.full(pair.n_a, 0.5), np.full(pair.n_b, 0.5)
+        return DomainClassifierResult(no_difference("domain_classifier"), 0.5, *halves)
     design = Design.of(inputs)
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
     )
     rounds = [
-        _round(design, pair, members, draw_folds(len(inputs), folds, groups=pair.groups, seed=s))
+        _round(design, pair, members, draw_folds(len(inputs), FOLDS, groups=pair.groups, seed=s))
         for s in np.random.default_rng(seed).integers(2**32, size=repeats).tolist()
     ]
     aucs, influence, typical = (np.mean(part, axis=0) for part in zip(*rounds, strict=True))
@@ -156,13 +137,13 @@ def draw_folds(n: int, folds: int, *, groups: Int64Array | None, seed: int) -> I
     return result
 
 
-def classifier_inputs(pair: SplitPair, form: Form, seed: int) -> Float64Array | None:
+def classifier_inputs(pair: SplitPair, seed: int) -> Float64Array | None:
     """Standardised inputs ``(N, P)``, P at most N; None if all rows are equal."""
     varies = np.ptp(pair.values, axis=0) > 0
     if not varies.any():
         return None
     inputs = _standardised(pair.values[:, varies])
-    if form == "fourier" or (form == "auto" and inputs.shape[1] <= FEW_FEATURES):
+    if inputs.shape[1] <= FEW_FEATURES:
         inputs = np.concatenate([inputs, _standardised(_fourier_features(inputs, seed))], axis=1)
     if inputs.shape[1] > len(inputs):
         # Where features outnumber rows, X = U S V' is rotated into U S: all inner products, and so
@@ -284,13 +265,8 @@ def _result(
         p_value=p_value,
         effect=max(0.0, 2 * auc - 1),
         interval=(max(0.0, 2 * low - 1), max(0.0, 2 * high - 1)),
-        n_a=pair.n_a,
-        n_b=pair.n_b,
-        permutations=len(aucs) - 1,
     )
-    return DomainClassifierResult(
-        test, auc, (low, high), typical[: pair.n_a], 1 - typical[pair.n_a :]
-    )
+    return DomainClassifierResult(test, auc, typical[: pair.n_a], 1 - typical[pair.n_a :])
 
 
 def _auc_interval(auc: float, error: float, units: int, confidence: float) -> tuple[float, float]:
@@ -341,18 +317,10 @@ def find_drivers(
     permutations: int = 199,
     seed: int = 0,
 ) -> Drivers:
-    """Find the rows most typical of each split, and test what remains without their like.
+    """Find ``count`` rows most typical of each split, and test what remains without their like.
 
-    Args:
-        pair: The splits.
-        result: The domain classifier's result on them.
-        count: Rows to name per split, at most.
-        share: Share of all rows to remove at each end, below one half.
-        permutations: Permutations of the test on the rows that remain.
-        seed: Seed of that test.
-
-    Returns:
-        Effects are means over two halves of the rows; the p-value is Bonferroni's over them.
+    ``share`` of all rows is removed at each end of the score. Effects are means over two halves
+    of the rows; the p-value is Bonferroni's over them.
     """
     found = Drivers(
         rows_a=np.argsort(-result.typical_a, kind="stable")[:count],
@@ -360,7 +328,7 @@ def find_drivers(
         share=share,
         effect=result.test.effect,
     )
-    inputs = classifier_inputs(pair, "auto", seed)
+    inputs = classifier_inputs(pair, seed)
     if inputs is None:
         return found
     # Each half of the rows (whole groups) is scored by a classifier fitted on the other half, and

@@ -39,9 +39,6 @@ class FeatureTests:
         intervals: ``(D, 2)`` of the distances, which hold for all features at once.
         superiority: ``(D,)`` chance that a row of the second sample exceeds one of the first,
             ties counted half: above 0.5 the feature rose.
-        n_a: Rows of the first sample.
-        n_b: Rows of the second.
-        permutations: Permutations of the groups; None where no groups are given.
     """
 
     names: tuple[str, ...]
@@ -50,9 +47,6 @@ class FeatureTests:
     adjusted: Float64Array
     intervals: Float64Array
     superiority: Float64Array
-    n_a: int
-    n_b: int
-    permutations: int | None = None
 
     @property
     def strongest(self) -> int:
@@ -71,9 +65,6 @@ class FeatureTests:
             p_value=float(self.adjusted[i]),
             effect=float(self.distances[i]),
             interval=(low, high),
-            n_a=self.n_a,
-            n_b=self.n_b,
-            permutations=self.permutations,
             note=f"strongest of {len(self.names)}: {self.names[i]}, {spread}",
         )
 
@@ -85,19 +76,12 @@ def ks_tests(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> FeatureTests:
-    """Test every feature for a difference between two pair.
+    """Test every feature for a difference between two splits.
 
-    Without groups, p-values come from the exact null distribution given the ties of the feature
-    (beyond 10 000 pooled rows from Kolmogorov's limit, which is conservative at ties), adjusted
-    by Holm. With groups they come from permuting groups, adjusted by max-T. An interval is the
-    distance plus and minus a band that holds for all features at once, so that it leaves out 0
-    only where the adjusted test rejects.
-
-    Args:
-        pair: At least one row of each split.
-        permutations: Permutations, used with groups only.
-        confidence: Coverage of the intervals.
-        seed: Seed of the permutations.
+    Without groups, p-values are exact given the ties of the feature (beyond 10 000 pooled rows
+    they are Kolmogorov's limit, conservative at ties), adjusted by Holm. With groups they come
+    from permuting groups, adjusted by max-T. An interval is the distance plus and minus a band
+    that holds for all features at once: it leaves out 0 only where the adjusted test rejects.
     """
     if pair.groups is None:
         return _exact(pair, confidence)
@@ -115,7 +99,7 @@ def _exact(pair: SplitPair, confidence: float) -> FeatureTests:
     band = float(kolmogi((1 - confidence) / len(distances))) * sqrt(1 / n_a + 1 / n_b)
     intervals = _intervals(distances, band)
     return FeatureTests(
-        pair.names, distances, p_values, holm(p_values), intervals, _superiority(pair), n_a, n_b
+        pair.names, distances, p_values, holm(p_values), intervals, _superiority(pair)
     )
 
 
@@ -138,9 +122,6 @@ def _permuted(pair: SplitPair, permutations: int, confidence: float, seed: int) 
         max_adjusted_p_values(distances),
         _intervals(distances[0], band),
         _superiority(pair),
-        pair.n_a,
-        pair.n_b,
-        permutations,
     )
 
 
@@ -198,20 +179,12 @@ def _intervals(distances: Float64Array, band: float) -> Float64Array:
 
 
 def ks_p_values(deviations: Int64Array, ends: BoolArray, n_a: int, n_b: int) -> Float64Array:
-    """P(distance at least as large) under the null, given the ties of each feature.
+    """P-values ``(D,)`` given the ties of each feature; below about 1e-12 upper bounds.
 
-    Source: G. Schroeer and D. Trenkler, "Exact and randomization distributions of
-    Kolmogorov-Smirnov tests two or three samples", Comput. Stat. Data Anal. 20 (1995).
-
-    Args:
-        deviations: ``(D,)`` largest ``|N S(t) - n_a t|`` over block ends t: the distance times
-            ``n_a n_b``.
-        ends: ``(D, N)`` whether row t of the sorted feature is the last of its tied block.
-        n_a: Rows of the first sample.
-        n_b: Rows of the second.
-
-    Returns:
-        ``(D,)`` p-values. Below about 1e-12 they are upper bounds.
+    From the largest ``|N S(t) - n_a t|`` over block ends ``(D,)``, the distance times ``n_a n_b``,
+    and whether each sorted row is the last of its tied block ``(D, N)``. Source: G. Schroeer and
+    D. Trenkler, "Exact and randomization distributions of Kolmogorov-Smirnov tests two or three
+    samples", Comput. Stat. Data Anal. 20 (1995).
     """
     total = n_a + n_b
     scaled = deviations / sqrt(n_a * n_b * total)  # the distance times sqrt(n_a n_b / N)

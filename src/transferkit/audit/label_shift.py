@@ -61,27 +61,18 @@ def chi_square_test(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> TwoSampleResult:
-    """Pearson's chi-square test that two samples share one distribution over categories.
+    """Pearson's chi-square test that whole numbers ``(n_a,)`` and ``(n_b,)`` have equal shares.
 
     The p-value is that of the chi-square distribution where every expected count is at least 10;
     else, and with groups, it is a permutation p-value. ``effect`` is the total variation distance
     of the shares, ``sum |p - q| / 2``: the share of rows that would have to change category. Its
     interval leaves out 0 where the test rejects.
-
-    Args:
-        a: ``(n_a,)`` categories, as whole numbers.
-        b: ``(n_b,)`` categories.
-        groups: Group of each row of ``a``, and of ``b``: the rows of a group in one sample are
-            permuted as one unit.
-        permutations: B, where permutation is used.
-        confidence: Coverage of the interval.
-        seed: Seed of the permutations.
     """
     n_a, n_b = len(a), len(b)
     codes = np.unique(np.concatenate([a, b]), return_inverse=True)[1].astype(np.int64)
     kinds = int(codes.max()) + 1
     if kinds == 1:
-        return no_difference("chi_square", n_a, n_b)
+        return no_difference("chi_square")
     counts = [np.bincount(part, minlength=kinds) for part in (codes[:n_a], codes[n_a:])]
     table = np.stack(counts).astype(np.float64)
     observed = float(_chi_square(table[None])[0])
@@ -103,9 +94,6 @@ def chi_square_test(
         p_value=p_value,
         effect=effect,
         interval=_interval(effect, observed / inflation, kinds - 1, confidence),
-        n_a=n_a,
-        n_b=n_b,
-        permutations=None if null is None else permutations,
     )
 
 

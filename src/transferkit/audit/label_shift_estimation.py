@@ -45,21 +45,11 @@ def mlls(
 ) -> tuple[Float64Array, Float64Array]:
     """Maximum-likelihood label shift: the class shares that best explain the target's outputs.
 
-    The probabilities are calibrated on the source first. Intervals come from bootstrap draws of
-    source and target both, by group where groups are given. Every class must occur in the source.
+    Returns shares ``(K,)`` and bootstrap intervals ``(K, 2)``; needs every class in the source.
     Sources: M. Saerens, P. Latinne, C. Decaestecker, "Adjusting the outputs of a classifier to
     new a priori probabilities", Neural Computation 14 (2002); A. Alexandari, A. Kundaje, A.
     Shrikumar, "Maximum likelihood with bias-corrected calibration is hard-to-beat at label shift
     adaptation", ICML 2020.
-
-    Args:
-        scored: Outputs on source and target.
-        samples: Bootstrap draws.
-        confidence: Coverage of the intervals.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        Shares ``(K,)`` and their intervals ``(K, 2)``.
     """
     scale = calibration(scored.source, scored.labels)
     source, target = calibrated(scored.source, scale), calibrated(scored.target, scale)

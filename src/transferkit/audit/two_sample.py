@@ -29,9 +29,6 @@ class TwoSampleResult:
         p_value: Chance of a statistic at least as large where the distributions are equal.
         effect: Size of the difference, 0 (none) to 1 (disjoint).
         interval: Confidence interval of ``effect``.
-        n_a: Rows of the first sample.
-        n_b: Rows of the second.
-        permutations: Permutations behind the p-value; None if it comes from a formula.
         note: A remark for the reader, such as that all features are constant.
     """
 
@@ -40,13 +37,10 @@ class TwoSampleResult:
     p_value: float
     effect: float
     interval: tuple[float, float]
-    n_a: int
-    n_b: int
-    permutations: int | None = None
     note: str = ""
 
 
-def no_difference(test: str, n_a: int, n_b: int) -> TwoSampleResult:
+def no_difference(test: str) -> TwoSampleResult:
     """Result where every feature is constant, so that nothing can differ."""
     return TwoSampleResult(
         test=test,
@@ -54,8 +48,6 @@ def no_difference(test: str, n_a: int, n_b: int) -> TwoSampleResult:
         p_value=1.0,
         effect=0.0,
         interval=(0.0, 0.0),
-        n_a=n_a,
-        n_b=n_b,
         note="all features are constant",
     )
 
@@ -169,40 +161,23 @@ def _group_numbers(names: ArrayLike) -> Int64Array:
 
 
 def permutation_p_value(statistics: Float64Array) -> float:
-    """``(1 + k) / (1 + B)``, k the permuted statistics at or above the observed one.
+    """P-value of the first of ``(1 + B,)`` statistics among the permuted rest; ties count.
 
     Source: B. Phipson and G. Smyth, "Permutation p-values should never be zero", SAGMB 9 (2010).
-
-    Args:
-        statistics: ``(1 + B,)`` the observed statistic, then the B permuted ones; large values
-            speak against the null.
-
-    Example:
-        The observed statistic is above all of 99 permuted ones:
-
-        >>> import numpy as np
-        >>> from transferkit.audit.two_sample import permutation_p_value
-        >>> permutation_p_value(np.array([5.0, *np.linspace(0, 1, 99)]))
-        0.01
     """
+    # (1 + k) / (1 + B), as the observed statistic is one of those that reach it.
     slack = TIE * float(np.nanmax(np.abs(statistics)))
     # Not below, rather than at or above: an undefined statistic must not count as evidence.
     return float(np.mean(~(statistics < statistics[0] - slack)))
 
 
 def max_adjusted_p_values(statistics: Float64Array) -> Float64Array:
-    """Adjust for D statistics permuted together: the single-step max-T procedure.
+    """Max-T adjusted p-values ``(D,)`` of ``(1 + B, D)`` statistics, row 0 observed.
 
-    Statistic i gets the share of permutations whose largest statistic reaches it. This bounds the
-    chance of any false alarm, and loses no resolution to the number of statistics. Source:
-    P. Westfall and S. Young, "Resampling-based multiple testing" (1993).
-
-    Args:
-        statistics: ``(1 + B, D)`` row 0 observed; columns on one scale.
-
-    Returns:
-        ``(D,)`` adjusted p-values.
+    Source: P. Westfall and S. Young, "Resampling-based multiple testing" (1993).
     """
+    # Each gets the share of permutations whose largest statistic reaches it: that bounds the
+    # chance of any false alarm, and loses no resolution to their number as Bonferroni's does.
     slack = TIE * float(np.abs(statistics).max())
     largest = np.sort(statistics.max(axis=1))
     below = np.searchsorted(largest, statistics[0] - slack, side="left")
@@ -213,17 +188,7 @@ def max_adjusted_p_values(statistics: Float64Array) -> Float64Array:
 def permuted_members(
     member: BoolArray, *, permutations: int, seed: int, groups: Int64Array | None = None
 ) -> BoolArray:
-    """Permute which rows belong to the first sample.
-
-    Args:
-        member: ``(N,)`` membership in the first sample, as observed.
-        permutations: B.
-        seed: Seed of the permutations.
-        groups: ``(N,)`` group codes, or None where rows are exchangeable.
-
-    Returns:
-        ``(1 + B, N)`` membership; row 0 is the observed one.
-    """
+    """Permute which rows ``(N,)`` are of the first split: ``(1 + B, N)``, row 0 as observed."""
     rng = np.random.default_rng(seed)
     drawn = np.repeat(member[None], permutations + 1, axis=0)
     if groups is None:
