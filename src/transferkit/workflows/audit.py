@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -33,6 +34,8 @@ from transferkit.models.prefix_cache import Cache, Where
 
 DEFAULT_BACKBONE = "transferkit/formula_resnet18"
 """The backbone that comes with the package: nothing is downloaded."""
+
+_BLAS_LIMIT = Lock()
 
 FeaturesOf: TypeAlias = Callable[[UInt8Array], FloatArray]
 Embedder: TypeAlias = Classifier | str | FeaturesOf | None
@@ -306,10 +309,12 @@ def check_seeds(seed: object, seeds: Sequence[object]) -> None:
         check_whole("Each of seeds", one)
 
 
-def _one_blas_thread() -> AbstractContextManager[object]:
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
     """Keep NumPy's products on one thread: thousands of small ones wait for each other on more.
 
     On a busy machine with two threads the audit of 2400 X-rays took ten times the processor time.
+    The limit is the whole process's, so that audits in several threads take turns.
     """
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
+    with _BLAS_LIMIT, threadpool_limits(limits=1, user_api="blas"):
+        yield

@@ -1,0 +1,88 @@
+"""What holds for every audit: in any order of classes, and in any thread."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
+
+import transferkit as tk
+from transferkit.data.image_data import ImageData
+
+NAMES = ("a", "b", "c")
+DRAWN_BY_CLASS = ("reshuffle", "reshuffle_by_group")
+
+
+def thirds(images):
+    """Stand in for a backbone: brightness of each third of the picture, and of its rows."""
+    rows = images[..., 0].mean(axis=2)
+    return np.hstack([rows[:, ::4], rows.reshape(len(rows), 3, -1).mean(axis=2)])
+
+
+def split(count, seed, classes):
+    rng = np.random.default_rng(seed)
+    truth = np.arange(count) % 3
+    images = rng.normal(100, 30, (count, 24, 24, 1))
+    images[:, :8] += 30 * truth[:, None, None, None]
+    return ImageData(
+        np.clip(images, 0, 255).astype(np.uint8),
+        np.array([classes.index(NAMES[k]) for k in truth]),
+        classes=classes,
+        names=[f"{seed}/{i}.png" for i in range(count)],
+        groups=[f"{seed}/{i // 2}" for i in range(count)],
+    )
+
+
+def findings(classes):
+    sizes = {"train": 90, "val": 45, "test": 60}
+    splits = {name: split(n, seed, classes) for seed, (name, n) in enumerate(sizes.items())}
+    splits["val"].images[3] = splits["train"].images[4]
+    report = tk.audit_splits(splits, model=thirds, seeds=[0, 1], near_duplicates=False)
+    return {(f.check, f.splits, f.class_name): f for f in report.findings}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return findings(list(NAMES))
+
+
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.permutations(NAMES))
+def test_the_order_of_the_classes_changes_no_finding(expected, classes):
+    found = findings(classes)
+    assert found.keys() == expected.keys()
+    for key, finding in found.items():
+        other = expected[key]
+        if finding.check in DRAWN_BY_CLASS:  # the draws take class after class
+            continue
+        assert finding.severity == other.severity, key
+        for field in ("statistic", "p_value", "effect"):
+            assert getattr(finding, field) == pytest.approx(getattr(other, field)), (key, field)
+        assert {str(e) for e in finding.evidence if e.names} == {
+            str(e) for e in other.evidence if e.names
+        }
+
+
+def test_threads_that_audit_with_one_model_get_one_report_and_leave_no_mark():
+    splits = tk.phantom_splits(sizes={"train": 24, "test": 16}, image_size=32, seed=0)
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+    torch.nn.init.normal_(model.head.weight)  # others than at the start: as if trained
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    threads_before = [pool["num_threads"] for pool in threadpool_info()]
+
+    def audit(_):
+        return tk.audit_splits(splits, model=model, near_duplicates=False).to_json()
+
+    alone = audit(0)
+    with ThreadPoolExecutor(8) as pool:
+        reports = list(pool.map(audit, range(16)))
+    assert set(reports) == {alone}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [pool["num_threads"] for pool in threadpool_info()] == threads_before
