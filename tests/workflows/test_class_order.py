@@ -114,7 +114,6 @@ def test_interpolation_is_chosen_by_the_names(trained, three, swapped) -> None:
         tk.interpolate(trained, second, three)
 
 
-@pytest.mark.xfail(strict=True, reason="the audit does not map labels to the model's classes yet")
 def test_the_gap_and_the_audit_are_those_of_the_names(trained, three, swapped) -> None:
     options = {"seeds": range(1), "model": trained}
     a, b = (tk.explain_gap(splits, **options) for splits in (three, swapped))

@@ -203,11 +203,8 @@ def audit_data(
     cache: Cache | Where | None = None,
 ) -> AuditData:
     """Run the images of all splits through ``model`` once, and lay the splits out as arrays."""
-    if isinstance(model, Classifier) and model.num_classes != splits.num_classes:
-        raise DataError(
-            f"The model has {model.num_classes} classes and the splits {splits.num_classes}; "
-            "audit with a model that was built for these classes."
-        )
+    if isinstance(model, Classifier):
+        splits = splits.with_classes(model.classes)
     named = _groups(splits, groups)
     features, title = _features(splits, model, batch_size, cache)
     untrained = isinstance(model, Classifier) and not model.head_is_trained
