@@ -106,9 +106,26 @@ def test_a_long_list_of_names_is_given_only_where_none_is_near() -> None:
     assert "Did you mean" not in str(far.value)
 
 
-def test_a_name_that_timm_retired_says_what_it_became() -> None:
-    with pytest.raises(UnknownNameError, match=r"resnet50\.tv_in1k"):
-        resolve("timm/tv_resnet50")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("timm/tv_resnet50", "timm/resnet50.tv_in1k"),
+        ("tv_resnet50", "timm/resnet50.tv_in1k"),
+        ("tf_efficientnet_b0_ns", "timm/tf_efficientnet_b0.ns_jft_in1k"),
+        ("tf_efficientnet_b0_ns.any", "timm/tf_efficientnet_b0.ns_jft_in1k"),
+    ],
+)
+def test_a_name_that_timm_retired_says_what_it_became(old: str, new: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"now named '{new}'"):
+        resolve(old)
+    assert resolve(new).full_name == new.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", ["resnet18.FOO", "timm/resnet18.FOO", "resnet18."])
+def test_an_unknown_tag_lists_the_tags(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"Unknown weights of .*resnet18.*a1_in1k") as caught:
+        get_backbone_spec(name)
+    assert ("IMAGENET1K_V1" in str(caught.value)) is not name.startswith("timm/")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet", "vit_b_16", "vgg11"])

@@ -114,3 +114,58 @@ def test_mistakes_are_named() -> None:
         build_network("tiny", image_size=4)
     with pytest.raises(UnknownNameError, match="tiny"):
         build_network("user/tine")
+
+
+class WithHead(Tiny):
+    """The same with a classifier, which can be taken off."""
+
+    def __init__(self, *, classes: int = 5, named: str = "fc") -> None:
+        super().__init__()
+        self.named = named
+        self.add_module(named, nn.Linear(16, classes) if classes else nn.Identity())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.get_submodule(self.named)(super().forward(images))  # type: ignore[no-any-return]
+
+
+def test_the_old_head_in_a_file_is_named_and_dropped_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    trained = WithHead()
+    torch.save({"state_dict": trained.state_dict()}, path)
+    register_backbone("net", Tiny, input_size=(3, 32, 32), weights=path)
+    with pytest.raises(WeightsError, match=r"more than the network: fc\..*old_head=\['fc'\]"):
+        build_network("net")
+    for head in ("fc", ["fc"]):
+        register_backbone(
+            "net", Tiny, input_size=(3, 32, 32), weights=path, old_head=head, replace=True
+        )
+        assert torch.equal(
+            build_network("net").module.get_parameter("stem.weight"), trained.stem.weight
+        )
+
+
+def test_a_file_of_another_network_is_no_matter_of_the_head(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    state = WithHead().state_dict()
+    del state["stem.weight"]
+    torch.save(state, path)
+    register_backbone("net", Tiny, input_size=(3, 32, 32), weights=path, old_head="fc")
+    with pytest.raises(WeightsError, match=r"1 missing: stem\.weight"):
+        build_network("net")
+
+
+@pytest.mark.parametrize("named", ["fc", "classifier", "head"])
+def test_a_head_that_is_still_on_is_noticed(named: str) -> None:
+    register_backbone("net", lambda: WithHead(named=named), input_size=(3, 32, 32))
+    with pytest.warns(UserWarning, match=rf"'{named}' with 5 outputs.*model\.{named} = "):
+        build_network("net")
+
+
+def test_no_head_is_seen_where_there_is_none() -> None:
+    for build, width in (
+        (lambda: WithHead(classes=0), None),  # taken off
+        (lambda: WithHead(named="projection"), None),  # a layer that is part of the network
+        (lambda: WithHead(), 5),  # meant so
+    ):
+        register_backbone("net", build, input_size=(3, 32, 32), feature_dim=width, replace=True)
+        build_network("net")  # pytest makes an error of any warning

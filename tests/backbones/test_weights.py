@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
+import transferkit as tk
 from transferkit.backbones.catalog import build_network
 from transferkit.backbones.spec import LicenseWarning, WeightsSpec, forbids_commercial_use
 from transferkit.backbones.weights import (
@@ -28,6 +32,7 @@ def tag(name: str, **options: object) -> WeightsSpec:
     return WeightsSpec(tag=name, interpolation="bilinear", num_classes=2, **facts | options)  # type: ignore[arg-type]
 
 
+FORMULA = "transferkit/formula_resnet18"
 SPECS = (tag("new"), tag("old"))
 
 
@@ -100,7 +105,7 @@ class Dangerous:
 def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "w.pth"
     torch.save({"weight": torch.ones(2), "extra": Dangerous()}, path)
-    with pytest.raises(WeightsError, match="refused"):
+    with pytest.raises(WeightsError, match="refused because they can run code"):
         read_state_dict(path)
     path.write_bytes(pickle.dumps(Dangerous(), protocol=2))
     with pytest.raises(WeightsError, match=r"w\.pth"):
@@ -108,22 +113,106 @@ def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == ""
 
 
+def torch_bytes(content: object, **options: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def zip_bytes(name: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"nothing")
+    return file.getvalue()
+
+
+def header(content: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(content) if length is None else length) + content
+
+
+ZIP = torch_bytes({"weight": torch.ones(99)})
+OLD = torch_bytes({"weight": torch.ones(99)}, _use_new_zipfile_serialization=False)
+SAFE = save({"weight": torch.ones(99)})
+DAMAGED = {
+    "empty": b"",
+    "text": b"not weights at all",
+    "a web page": b"<!DOCTYPE html><html>Not found</html>",
+    "a pointer to the file": b"version https://git-lfs.github.com/spec/v1",
+    "a pickle's first bytes": b"\x80\x04junk",
+    "an older pickle's": b"\x80\x02junk",
+    "one byte of a pickle": b"\x80",
+    "a zip's first bytes": b"PK\x03\x04broken",
+    "a zip of other things": zip_bytes("picture.png"),
+    "a zip in torch's folders": zip_bytes("archive/version"),
+    "half a zip": ZIP[: len(ZIP) // 2],
+    "a zip without its end": ZIP[:-9],
+    "half an old file": OLD[: len(OLD) // 2],
+    "an old file without its end": OLD[:-7],
+    "half a safetensors file": SAFE[: len(SAFE) // 2],
+    "a safetensors file without its end": SAFE[:-5],
+    "a header that is too long": header(b"{}", 10**12),
+    "a header of something else": header(b'{"weight": 3}'),
+    "a header that is no JSON": header(b"{weight"),
+    "a pickled list": pickle.dumps([1, 2]),
+    "a pickled dictionary": pickle.dumps({"weight": 1}, protocol=2),
+}
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04broken"])
-def test_damaged_files_are_named(suffix: str, content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_files_are_named(suffix: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"w{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=f"w{suffix}"):
+    path.write_bytes(DAMAGED[kind])
+    with pytest.raises(WeightsError, match=rf"w{suffix}: .*Expected a state dict.*again, or save"):
         read_state_dict(path)
 
 
+@pytest.mark.parametrize("content", [ZIP, OLD, SAFE])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".ckpt"])
+def test_a_file_is_read_by_its_content_and_not_by_its_suffix(
+    content: bytes, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    assert torch.equal(read_state_dict(path)["weight"], torch.ones(99))
+
+
 @pytest.mark.parametrize(
-    "content", [{}, [torch.ones(2)], {"epoch": 3}, {"a": {"b": torch.ones(1)}}]
+    ("content", "reason"),
+    [
+        ({}, "no tensors by name, but a dict"),
+        ([torch.ones(2)], "no tensors by name, but a list"),
+        (torch.ones(2), "no tensors by name, but a Tensor"),
+        ({"epoch": 3}, "entry 'epoch' is of type int"),
+        ({"weight": torch.ones(2), "version": "2"}, "entry 'version' is of type str"),
+        ({"a": {"b": torch.ones(1)}}, "entry 'a' is of type dict"),
+        ({0: torch.ones(2)}, "key 0 is not a string"),
+        ({"state_dict": {("a", 1): torch.ones(2)}}, "is not a string"),
+        ({"weight": torch.empty(2, device="meta")}, "'weight' is sparse, quantised or without"),
+        (nn.Linear(2, 2), "Python objects"),
+    ],
 )
-def test_files_of_other_things_are_refused(content: object, tmp_path: Path) -> None:
+def test_files_of_other_things_are_refused(content: object, reason: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="expected a state dict"):
+    with pytest.raises(WeightsError, match=rf"w\.pth: .*{reason}.*Expected a state dict"):
         read_state_dict(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/resnet18", "timm/resnet18", FORMULA, "timm/test_vit"]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_saved_classifier_gives_its_backbone(name: str, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "saved.safetensors"
+    model = tk.create_classifier(name, 5, weights=None, in_channels=channels, image_size=32, seed=0)
+    tk.save_classifier(model, path)
+    torch.save(model.state_dict(), tmp_path / "saved.pth")
+    for file in (path, tmp_path / "saved.pth"):
+        again = tk.create_classifier(
+            name, 2, weights=file, in_channels=channels, image_size=32, seed=1
+        )
+        states = model.backbone.state_dict(), again.backbone.state_dict()
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_a_state_that_fits_is_loaded(network: nn.Module, state: dict[str, Tensor]) -> None:

@@ -7,17 +7,17 @@ source that has it, torchvision before timm. A tag may follow a dot, ``"resnet50
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 from torch import nn
 
-from transferkit._validation import check_number, check_text, to_path
+from transferkit._validation import check_number, check_sequence, check_text, to_path
 from transferkit.backbones.channels import adapt_statistics
 from transferkit.backbones.registered import RegisteredSource, Registration, check_registration
 from transferkit.backbones.source import Source
@@ -47,7 +47,7 @@ _registered: dict[str, RegisteredSource] = {}
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Where a name leads: a source, its bare name for the backbone, a tag if one was given."""
+    """What a name stands for: a backbone of a source, with a tag if the name has one."""
 
     source: Source
     name: str
@@ -192,6 +192,7 @@ def register_backbone(
     std: tuple[float, ...] = IMAGENET_STD,
     interpolation: str = "bilinear",
     weights: str | Path | None = None,
+    old_head: str | Sequence[str] = (),
     replace: bool = False,
 ) -> None:
     """Put a network of your own in the catalog, for this process.
@@ -208,11 +209,17 @@ def register_backbone(
         interpolation: How images are resized: ``"bilinear"`` or ``"bicubic"``.
         weights: A ``.safetensors`` or ``.pth`` file that ``weights="default"`` loads; without
             one, ``"default"`` keeps what ``build`` returns.
+        old_head: Names of the modules in the file that were the network's own classifier
+            (``"fc"``), which are left out; if there are such and none is named, the error lists
+            them.
         replace: Whether a network of that name may be replaced.
 
     Raises:
         ConfigError: The name is taken or cannot be a name, or the statistics do not fit the
             channels.
+
+    Warns:
+        UserWarning: When it is built, if it seems to end in its own classifier still.
 
     Example:
         >>> import transferkit as tk
@@ -231,24 +238,24 @@ def register_backbone(
         raise ConfigError(f"{prefix}/{bare} is registered. Pass replace=True to replace it.")
     facts = WeightsSpec(_FILE_TAG, input_size, mean, std, interpolation, num_classes=0)
     path = None if weights is None else to_path("weights", weights)
-    source.entries[bare] = Registration(build, feature_dim, facts, path)
+    heads = (old_head,) if isinstance(old_head, str) else old_head
+    check_sequence("old_head", heads)
+    source.entries[bare] = Registration(build, feature_dim, facts, path, tuple(heads))
     _registered[prefix] = source
 
 
 def resolve(name: str) -> Resolved:
     """Find the source of a name: a full name, a bare one, or either with a tag after a dot."""
     check_text("The name of a backbone", name)
-    prefix, slash, bare = name.partition("/")
-    if slash:
-        source = _source(prefix)
+    prefix, slash, bare = name.rpartition("/")
+    sources = [_source(prefix)] if slash else _sources()
+    asked = []
+    for source in sources:
         found = _find(source, bare)
-        return _refuse(source, bare) if found is None else found
-    for source in _sources():
-        found = _find(source, name)
         if found is not None:
             return found
-    known = [known for source in _sources() for known in source.names()]
-    raise UnknownNameError.among("backbone", name, dict.fromkeys(known), hint=_HINT)
+        asked.append(source)
+    raise _unknown(asked, bare)
 
 
 def count_params(name: str) -> int:
@@ -286,14 +293,20 @@ def _find(source: Source, name: str) -> Resolved | None:
     return None
 
 
-def _refuse(source: Source, name: str) -> NoReturn:
-    """Say what is unknown of a source: the tag of a backbone, or the backbone."""
+def _unknown(sources: list[Source], name: str) -> UnknownNameError:
+    """The error for an unknown tag of a backbone, or for an unknown backbone."""
+    prefix = f"{sources[0].name}/" if len(sources) == 1 else ""
     bare, dot, tag = name.partition(".")
-    if dot and bare in source.names():
-        tags = [spec.tag for spec in source.weights(bare)]
-        raise UnknownNameError.among(f"weights of {source.name}/{bare}", tag, tags)
-    source.weights(name)  # raises, with what only the source knows, such as that it was renamed
-    raise UnknownNameError.among(f"{source.name} backbone", name, source.names(), hint=_HINT)
+    having = [source for source in sources if bare in source.names()]
+    if dot and having:
+        tags = [spec.tag for source in having for spec in source.weights(bare)]
+        return UnknownNameError.among(f"weights of {prefix}{bare}", tag, dict.fromkeys(tags))
+    kind = f"{sources[0].name} backbone" if prefix else "backbone"
+    renamed = next(filter(None, (source.renamed(bare) for source in sources)), None)
+    if renamed:
+        return UnknownNameError(f"Unknown {kind} {name!r}. It is now named {renamed!r}.")
+    known = dict.fromkeys(known for source in sources for known in source.names())
+    return UnknownNameError.among(kind, name, known, hint=_HINT)
 
 
 def _matches(name: str, source: Source, pattern: str) -> bool:

@@ -7,7 +7,7 @@ the same image in three equal channels gave. N channels repeat the weights in tu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import NoReturn
 
@@ -69,6 +69,13 @@ def widen(module: nn.Module, wide: nn.Module, input_size: InputSize) -> None:
         last = inputs == RGB or _colour_runs_fastest(module, layer, input_size)
         own[key] = adapt_weight(own[key], width * RGB // inputs, colour_last=last)
     wide.load_state_dict(own)
+
+
+def is_adapted(state: Mapping[str, Tensor], module: nn.Module, channels: int) -> bool:
+    """Whether a state dict has first layers for so many channels where the module has others."""
+    own = module.state_dict()
+    differing = [key for key in own if key in state and own[key].shape != state[key].shape]
+    return any(state[key].ndim > 1 and state[key].shape[1] == channels for key in differing)
 
 
 def adapt_first_layers(module: nn.Module, input_size: InputSize, channels: int) -> None:

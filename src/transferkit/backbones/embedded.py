@@ -20,7 +20,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.channels import RGB, adapt_first_layers
+from transferkit.backbones.channels import RGB
 from transferkit.backbones.meta_forward import (
     Size,
     check_size,
@@ -28,9 +28,9 @@ from transferkit.backbones.meta_forward import (
     output_shape,
     skeleton,
 )
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
-from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
+from transferkit.backbones.weights import StateDict, choose_weights, own_layout, read_state_dict
 from transferkit.errors import UnknownNameError
 
 NAME = "formula_resnet18"
@@ -65,6 +65,10 @@ class EmbeddedSource:
             raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
         return (_WEIGHTS,)
 
+    def renamed(self, name: str) -> str | None:
+        """No old names are known."""
+        return None
+
     def spec(self, name: str) -> BackboneSpec:
         """Measure the backbone."""
         network = without_memory(lambda: self.build(name, None, RGB, None))
@@ -78,10 +82,10 @@ class EmbeddedSource:
         chosen = choose_weights(weights, self.weights(name), name=full)
         check_size(full, size, _anatomy)
         module = create_network()
-        if chosen is not None:
-            _load(module, full, chosen)
-        if in_channels != RGB:
-            adapt_first_layers(module, _WEIGHTS.input_size, in_channels)
+        state = None if chosen is None else own_layout(_read(chosen), module)
+        origin = str(chosen) if isinstance(chosen, Path) else f"the weights {_WEIGHTS.tag!r}"
+        images = (RGB, *size)
+        fill(module, state, images, in_channels, name=full, origin=origin, dropped=_DROPPED)
         return assemble(
             module, _anatomy(size), _WEIGHTS, name=full, in_channels=in_channels, size=size
         )
@@ -134,10 +138,8 @@ def _anatomy(size: Size) -> Anatomy:
     return Anatomy(count_parameters(module), output_shape(module, (RGB, *size)))
 
 
-def _load(module: nn.Module, full: str, chosen: WeightsSpec | Path) -> None:
+def _read(chosen: WeightsSpec | Path) -> StateDict:
     if isinstance(chosen, Path):
-        state, origin = read_state_dict(chosen), str(chosen)
-    else:
-        with as_file(files("transferkit.backbones") / _FILE) as path:
-            state, origin = read_state_dict(path), f"the weights {chosen.tag!r}"
-    load_weights(module, state, name=full, origin=origin, dropped=_DROPPED)
+        return read_state_dict(chosen)
+    with as_file(files("transferkit.backbones") / _FILE) as path:
+        return read_state_dict(path)

@@ -1,8 +1,9 @@
-"""The user's own networks: a source that a call fills, never an import."""
+"""The source of the user's own networks, filled by ``register_backbone``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,18 +11,21 @@ import torch
 from torch import nn
 
 from transferkit._validation import check_number, check_whole
-from transferkit.backbones.channels import adapt_first_layers
 from transferkit.backbones.meta_forward import (
     Size,
     check_size,
     copy_structure,
     count_parameters,
+    has_parameters,
     output_shape,
+    record_on_meta,
 )
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe
-from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
-from transferkit.backbones.weights import choose_weights, load_weights, read_state_dict
-from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill
+from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
+from transferkit.backbones.weights import choose_weights, own_layout, read_state_dict
+from transferkit.errors import ConfigError, UnknownNameError, WeightsError
+
+_HEADS = frozenset({"classifier", "fc", "head", "heads", "last_linear", "logits", "output"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Registration:
     feature_dim: int | None
     facts: WeightsSpec
     file: Path | None
+    old_head: tuple[str, ...]
 
     def module(self) -> nn.Module:
         """Build the network."""
@@ -75,6 +80,10 @@ class RegisteredSource:
         entry = self._entry(name)
         return () if entry.file is None else (entry.facts,)
 
+    def renamed(self, name: str) -> str | None:
+        """No old names are known."""
+        return None
+
     def spec(self, name: str) -> BackboneSpec:
         """Measure a registered network, built with random weights."""
         channels = self._entry(name).facts.input_size[0]
@@ -88,14 +97,28 @@ class RegisteredSource:
         size = image_size or entry.facts.input_size[1:]
         module = entry.module()
         anatomy = _anatomy(full, entry, module, size)
-        if not (weights == "default" and entry.file is None):  # it may carry weights of its own
-            chosen = choose_weights(weights, self.weights(name), name=full)
-            path = entry.file if isinstance(chosen, WeightsSpec) else chosen
-            if path is not None:
-                load_weights(module, read_state_dict(path), name=full, origin=str(path))
-        if in_channels != entry.facts.input_size[0]:
-            adapt_first_layers(module, entry.facts.input_size, in_channels)
+        path = self._file(name, weights)
+        state = None if path is None else own_layout(read_state_dict(path), module)
+        if state is not None:
+            _check_extra(state.keys(), module, entry, full)
+        fill(
+            module,
+            state,
+            entry.facts.input_size,
+            in_channels,
+            name=full,
+            origin=str(path),
+            dropped=entry.old_head,
+        )
         return assemble(module, anatomy, entry.facts, name=full, in_channels=in_channels, size=size)
+
+    def _file(self, name: str, weights: Weights) -> Path | None:
+        """The weights file to load; None to keep what ``build`` returned."""
+        file = self._entry(name).file
+        if weights == "default" and file is None:
+            return None  # the network may carry weights of its own
+        chosen = choose_weights(weights, self.weights(name), name=f"{self.name}/{name}")
+        return file if isinstance(chosen, WeightsSpec) else chosen
 
     def _entry(self, name: str) -> Registration:
         if name not in self.entries:
@@ -114,4 +137,38 @@ def _anatomy(full: str, entry: Registration, module: nn.Module, size: Size) -> A
             f"{full} was registered with feature_dim={entry.feature_dim}, got an output of shape "
             f"{anatomy.output}."
         )
+    if entry.feature_dim is None:
+        _warn_of_head(full, bones, (channels, *size), anatomy.feature_dim)
     return anatomy
+
+
+def _warn_of_head(full: str, bones: nn.Module, input_size: InputSize, width: int) -> None:
+    """Warn where the features seem to be the outputs of the network's own classifier."""
+    leaves = record_on_meta(bones, input_size).leaves()
+    named = (leaf.name for leaf in reversed(leaves))
+    last = next((name for name in named if has_parameters(bones.get_submodule(name))), "")
+    layer = bones.get_submodule(last)
+    if not isinstance(layer, nn.Linear) or layer.out_features != width:
+        return
+    if _HEADS.intersection(last.split(".")):
+        warnings.warn(
+            f"{full} ends in the linear layer {last!r} with {width} outputs, which seems to be its "
+            "own classifier. Build it without, so that the features come before it, as with "
+            f"model.{last} = torch.nn.Identity(); or register it with feature_dim={width} if they "
+            "are meant to come after it.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _check_extra(keys: Collection[str], module: nn.Module, entry: Registration, full: str) -> None:
+    """Name the modules of an old classifier, if the file holds all of the network and more."""
+    own = module.state_dict().keys()
+    extra = dict.fromkeys(key.rpartition(".")[0] or key for key in keys if key not in own)
+    dropped = tuple(f"{head}." for head in entry.old_head)
+    heads = [name for name in extra if not f"{name}.".startswith(dropped)]
+    if heads and own <= set(keys):
+        raise WeightsError(
+            f"The weights of {full} hold more than the network: {', '.join(heads)}. If that was "
+            f"its old classifier, leave it out: register_backbone(..., old_head={heads!r})."
+        )

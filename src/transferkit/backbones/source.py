@@ -1,18 +1,19 @@
-"""What a source of backbones is, and what all sources do alike."""
+"""The interface of a source of backbones, and the steps that all sources share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from transferkit.backbones.channels import adapt_statistics
+from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, is_adapted
 from transferkit.backbones.meta_forward import Size, skeleton
-from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
+from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
+from transferkit.backbones.weights import StateDict, load_weights
 from transferkit.errors import ConfigError
 
 Weights = str | Path | None
@@ -31,6 +32,9 @@ class Source(Protocol):
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The pretrained weights of a backbone, the default first; cheap, builds nothing."""
+
+    def renamed(self, name: str) -> str | None:
+        """The full name of a backbone that once had this one, where the source knows."""
 
     def spec(self, name: str) -> BackboneSpec:
         """The facts of a backbone, measured on a network without memory."""
@@ -57,6 +61,27 @@ class Anatomy:
         return self.output[1] if len(self.output) == 4 else self.output[-1]
 
 
+def fill(
+    module: nn.Module,
+    state: StateDict | None,
+    input_size: InputSize,
+    in_channels: int,
+    *,
+    name: str,
+    origin: str,
+    dropped: Sequence[str] = (),
+) -> None:
+    """Load weights into a network and adapt its first layers to so many channels."""
+    other = in_channels != input_size[0]
+    early = other and state is not None and is_adapted(state, module, in_channels)
+    if early:  # the weights were saved from a network with those channels
+        adapt_first_layers(module, input_size, in_channels)
+    if state is not None:
+        load_weights(module, state, name=name, origin=origin, dropped=dropped)
+    if other and not early:
+        adapt_first_layers(module, input_size, in_channels)
+
+
 def assemble(
     module: nn.Module,
     anatomy: Anatomy,
@@ -66,7 +91,7 @@ def assemble(
     in_channels: int,
     size: Size,
 ) -> Network:
-    """Hand out a network that is built: pooled to vectors, with its weights' normalisation."""
+    """Pool a network that is built to vectors, and note the normalisation of its weights."""
     return Network(
         module=pool_to_vectors(module, anatomy.output, name=name),
         num_params=anatomy.num_params,

@@ -144,7 +144,7 @@ class BackboneRow:
 
 @cache
 def packaged_rows() -> dict[str, BackboneRow]:
-    """The packaged table by full name, what is known of the weights left out."""
+    """The packaged table by full name; its rows leave the weights' columns empty."""
     path = files("transferkit.backbones") / "catalog.csv"
     if not path.is_file():
         return {}

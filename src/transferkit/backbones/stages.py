@@ -101,7 +101,7 @@ class _Tree:
         return self._without_lump(calls) if self._count_composites(calls) >= _FEWEST else calls
 
     def _without_lump(self, calls: list[Call]) -> list[Call]:
-        """The pieces, the only large one that is made of pieces taken apart if there are few."""
+        """Take the one large composite piece apart, where few stages would come otherwise."""
         lumps = [call for call in calls if self._part(call) != [call]]
         count = sum(name not in self.heads for name, _ in self.group(calls))
         if len(lumps) != 1 or count > _FEW:

@@ -1,4 +1,4 @@
-"""Backbones side by side: what to choose from, in one table."""
+"""A table of backbones with their size, cost, accuracy and licence."""
 
 from __future__ import annotations
 

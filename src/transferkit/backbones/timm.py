@@ -20,7 +20,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg, _builder, get_pretrained_cfg
 from torch import Tensor, nn
 
-from transferkit.backbones.channels import RGB, widen
+from transferkit.backbones.channels import RGB, is_adapted, widen
 from transferkit.backbones.meta_forward import (
     Size,
     check_size,
@@ -39,6 +39,7 @@ from transferkit.backbones.weights import (
     choose_weights,
     fetch,
     load_weights,
+    own_layout,
     read_state_dict,
     warn_of_licence,
 )
@@ -63,8 +64,14 @@ class TimmSource:
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The tags of ``name`` that have weights, its default first."""
-        self._require(name)
+        if name not in _names():
+            raise UnknownNameError.among(f"{self.name} backbone", name, _names())
         return tuple(_weights_spec(name, tag) for tag in _tags().get(name, ()))
+
+    def renamed(self, name: str) -> str | None:
+        """The network that timm itself would load, with a warning, for an old name."""
+        new = timm.models.get_deprecated_models().get(name)
+        return f"{self.name}/{new}" if new else None
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
@@ -88,20 +95,18 @@ class TimmSource:
         construct = partial(_construct, name, tag, anatomy.img_size)
         if chosen is None:
             module = construct(in_channels=in_channels)
+        elif isinstance(chosen, Path):
+            dropped = (*anatomy.removed, *_classifiers(_config(name, tag)))
+            module = _with_file(construct, chosen, in_channels, size, name=full, dropped=dropped)
         else:
-            module = _load(construct, chosen, anatomy, _config(name, tag), name=full)
-            if in_channels != RGB:
-                wide = construct(in_channels=in_channels)
-                widen(module, wide, (RGB, *size))
-                module = wide
+            warn_of_licence(chosen, name=full)
+            fetch(lambda: None, name=full, tag=chosen.tag, url=_address(_config(name, tag)))
+            with _deferred_loads() as loads:
+                module = construct(pretrained=True)
+            fetch(loads[-1].run, name=full, tag=chosen.tag)
+            module = _widened(construct, module, in_channels, size)
         _reset(module)
         return assemble(module, anatomy, facts, name=full, in_channels=in_channels, size=size)
-
-    def _require(self, name: str) -> None:
-        if name not in _names():
-            renamed = timm.models.get_deprecated_models().get(name)
-            hint = f"timm renamed it to {renamed!r}." if renamed else ""
-            raise UnknownNameError.among(f"{self.name} backbone", name, _names(), hint=hint)
 
 
 SOURCE = TimmSource()
@@ -185,26 +190,40 @@ def _classifiers(facts: PretrainedCfg) -> tuple[str, ...]:
     return (stated,) if isinstance(stated, str) else tuple(stated)
 
 
-def _load(
+def _with_file(
     construct: Callable[..., nn.Module],
-    chosen: WeightsSpec | Path,
-    anatomy: Anatomy,
-    facts: PretrainedCfg,
+    path: Path,
+    in_channels: int,
+    size: Size,
     *,
     name: str,
+    dropped: Sequence[str],
 ) -> nn.Module:
-    """Make the network for three channels, with its weights, its classifier still on."""
-    if isinstance(chosen, WeightsSpec):
-        warn_of_licence(chosen, name=name)
-        _check_reachable(facts, name=name, tag=chosen.tag)
+    """Make the network with the weights of a local file, as timm would load a published one."""
     with _deferred_loads() as loads:
         module = construct(pretrained=True)
-    if isinstance(chosen, Path):
-        dropped = (*anatomy.removed, *_classifiers(facts))
-        _load_file(module, chosen, loads[-1], name=name, dropped=dropped)
-    else:
-        fetch(loads[-1].run, name=name, tag=chosen.tag)
-    return module
+    load, plain = loads[-1], own_layout(read_state_dict(path), module)
+    early = in_channels != RGB and is_adapted(plain, module, in_channels)
+    if early:  # it was saved from a network with those channels
+        module = construct(in_channels=in_channels)
+    state: Mapping[str, Tensor] = plain
+    if load.filter is not None:
+        with suppress(Exception):  # a foreign file can trip it anywhere; misfits are listed
+            state = load.filter(dict(plain), module)
+    origin, spare = str(path), not load.strict
+    load_weights(module, OrderedDict(state), name=name, origin=origin, dropped=dropped, spare=spare)
+    return module if early else _widened(construct, module, in_channels, size)
+
+
+def _widened(
+    construct: Callable[..., nn.Module], module: nn.Module, in_channels: int, size: Size
+) -> nn.Module:
+    """The network for so many channels, with the weights of one for three."""
+    if in_channels == RGB:
+        return module
+    wide = construct(in_channels=in_channels)
+    widen(module, wide, (RGB, *size))
+    return wide
 
 
 @cache
@@ -285,23 +304,6 @@ def _deferred_loads() -> Iterator[list[_DeferredLoad]]:
             yield loads
         finally:
             _builder.load_pretrained = load_pretrained
-
-
-def _load_file(
-    module: nn.Module, path: Path, load: _DeferredLoad, *, name: str, dropped: Sequence[str]
-) -> None:
-    """Load a local file into ``module`` as timm would load a published one."""
-    state: Mapping[str, Tensor] = read_state_dict(path)
-    if load.filter is not None:
-        with suppress(Exception):  # a foreign file can trip it anywhere; misfits are listed
-            state = load.filter(dict(state), module)
-    origin, spare = str(path), not load.strict
-    load_weights(module, OrderedDict(state), name=name, origin=origin, dropped=dropped, spare=spare)
-
-
-def _check_reachable(config: PretrainedCfg, *, name: str, tag: str) -> None:
-    """Find an absent network before anything is built."""
-    fetch(lambda: None, name=name, tag=tag, url=_address(config))
 
 
 def _address(config: PretrainedCfg) -> str | None:

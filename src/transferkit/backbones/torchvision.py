@@ -16,7 +16,7 @@ from torch.hub import get_dir
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from transferkit.backbones.channels import RGB, adapt_first_layers, replace_module
+from transferkit.backbones.channels import RGB, replace_module
 from transferkit.backbones.meta_forward import (
     Size,
     check_size,
@@ -25,13 +25,13 @@ from transferkit.backbones.meta_forward import (
     record_on_meta,
     skeleton,
 )
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.weights import (
     StateDict,
     choose_weights,
     fetch,
-    load_weights,
+    own_layout,
     read_state_dict,
     state_dict_of,
     warn_of_licence,
@@ -65,6 +65,10 @@ class TorchvisionSource:
         others = [member for member in enum if member is not default]
         return tuple(map(_weights_spec, (default, *others)))
 
+    def renamed(self, name: str) -> str | None:
+        """No old names are known."""
+        return None
+
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
         network = without_memory(lambda: self.build(name, None, RGB, None))
@@ -84,17 +88,16 @@ class TorchvisionSource:
         state = None if chosen is None else self._read(name, chosen)
         module = _construct(name, size)
         replace_module(module, anatomy.classifier, nn.Identity())
-        if state is not None:
-            lacks = () if facts.num_classes else (_VGG_CLASSIFIER,)
-            load_weights(
-                module,
-                _up_to_date(state, module),
-                name=full,
-                origin=str(chosen) if isinstance(chosen, Path) else f"the weights {facts.tag!r}",
-                dropped=(anatomy.classifier, *aux, *lacks),
-            )
-        if in_channels != RGB:
-            adapt_first_layers(module, (RGB, *size), in_channels)
+        lacks = () if facts.num_classes else (_VGG_CLASSIFIER,)
+        fill(
+            module,
+            None if state is None else _up_to_date(state, module),
+            (RGB, *size),
+            in_channels,
+            name=full,
+            origin=str(chosen) if isinstance(chosen, Path) else f"the weights {facts.tag!r}",
+            dropped=(anatomy.classifier, *aux, *lacks),
+        )
         network = assemble(module, anatomy, facts, name=full, in_channels=in_channels, size=size)
         network.aux = aux
         return _normalised_plainly(network) if aux and in_channels != RGB else network
@@ -168,7 +171,8 @@ def _is_cached(member: WeightsEnum) -> bool:
 
 
 def _up_to_date(state: StateDict, module: nn.Module) -> StateDict:
-    """Bring old densenet keys up to date and position embeddings to the network's image size."""
+    """Bring keys and position embeddings to the network's layout and image size."""
+    state = own_layout(state, module)
     items = ((_OLD_DENSE_KEY.sub(r"\1\2", key), value) for key, value in state.items())
     renamed = state_dict_of(state, items)
     positions = renamed.get(_POSITIONS)
@@ -182,7 +186,7 @@ def _up_to_date(state: StateDict, module: nn.Module) -> StateDict:
 
 
 def _weights_spec(member: WeightsEnum) -> WeightsSpec:
-    """What torchvision publishes of one set of weights."""
+    """Torchvision's metadata of one set of weights."""
     meta, transforms = member.meta, member.transforms()
     side = int(transforms.crop_size[0])
     metrics = meta.get("_metrics", {}).get("ImageNet-1K", {})

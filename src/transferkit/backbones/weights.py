@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ T = TypeVar("T")
 StateDict = OrderedDict[str, Tensor]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_TORCH = (b"PK", b"\x80")  # how a zip archive and a pickle begin
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
 _COUNTER = "num_batches_tracked"  # a batch norm's step count: absent from old files, unused here
@@ -58,16 +58,33 @@ def choose_weights(
 
 def read_state_dict(path: Path) -> StateDict:
     """Read a file of named tensors on the CPU, unwrapped, half precision as float32."""
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = _unwrap(content)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors or len(tensors) < len(state):
-        kinds = sorted({type(value).__name__ for value in state.values()})
-        raise WeightsError(
-            f"{path}: expected a state dict, names mapped to tensors; "
-            f"got {len(state)} entries of {', '.join(kinds) or 'nothing'}"
-        )
-    return state_dict_of(state, ((_clean(key), _full(value)) for key, value in tensors.items()))
+    content = _read(path)
+    state = content
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            state = content[key]
+            break
+    if not isinstance(state, Mapping) or not state:
+        raise _unreadable(path, f"it holds no tensors by name, but a {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise _unreadable(path, f"its key {key!r} is not a string")
+        if not isinstance(value, Tensor):
+            raise _unreadable(path, f"its entry {key!r} is of type {type(value).__name__}")
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+            raise _unreadable(path, f"its tensor {key!r} is sparse, quantised or without numbers")
+    return state_dict_of(state, ((_clean(key), _full(value)) for key, value in state.items()))
+
+
+def own_layout(state: StateDict, module: nn.Module) -> StateDict:
+    """The part of a state dict that is the module's, if it was saved inside another."""
+    # A saved classifier holds its network in ``backbone``, and one that is pooled in ``encoder``.
+    own = module.state_dict().keys()
+    for prefix in ("backbone.", "encoder."):
+        part = [(key, value) for key, value in state.items() if key.startswith(prefix)]
+        if part and not any(key.startswith(prefix) for key in own):
+            state = OrderedDict((key.removeprefix(prefix), value) for key, value in part)
+    return state
 
 
 def state_dict_of(origin: Mapping[str, object], items: Iterable[tuple[str, Tensor]]) -> StateDict:
@@ -179,38 +196,32 @@ def _existing(path: Path, name: str) -> Path:
     )
 
 
-def _read_safetensors(path: Path) -> Mapping[str, object]:
+def _read(path: Path) -> object:
+    """What a file holds, by its first bytes and not by its suffix; nothing in it is executed."""
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            start = file.read(9)
+            if start.endswith(b"{"):  # after the eight bytes of a safetensors header's length
+                return load_file(path)
+            if start.startswith(_TORCH):
+                file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is refused: it holds more than tensors (or is damaged), and Python objects "
-            "in it could run code when loaded. Save a plain state dict, "
-            "torch.save(model.state_dict(), path), or a .safetensors file"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path} cannot be read as a file of torch.save: {reason}") from error
-
-
-def _unwrap(content: object) -> Mapping[str, object]:
-    """The state dict inside a checkpoint, or the content itself."""
-    if not isinstance(content, Mapping):
-        raise WeightsError(
-            f"expected a state dict in the weights file, got {type(content).__name__}"
+        reason = (
+            "it is damaged, or holds Python objects, which are refused because they can run code"
         )
-    for key in _WRAPPERS:
-        inner = content.get(key)
-        if isinstance(inner, Mapping):
-            return inner
-    return content
+        raise _unreadable(path, reason) from error
+    except Exception as error:  # damaged files make the readers raise whatever there is
+        raise _unreadable(path, str(error).strip() or type(error).__name__) from error
+    raise _unreadable(path, f"it begins with {start!r}" if start else "it is empty")
+
+
+def _unreadable(path: Path, reason: str) -> WeightsError:
+    return WeightsError(
+        f"Cannot read weights from {path}: {textwrap.shorten(reason, 160)}. Expected a state dict "
+        "(names mapped to tensors), in a .safetensors file or in one written by "
+        "torch.save(model.state_dict(), path). Fetch the file again, or save it so."
+    )
 
 
 def _clean(key: str) -> str:
@@ -220,8 +231,7 @@ def _clean(key: str) -> str:
 
 
 def _full(value: Tensor) -> Tensor:
-    half = value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half else value
+    return value.float() if value.is_floating_point() and value.element_size() < 4 else value
 
 
 def _differ(own: Tensor, given: Tensor | None) -> bool:
