@@ -7,14 +7,17 @@ import torch
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.freezing import freeze
+from transferkit.models.save_load import load_classifier, save_classifier
 from transferkit.training.evaluate import evaluate, predict
+from transferkit.training.trainer import Trainer
 
 
 def test_evaluate_counts_what_the_model_says(small, val):
     model = small().eval()
     with torch.no_grad():
         logits = model(val.batch(np.arange(len(val))))
-    scores = evaluate(model, val, batch_size=7)
+    with pytest.warns(UserWarning, match="never trained"):
+        scores = evaluate(model, val, batch_size=7)
     assert scores.accuracy == pytest.approx(np.mean(logits.argmax(1).numpy() == val.labels))
     loss = torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(val.labels))
     assert scores.log_loss == pytest.approx(loss.item(), rel=1e-5)
@@ -42,8 +45,21 @@ def test_the_mode_of_every_module_is_put_back(small, val, frozen):
         freeze(model)
     model.train()
     before = [module.training for module in model.modules()]
-    evaluate(model, val)
+    predict(model, val)
+    with pytest.warns(UserWarning, match="never trained"):
+        evaluate(model, val)
     assert [module.training for module in model.modules()] == before
+
+
+def test_a_head_that_was_trained_or_loaded_is_not_warned_of(small, train, val, tmp_path):
+    model = small()
+    Trainer(model, progress=False).fit(train, epochs=1)
+    expected = evaluate(model, val).log_loss
+    save_classifier(model, tmp_path / "model.safetensors")
+    assert evaluate(load_classifier(tmp_path / "model.safetensors"), val).log_loss == expected
+    own = small()
+    own.load_state_dict(model.state_dict())
+    assert evaluate(own, val).log_loss == expected
 
 
 def test_batch_statistics_are_not_used_or_changed(small, val):

@@ -158,7 +158,8 @@ def test_numbers_stand_for_no_names(trained, three) -> None:
         figures(tk.evaluate(trained, two)), nan_ok=True
     )
     model = new()
-    assert tk.evaluate(model, test).classes == CLASSES
+    with pytest.warns(UserWarning, match="never trained"):
+        assert tk.evaluate(model, test).classes == CLASSES
     assert model.classes == ("0", "1", "2")
     tk.Trainer(model, **QUIET).fit(three["train"], epochs=1)
     assert model.classes == CLASSES

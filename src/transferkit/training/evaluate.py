@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -21,7 +23,7 @@ def evaluate(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Evaluate ``model`` on labelled images, in float32.
+    """Evaluate ``model`` on labelled images, in float32, and warn if its head was never trained.
 
     Args:
         model: The classifier; its mode is left as it was.
@@ -35,8 +37,8 @@ def evaluate(
     Example:
         >>> import transferkit as tk
         >>> splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
-        >>> model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
-        >>> scores = tk.evaluate(model, splits["test"])
+        >>> result = tk.linear_probe("transferkit/formula_resnet18", splits, solver="lbfgs")
+        >>> scores = tk.evaluate(result.classifier, splits["test"])
         >>> scores.n, scores.classes
         (30, ('normal', 'pneumonia'))
         >>> low, high = scores.accuracy_interval
@@ -45,8 +47,31 @@ def evaluate(
     """
     require_images("What is evaluated", data).require_labels("Evaluation")
     images = data.with_classes(require_classifier(model).classes)
-    probabilities = _probabilities(model, images, batch_size, device)
-    return Predictions.of(probabilities, labels=images.labels, classes=images.classes).evaluation()
+    evaluation = evaluation_of(model, images, batch_size=batch_size, device=device)
+    warn_if_untrained(model)
+    return evaluation
+
+
+def evaluation_of(
+    model: Classifier,
+    data: ImageData,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Evaluate on labelled images whose classes are in the order of the model's."""
+    probabilities = _probabilities(model, data, batch_size, device)
+    return Predictions.of(probabilities, labels=data.labels, classes=data.classes).evaluation()
+
+
+def warn_if_untrained(model: Classifier, which: str = "this classifier") -> None:
+    """Warn that the scores of a head that was never trained are those of chance."""
+    if not model.head_is_trained:
+        warnings.warn(
+            f"The head of {which} was never trained: its scores are those of chance. Train it "
+            "first, for example with tk.linear_probe(model, splits).",
+            stacklevel=3,
+        )
 
 
 def predict(

@@ -19,7 +19,7 @@ from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
-from transferkit.training.evaluate import evaluate
+from transferkit.training.evaluate import evaluation_of, warn_if_untrained
 from transferkit.training.trainer import labelled_splits
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -105,12 +105,13 @@ def interpolate(
     """
     tried = _check_alphas(alphas)
     first, second = require_classifier(first), require_classifier(second)
-    parts = labelled_splits(splits)
+    parts = labelled_splits(splits).with_classes(second.classes)
     merged = copy.deepcopy(second)
     where = place(merged, device)
     ends = (_state(first, where), _state(second, where))
-    _check_same(*ends)
-    _check_class_order(first, second)
+    _check_pair(first, second)
+    for name, model in (("first", first), ("second", second)):
+        warn_if_untrained(model, f"the {name} model")
     norms = _changed_norms(merged, *ends)
 
     def move_to(alpha: float) -> None:
@@ -121,7 +122,7 @@ def interpolate(
     scores = []
     for alpha in tried:
         move_to(alpha)
-        scores.append(evaluate(merged, parts["val"], batch_size=batch_size))
+        scores.append(evaluation_of(merged, parts["val"], batch_size=batch_size))
     best = min(range(len(tried)), key=lambda i: (-scores[i].accuracy, scores[i].log_loss))
     move_to(tried[best])
     test = parts.get("test")
@@ -132,7 +133,7 @@ def interpolate(
         alphas=tried,
         val_scores=tuple(scores),
         val=scores[best],
-        test=evaluate(merged, parts["test"], batch_size=batch_size) if labelled else None,
+        test=evaluation_of(merged, parts["test"], batch_size=batch_size) if labelled else None,
     )
 
 
@@ -171,18 +172,15 @@ def _state(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.detach().to(device, copy=True) for name, tensor in state.items()}
 
 
-def _check_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-    differ = [
-        n for n in a.keys() | b.keys() if n not in a or n not in b or a[n].shape != b[n].shape
-    ]
+def _check_pair(first: Classifier, second: Classifier) -> None:
+    """Refuse models of different architecture, or with their classes in different order."""
+    a, b = ({n: t.shape for n, t in model.state_dict().items()} for model in (first, second))
+    differ = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
     if differ:
         raise ConfigError(
             "Only two models of one architecture can be interpolated; these differ in "
             f"{len(differ)} tensors, such as {min(differ)!r}."
         )
-
-
-def _check_class_order(first: Classifier, second: Classifier) -> None:
     if first.classes != second.classes and set(first.classes) == set(second.classes):
         raise ConfigError(
             f"The classes of the models are in different order, {first.classes} and "

@@ -9,7 +9,7 @@ from transferkit._typing import JSON
 from transferkit.data.image_data import Splits
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier
-from transferkit.training.evaluate import evaluate
+from transferkit.training.evaluate import evaluation_of
 from transferkit.training.history import History
 
 
@@ -64,6 +64,6 @@ def evaluated(model: Classifier, history: History, splits: Splits) -> Result:
     return Result(
         classifier=model,
         history=history,
-        val=evaluate(model, splits["val"]),
-        test=None if test is None or test.labels is None else evaluate(model, test),
+        val=evaluation_of(model, splits["val"]),
+        test=None if test is None or test.labels is None else evaluation_of(model, test),
     )
