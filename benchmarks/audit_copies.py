@@ -2,11 +2,11 @@
 
     python benchmarks/audit_copies.py recall DATA     # edited copies of 200 images, five edits
     python benchmarks/audit_copies.py false DATA      # pairs reported among 1000 images as they are
-    python benchmarks/audit_copies.py search          # 10^5 embeddings of 512
+    python benchmarks/audit_copies.py search          # one of the 32 look-ups among 10^5 images
     python benchmarks/audit_copies.py audit DATA      # the whole audit, embedded backbone
 
 DATA is a folder of splits such as kermany224. ``--images`` takes fewer of them, drawn at random by
-``--seed``; ``--rows`` sets the embeddings of the search. Each part prints its table and writes it
+``--seed``; ``--rows`` sets the images of the search. Each part prints its table and writes it
 to benchmarks/results/audit_copies_PART.md, with the command and the versions. Times are those of
 this process, loading of the images apart; set ``OMP_NUM_THREADS`` for one or two threads.
 """
@@ -138,17 +138,17 @@ def false(options: argparse.Namespace) -> str:
 
 
 def search(options: argparse.Namespace) -> str:
-    """Look up planted neighbours among random embeddings."""
+    """Look up planted neighbours among random rows of 64, as the search describes images."""
     rng = np.random.default_rng(options.seed)
-    rows = rng.standard_normal((options.rows, 512), dtype=np.float32)
+    rows = rng.standard_normal((options.rows, 64), dtype=np.float32)
     half = options.rows // 2
-    rows[half : half + 100] = rows[:100] + 0.2 * rng.standard_normal((100, 512), dtype=np.float32)
+    rows[half : half + 100] = rows[:100] + 0.2 * rng.standard_normal((100, 64), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     cost, found = timed(lambda: similar_pairs(rows, rows, floor=0.75, most=4))
     planted = int(np.sum((found[0] < 100) & (found[1] == found[0] + half)))
     others = len(found[0]) // 2 - planted  # each pair was found from both sides
     cells = [str(options.rows), f"{planted} of 100", str(others), *cost]
-    return table(("rows of 512", "planted pairs found", "other pairs", *COSTS), [cells])
+    return table(("rows of 64", "planted pairs found", "other pairs", *COSTS), [cells])
 
 
 def audit(options: argparse.Namespace) -> str:
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("data", nargs="?", help="folder of splits; the search needs none")
     parser.add_argument("--images", type=int, help="take so many images")
-    parser.add_argument("--rows", type=int, default=100_000, help="embeddings of the search")
+    parser.add_argument("--rows", type=int, default=100_000, help="images of the search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", default="", help="one sentence on the machine, for the result")
     options = parser.parse_args()

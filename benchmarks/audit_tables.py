@@ -280,9 +280,9 @@ walks the whole kernel matrix, in quadratic time: an audit gives it 2000 images 
 (`max_images`). Kolmogorov-Smirnov sums its null distribution exactly up to 10 000 rows of both
 samples together. Of the audit's steps only
 the search for near-duplicates looks at every pair of images, in one matrix product of 64 components
-for each of 32 variants: 64 ns for each image and each other one, against some 2 ms for each image
-alone, so that it prevails from 30 000 images on and takes 11 minutes for 100 000. The rest of the
-search is bounded: an image is laid over the best 24 others.
+for each of 32 variants: 70 ns for each image and each other one, against some 2 ms for each image
+alone, so that it prevails from 30 000 images on and takes 12 minutes for 100 000. The rest of the
+search is bounded: an image is registered with the best 24 others.
 
 {growth_table(growth)}
 

@@ -16,11 +16,11 @@ from transferkit.audit.report import (
     AuditError,
     AuditReport,
     SplitSummary,
-    Waterfall,
     bar_ends,
     data_uri,
     numbers,
     thumbnail,
+    waterfall,
 )
 from transferkit.errors import ConfigError, OutputError, TransferkitError
 
@@ -239,7 +239,7 @@ def test_a_waterfall_of_many_classes_sums_up_the_small_ones():
         classes=[f"c{i}" for i in range(20)],
         samples=20,
     )
-    titles = [bar.title for bar in Waterfall.of(many).bars]
+    titles = [bar.title for bar in waterfall(many)["bars"]]
     assert "within c3" in titles
     assert "14 other parts" in titles
     assert len(titles) < 14
@@ -248,8 +248,8 @@ def test_a_waterfall_of_many_classes_sums_up_the_small_ones():
 def test_a_score_of_zero_can_be_drawn():
     labels = np.zeros(4, int)
     none = ScoredSplit(labels, np.tile([0.0, 1.0], (4, 1)))
-    drawn = Waterfall.of(explain_scores(none, none, classes=["a", "b"], samples=20))
-    assert all(0 <= drawn.x(value) <= 1 for bar in drawn.bars for value in bar[2:4])
+    drawn = waterfall(explain_scores(none, none, classes=["a", "b"], samples=20))
+    assert all(0 <= drawn["x"](value) <= 1 for bar in drawn["bars"] for value in bar[2:4])
 
 
 def test_thumbnails_are_small_pictures():

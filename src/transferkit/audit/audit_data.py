@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -189,6 +189,11 @@ class AuditData:
             seed=self.seed,
         )
 
+    def evidence(self, split: str, rows: Int64Array, notes: Iterable[str]) -> list[Evidence]:
+        """Make the evidence of images of one split: their rows (B,), and a note on each."""
+        names = self.splits[split].names
+        return [Evidence((names[r],), note) for r, note in zip(rows.tolist(), notes, strict=True)]
+
     def share_of_images(
         self,
         check: str,
@@ -196,19 +201,20 @@ class AuditData:
         splits: tuple[str, ...],
         evidence: Sequence[Evidence],
         *,
-        total: int,
         found: str,
         nothing: str = "",
         advice: str,
         concerned: int | None = None,
+        total: int | None = None,
         statistic: int | None = None,
     ) -> Finding:
-        """Make a finding whose effect is the share of the images concerned among ``total``.
+        """Make a finding whose effect is the share of the images concerned.
 
-        One image is concerned per piece of evidence, and the statistic is their number, unless
-        these are given. The message is ``found``, or ``nothing`` where there are none.
+        By default, one image per piece of evidence, of all images of the last of the ``splits``;
+        the statistic is their number. The message is ``found``, or ``nothing`` if there are none.
         """
         count = len(evidence) if concerned is None else concerned
+        total = len(self.splits[splits[-1]]) if total is None else total
         return Finding(
             check=check,
             severity=limits.severity(count / total),
@@ -230,17 +236,15 @@ class AuditData:
         return leaked
 
 
-def main_components(
-    features: Mapping[str, FloatArray], *, width: int = COMPONENTS
-) -> dict[str, Float64Array]:
-    """Turn the features (N, D) of all splits onto their strongest common components (N, width).
+def main_components(features: Mapping[str, FloatArray]) -> dict[str, Float64Array]:
+    """Turn the features (N, D) of all splits onto their 64 strongest common components.
 
     The components do not know which split an image is from, so tests on them keep their level.
     """
     pooled = np.concatenate(list(features.values())).astype(np.float64)
     pooled -= pooled.mean(axis=0)
     spread, axes = np.linalg.eigh(pooled.T @ pooled)
-    kept = axes[:, np.argsort(-spread)[: min(width, len(pooled))]]
+    kept = axes[:, np.argsort(-spread)[: min(COMPONENTS, len(pooled))]]
     ends = np.cumsum([len(part) for part in features.values()])[:-1]
     return dict(zip(features, np.split(pooled @ kept, ends), strict=True))
 

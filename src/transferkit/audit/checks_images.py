@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.audit_data import AuditData
-from transferkit.audit.finding import Evidence, Finding, Thresholds, nothing_found
+from transferkit.audit.finding import Evidence, Finding, nothing_found
 from transferkit.audit.image_statistics import SIZE_STATISTICS, ImageStatistics, corner_statistics
 
 BLANK_CONTRAST = 2.0  # grey levels
@@ -37,13 +37,12 @@ def corrupt_images(data: AuditData) -> Iterator[Finding]:
         advice=advice,
     )
     for split, part in data.splits.items():
-        rows = [row for row, image in enumerate(part.images) if _cut_off(image)]
+        rows = np.flatnonzero([_cut_off(image) for image in part.images])
         yield data.share_of_images(
             "corrupt_images",
             data.config.broken_images,
             (split,),
-            [Evidence((part.names[row],), "the lower part is flat grey") for row in rows],
-            total=len(part),
+            data.evidence(split, rows, ["the lower part is flat grey"] * len(rows)),
             found=f"{len(rows)} images of {split} end in flat grey, like files that were cut off.",
             nothing=f"No image of {split} looks cut off.",
             advice=advice,
@@ -95,14 +94,12 @@ def blank_images(data: AuditData) -> Iterator[Finding]:
     for split, stats in data.statistics.items():
         contrast = stats["contrast"]
         rows = np.flatnonzero(contrast < BLANK_CONTRAST)
-        yield _images(
-            data,
+        yield data.share_of_images(
             "blank_images",
             data.config.broken_images,
-            split,
-            rows,
-            [f"contrast {value:.1f}" for value in contrast[rows]],
-            found="are blank",
+            (split,),
+            data.evidence(split, rows, [f"contrast {value:.1f}" for value in contrast[rows]]),
+            found=f"{len(rows)} images of {split} are blank.",
             nothing=f"No image of {split} is blank.",
             advice="Delete them: they carry a label and no picture.",
         )
@@ -114,14 +111,12 @@ def low_information_images(data: AuditData) -> Iterator[Finding]:
         entropy = stats["entropy"]
         poor = (entropy < LOW_ENTROPY) & (robust_scores(entropy) < -OUTLYING / 2)
         rows = np.flatnonzero(poor & (stats["contrast"] >= BLANK_CONTRAST))
-        yield _images(
-            data,
+        yield data.share_of_images(
             "low_information_images",
             data.config.broken_images,
-            split,
-            rows,
-            [f"entropy {value:.1f} bits" for value in entropy[rows]],
-            found="hold far less information than the others",
+            (split,),
+            data.evidence(split, rows, [f"entropy {value:.1f} bits" for value in entropy[rows]]),
+            found=f"{len(rows)} images of {split} hold far less information than the others.",
             nothing=f"No image of {split} holds far less information than the others.",
             advice="Look at them: faded, masked or overexposed pictures teach the wrong thing.",
         )
@@ -137,14 +132,12 @@ def odd_sized_images(data: AuditData) -> Iterator[Finding]:
             outlying = outlying | (np.abs(robust_scores(logs)) > OUTLYING)
             far = far | (np.abs(logs - np.median(logs)) > np.log(least_factor))
         rows = np.flatnonzero(outlying & far)
-        yield _images(
-            data,
+        yield data.share_of_images(
             "odd_sized_images",
             data.config.odd_images,
-            split,
-            rows,
-            [f"{height[row]:.0f} x {width[row]:.0f}" for row in rows],
-            found="have a size or shape unlike the others",
+            (split,),
+            data.evidence(split, rows, [f"{height[row]:.0f} x {width[row]:.0f}" for row in rows]),
+            found=f"{len(rows)} images of {split} have a size or shape unlike the others.",
             nothing=f"All images of {split} are of similar size and shape.",
             advice="Look at what resizing makes of them, or crop them.",
         )
@@ -164,17 +157,19 @@ def outlying_images(data: AuditData) -> Iterator[Finding]:
         rows = np.flatnonzero((far > OUTLYING) & (stats["contrast"] >= BLANK_CONTRAST))
         rows = rows[np.argsort(-far[rows])]
         which = [columns[column] for column in scores[rows].argmax(axis=1)]
-        yield _images(
-            data,
+        yield data.share_of_images(
             "outlying_images",
             data.config.odd_images,
-            split,
-            rows,
-            [
-                f"{name} {stats[name][row]:.1f}, median {np.median(stats[name]):.1f}"
-                for row, name in zip(rows, which, strict=True)
-            ],
-            found="lie far from all others",
+            (split,),
+            data.evidence(
+                split,
+                rows,
+                [
+                    f"{name} {stats[name][row]:.1f}, median {np.median(stats[name]):.1f}"
+                    for row, name in zip(rows, which, strict=True)
+                ],
+            ),
+            found=f"{len(rows)} images of {split} lie far from all others.",
             nothing=f"No image of {split} lies far from all others.",
             advice="Look at them: other devices, wrong files, or rare cases worth keeping.",
         )
@@ -191,33 +186,6 @@ def robust_scores(values: FloatArray) -> Float64Array:
     if spread <= 1e-9 * max(1.0, float(np.abs(values).max())):
         spread = 1.2533 * float(np.abs(deviation).mean())
     return deviation / spread if spread > 0 else np.zeros(len(values))
-
-
-def _images(
-    data: AuditData,
-    check: str,
-    limits: Thresholds,
-    split: str,
-    rows: Int64Array,
-    notes: Sequence[str],
-    *,
-    found: str,
-    nothing: str,
-    advice: str,
-) -> Finding:
-    """Make the finding of single images of one split: their rows (B,), and a note on each."""
-    names = data.splits[split].names
-    evidence = [Evidence((names[r],), note) for r, note in zip(rows.tolist(), notes, strict=True)]
-    return data.share_of_images(
-        check,
-        limits,
-        (split,),
-        evidence,
-        total=len(names),
-        found=f"{len(rows)} images of {split} {found}.",
-        nothing=nothing,
-        advice=advice,
-    )
 
 
 def shortcuts(data: AuditData) -> Iterator[Finding]:

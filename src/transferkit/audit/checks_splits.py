@@ -98,7 +98,6 @@ def exact_duplicates(data: AuditData) -> Iterator[Finding]:
                 data.config.exact_leak,
                 (a, b),
                 [Evidence((names[0][i], names[1][j]), "identical pixels") for i, j in twins],
-                total=len(hashes),
                 found=f"{len(twins)} of {len(hashes)} images of {b} are pixel-identical to images "
                 f"of {a}.",
                 advice=f"Remove them from {a} or {b}: a score on {b} counts them as unseen.",
@@ -124,7 +123,6 @@ def repeated_images(data: AuditData) -> Iterator[Finding]:
                     Evidence((names[i], names[j]), "identical pixels")
                     for i, j in zip(twin[repeats].tolist(), repeats.tolist(), strict=True)
                 ],
-                total=len(hashes),
                 found=f"{len(repeats)} of {len(hashes)} images of {split} repeat another image of "
                 "it.",
                 advice="Keep one of each: repeats count double in training and in every score.",
@@ -154,7 +152,6 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
             (a,) if a == b else (a, b),
             [_edited_pair(data.names, copies, pair) for pair in pairs.tolist()],
             concerned=concerned,
-            total=total,
             statistic=len(pairs),
             found=f"{concerned} of {total} images of {b} are edited copies of {others}.",
             advice="Look at the pairs, and keep the images of a pair in one split.",
@@ -188,7 +185,6 @@ def straddling_groups(data: AuditData) -> Iterator[Finding]:
                 data.config.group_leak,
                 (a, b),
                 [Evidence((partner[own[r]], names[r]), f"group {own[r]}") for r in rows],
-                total=len(own),
                 statistic=shared,
                 found=f"{shared} groups lie in both {a} and {b}: {len(rows)} of {len(own)} images "
                 f"of {b} belong to them.",

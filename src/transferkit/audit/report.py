@@ -8,7 +8,7 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -139,7 +139,7 @@ class AuditReport:
             report=self,
             outline=_Outline.of(self.findings),
             classes=_class_names(self.splits),
-            waterfall=None if self.gap is None else Waterfall.of(self.gap),
+            waterfall=None if self.gap is None else waterfall(self.gap),
         )
         return _write_text(path, page)
 
@@ -329,26 +329,19 @@ class WaterfallBar(NamedTuple):
     interval: tuple[float, float] | None = None
 
 
-class Waterfall(NamedTuple):
-    """How the val score becomes the test score, and the scores of re-splits below.
-
-    ``x`` turns an accuracy into a share of the width of the plot, 0 to 1.
-    """
-
-    bars: list[WaterfallBar]
-    ticks: list[float]
-    x: Callable[[float], float]
-
-    @classmethod
-    def of(cls, gap: GapReport) -> Waterfall:
-        """Lay out the figure; its axis begins a little below the lowest value above 0."""
-        bars = _waterfall_bars(gap)
-        values = [v for bar in bars for v in (bar.start, bar.end, *(bar.interval or ()))]
-        lowest = min((v for v in values if math.isfinite(v) and v > 0), default=0.0)
-        low = max(0.0, math.floor((lowest - 0.05) * 10) / 10)
-        step = 0.1 if 1 - low > 0.3 else 0.05
-        ticks = [low + step * i for i in range(round((1 - low) / step) + 1)]
-        return cls(bars, ticks, lambda value: (min(1.0, max(low, value)) - low) / (1 - low))
+def waterfall(gap: GapReport) -> dict[str, object]:
+    """Lay out how val's score becomes test's: bars, ticks, and x: accuracy to place, 0 to 1."""
+    bars = _waterfall_bars(gap)
+    values = [v for bar in bars for v in (bar.start, bar.end, *(bar.interval or ()))]
+    lowest = min((v for v in values if math.isfinite(v) and v > 0), default=0.0)
+    low = max(0.0, math.floor((lowest - 0.05) * 10) / 10)  # the axis begins a little below it
+    step = 0.1 if 1 - low > 0.3 else 0.05
+    ticks = [low + step * i for i in range(round((1 - low) / step) + 1)]
+    return {
+        "bars": bars,
+        "ticks": ticks,
+        "x": lambda value: (min(1.0, max(low, value)) - low) / (1 - low),
+    }
 
 
 def _waterfall_bars(gap: GapReport) -> list[WaterfallBar]:
