@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from transferkit.data.augment import Augment
 from transferkit.data.disk_cache import CacheWarning
-from transferkit.errors import ConfigError
+from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.models.frozen_prefix import Cut
 from transferkit.models.prefix_cache import Cache
+from transferkit.training.batches import apply_augmentation
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.02, "batch_size": 8, "progress": False, "device": "cpu"}
@@ -143,3 +146,27 @@ def test_compiled_is_the_same_training(small, train, val, whole):
             trained(model, part, val, epochs=2, compiled=compiled, cache=None, optimizer="sgd")[0]
         )
     assert close(*models, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "flip",
+    [
+        v2.RandomHorizontalFlip(0.5),
+        v2.Compose([v2.RandomHorizontalFlip(0.5)]),
+        transforms.RandomHorizontalFlip(0.5),
+    ],
+)
+def test_a_transform_of_torchvision_draws_anew_for_each_image(train, flip):
+    images = train.batch(np.arange(len(train)))
+    torch.manual_seed(0)
+    changed = apply_augmentation(flip, images)
+    flipped = [torch.equal(a, b.flip(-1)) for a, b in zip(changed, images, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(changed, images, strict=True)]
+    assert all(a or b for a, b in zip(flipped, kept, strict=True))
+    assert 10 < sum(flipped) < 40
+
+
+def test_a_transform_that_makes_images_of_several_sizes(frozen, train):
+    crop = v2.Lambda(lambda image: image[:, : 8 + int(torch.randint(0, 8, ()))])
+    with pytest.raises(TrainingError, match="augment must return a tensor of 8 images"):
+        trained(frozen(), train, None, augment=crop)

@@ -1,12 +1,18 @@
+"""Runs that are broken off and resumed: exact, or refused."""
+
 from __future__ import annotations
+
+from dataclasses import fields
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import transferkit as tk
 from transferkit.errors import OutputError, TrainingError
-from transferkit.models.freezing import freeze
+from transferkit.models.freezing import freeze, unfreeze
 from transferkit.training.checkpoint import TrainState
+from transferkit.training.options import Options
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.05, "batch_size": 8, "warmup": 3, "progress": False, "device": "cpu"}
@@ -76,6 +82,122 @@ def test_a_state_of_other_things_is_refused(small, plain, train, tmp_path):
         Trainer(small(), seed=4, **OPTIONS).resume(state)
     with pytest.raises(TrainingError, match="monitor"):
         Trainer(small(), monitor="val_loss", **OPTIONS).resume(state)
+
+
+def test_a_state_after_unfreezing_has_the_best_weights_whole(small, train, val, tmp_path):
+    """The best epoch trained the head only, and the next one will train everything."""
+    model, options = small(), {**OPTIONS, "scheduler": "constant", "lr": 0.05}
+    freeze(model)
+    trainer = Trainer(model, **options)
+    trainer.fit(train, val, epochs=3)
+    unfreeze(model)
+    trainer.state.save(tmp_path / "state.safetensors")
+
+    other = small(seed=99)
+    resumed = Trainer(other, **options)
+    resumed.resume(tmp_path / "state.safetensors")
+    assert equal(model, other)
+    trainer.fit(train, val, epochs=5)
+    resumed.fit(train, val, epochs=5)
+    assert equal(model, other)
+    assert all(
+        torch.equal(trainer.state.weights[n], resumed.state.weights[n]) for n in model.state_dict()
+    )
+
+
+def test_a_state_after_freezing(small, train, val, tmp_path):
+    model = small()
+    trainer = Trainer(model, **OPTIONS)
+    trainer.fit(train, val, epochs=3)
+    freeze(model)
+    trainer.state.save(tmp_path / "state.safetensors")
+
+    other = small(seed=99)
+    resumed = Trainer(other, **OPTIONS)
+    resumed.resume(tmp_path / "state.safetensors")
+    assert equal(model, other)
+    trainer.fit(train, val, epochs=5)
+    resumed.fit(train, val, epochs=5)
+    assert equal(model, other)
+
+
+def test_a_finished_state_gives_back_its_best_model(small, train, val, tmp_path):
+    model, other = small(), small(seed=99)
+    trainer = Trainer(model, **{**OPTIONS, "lr": 0.3})
+    trainer.fit(train, val, epochs=6)
+    trainer.state.save(tmp_path / "state.safetensors")
+    Trainer(other, **{**OPTIONS, "lr": 0.3}).resume(tmp_path / "state.safetensors")
+    assert equal(model, other)
+    assert not other.training
+
+
+CHANGED = {
+    "lr": 0.5,
+    "optimizer": "sgd",
+    "weight_decay": 0.3,
+    "momentum": 0.5,
+    "layer_decay": 0.5,
+    "scheduler": "constant",
+    "warmup": 1,
+    "batch_size": 16,
+    "label_smoothing": 0.25,
+    "class_weights": [1.0, 2.0],
+    "clip_norm": 0.1,
+    "accumulate": 2,
+    "precision": "bfloat16",
+    "augment": tk.Augment(),
+    "monitor": "val_loss",
+    "seed": 77,
+}
+HARMLESS = {
+    "restore_best": False,
+    "patience": 40,
+    "device": torch.device("cpu"),
+    "progress": None,
+    "cache": None,
+    "compiled": False,
+}
+
+
+def test_the_options_are_all_tried():
+    assert CHANGED.keys() | HARMLESS.keys() == {one.name for one in fields(Options)}
+
+
+@pytest.mark.parametrize("option", CHANGED)
+def test_an_option_that_changes_the_numbers_is_refused_by_name(small, train, tmp_path, option):
+    trainer = Trainer(small(), **OPTIONS)
+    trainer.fit(train, epochs=1)
+    trainer.state.save(tmp_path / "state.safetensors")
+    model = small(seed=99)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    other = Trainer(model, **OPTIONS | {option: CHANGED[option]})
+    with pytest.raises(TrainingError, match=f"made with {option}="):
+        other.resume(tmp_path / "state.safetensors")
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
+    assert len(other.history) == 0
+
+
+@pytest.mark.parametrize("option", HARMLESS)
+def test_an_option_that_changes_no_number_may_differ(small, train, val, tmp_path, option):
+    whole, second = small(), small(seed=99)
+    Trainer(whole, **OPTIONS).fit(train, val, epochs=3)
+    trainer = Trainer(small(), **OPTIONS)
+    for _ in trainer.epochs(train, val, epochs=3):
+        break
+    trainer.state.save(tmp_path / "state.safetensors")
+    resumed = Trainer(second, **OPTIONS | {option: HARMLESS[option]})
+    resumed.resume(tmp_path / "state.safetensors")
+    resumed.fit(train, val, epochs=3)
+    if option != "restore_best":
+        assert equal(whole, second)
+
+
+def test_what_a_cache_changes_is_refused(small, train):
+    trainer = Trainer(small(), **OPTIONS)
+    trainer.fit(train, epochs=1)
+    other = Trainer(small(), **OPTIONS, cache=tk.Cache(precision="float16"))
+    with pytest.raises(TrainingError, match=r"cache\.precision"):
+        other.resume(trainer.state)
 
 
 def test_files_that_are_no_state(tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from dataclasses import fields
 from typing import get_type_hints
+
+import pytest
 
 import transferkit as tk
 from transferkit.training.options import Options, TrainOptions
@@ -43,3 +46,51 @@ def test_the_defaults_of_the_trainers_own_keywords():
 
 def test_a_strategy_documents_each_field():
     assert list(documented(tk.Strategy)) == [one.name for one in fields(tk.Strategy)]
+
+
+INVALID = {
+    "optimizer": ["adm", None, ["adamw"], 3],
+    "weight_decay": [-1, "a", math.nan, True],
+    "momentum": [1, -0.1, "a", None],
+    "layer_decay": [0, math.inf, "a", None],
+    "scheduler": ["cosin", 3, None],
+    "warmup": [-1, 1.5, "a", None, math.nan],
+    "batch_size": [0, 2.5, "32", None, True],
+    "label_smoothing": [1, -0.1, "a", None],
+    "class_weights": [
+        "even",
+        [1, -1],
+        [0, 0],
+        {0: 1.0, 1: 2.0},
+        {1.0, 2.0},
+        [1],
+        3,
+        ["a", "b"],
+        [],
+    ],
+    "clip_norm": [0, -1, "a", math.nan],
+    "accumulate": [0, 1.5, "a", None],
+    "precision": ["float16", None, 16],
+    "augment": ["flip", 3, True, lambda images: None, lambda images: images[:1]],
+    "monitor": ["accuracy", None, 3],
+    "patience": [0, 1.5, "a"],
+    "device": ["nowhere", 3.5, ["cpu"], "cuda:99"],
+    "seed": [-1, 0.5, "a", None],
+    "progress": ["yes", 2],
+    "cache": ["ram", 3, True],
+    "compiled": ["yes", None, 2],
+}
+
+
+def test_every_option_has_an_invalid_value():
+    assert INVALID.keys() == TrainOptions.__annotations__.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [(name, value) for name, values in INVALID.items() for value in values]
+)
+def test_an_invalid_value_ends_in_an_error_of_ours(small, train, val, option, value):
+    """At construction or when the run starts, and never as a foreign traceback."""
+    with pytest.raises(tk.TransferkitError) as caught:
+        tk.Trainer(small(), **{"progress": False, option: value}).fit(train, val, epochs=1)
+    assert option in str(caught.value)

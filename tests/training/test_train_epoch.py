@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from transferkit.errors import TrainingError
+from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.device import autocast, has_room, seeded
 from transferkit.training import batches
 from transferkit.training.batches import (
@@ -74,13 +74,19 @@ def test_loss_over_mass_is_torchs_mean(seed, smoothing, weighted):
     labels = torch.randint(0, 3, (9,), generator=generator)
     weights = np.array([0.2, 1.0, 3.0]) if weighted else None
     loss = Loss(weights, smoothing)
-    theirs = cross_entropy(
-        logits,
-        labels,
-        weight=None if weights is None else torch.tensor(weights, dtype=torch.float32),
-        label_smoothing=smoothing,
-    )
-    torch.testing.assert_close(loss((logits,), labels) / loss.mass(labels.numpy()), theirs)
+    mean = loss((logits,), labels) / loss.mass(labels.numpy())
+    theirs = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    mass = torch.ones(9) if weights is None else torch.tensor(weights, dtype=torch.float32)[labels]
+    torch.testing.assert_close(mean, (mass * theirs).sum() / mass.sum())
+    if not smoothing:  # torch weighs the smoothing within a sample too
+        torch.testing.assert_close(
+            mean,
+            cross_entropy(
+                logits,
+                labels,
+                weight=None if weights is None else torch.tensor(weights, dtype=torch.float32),
+            ),
+        )
 
 
 def test_auxiliary_logits_weigh_0_3():
@@ -94,6 +100,13 @@ def test_balanced_weights_give_each_class_the_same_mass():
     labels = np.array([0] * 6 + [1] * 3 + [2])
     weights = class_weights("balanced", labels, 3)
     assert weights * np.bincount(labels) == pytest.approx([10 / 3] * 3)
+    with_absent = class_weights("balanced", labels, 4)
+    assert with_absent.tolist() == [*weights, 0.0]
+
+
+def test_weights_that_leave_nothing_to_learn():
+    with pytest.raises(ConfigError, match="no training image"):
+        class_weights([0, 0, 1], np.array([0, 1, 1]), 3)
 
 
 def test_a_meter_finds_the_first_bad_batch(monkeypatch):

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import copy
+import gc
+import itertools
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
-from transferkit.data.image_data import ImageData
+from transferkit.data.image_data import ImageData, Splits
 from transferkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
 from transferkit.models.freezing import freeze, unfreeze
 from transferkit.training.batches import shuffled_batches
 from transferkit.training.trainer import Trainer
+from transferkit.workflows.strategies import linear_probe
 
 QUIET = {"progress": False, "device": "cpu"}
 
@@ -277,7 +282,7 @@ def test_unfreezing_between_epochs(small, train, val):
     trainer = Trainer(model, lr=0.05, batch_size=8, scheduler="constant", **QUIET)
     seen = {}
     for epoch in trainer.epochs(train, val, epochs=4):
-        seen[epoch.epoch] = weights(model)
+        seen[epoch.epoch] = trainer.state.weights
         if epoch.epoch == 2:
             held = trainer._run.optimizer.state[model.head.get_parameter("weight")] if hasattr(
                 model.head, "weight") else None  # fmt: skip
@@ -324,6 +329,187 @@ def test_auxiliary_heads_weigh_0_3(plain, train):
     ways["aux"] = Trainer(twice, lr=1e-12, **QUIET).fit(train, epochs=1)
     ratio = ways["aux"].records[0].train_loss / ways["plain"].records[0].train_loss
     assert ratio == pytest.approx(1.6, rel=1e-5)
+
+
+def last_and_best(trainer, run, until):
+    """Break off a named iterator after some epochs; the weights of each epoch."""
+    seen = {}
+    for epoch in run:
+        record = epoch[0] if isinstance(epoch, tuple) else epoch
+        seen[record.epoch] = trainer.state.weights
+        if record.epoch == until:
+            break
+    return seen
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda run: run,
+        lambda run: tqdm(run, disable=True),
+        lambda run: zip(run, range(99), strict=False),
+        lambda run: itertools.islice(run, 4),
+        lambda run: (record for record in run),
+    ],
+)
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_break_restores_though_the_generator_lives_on(small, train, val, wrap, restore_best):
+    model = small()
+    trainer = Trainer(model, lr=0.3, batch_size=8, restore_best=restore_best, **QUIET)
+    named = wrap(trainer.epochs(train, val, epochs=50))  # its name keeps the generator alive
+    seen = last_and_best(trainer, named, until=4)
+    wanted = seen[trainer.history.best_epoch if restore_best else 4]
+    assert same(weights(model), wanted)
+    assert not model.training
+    other = {name: tensor + 1 for name, tensor in wanted.items()}
+    model.load_state_dict(other)
+    del named  # an end that comes late must not undo what the user has done since
+    gc.collect()
+    assert same(weights(model), other)
+
+
+def test_within_the_loop_the_model_is_as_it_would_be_left(small, train, val):
+    model, seen = small(), {}
+    trainer = Trainer(model, lr=0.3, batch_size=8, **QUIET)
+    for epoch in trainer.epochs(train, val, epochs=6):
+        seen[epoch.epoch] = trainer.state.weights
+        assert not model.training
+        assert same(weights(model), seen[trainer.history.best_epoch])
+
+
+def test_looking_at_the_best_weights_does_not_change_the_run(small, train, val):
+    histories = []
+    for restore_best in (True, False):
+        trainer = Trainer(small(), lr=0.3, batch_size=8, restore_best=restore_best, **QUIET)
+        histories.append(trainer.fit(train, val, epochs=6))
+    first, second = ([r.val_loss for r in history.records] for history in histories)
+    assert first == second
+
+
+@pytest.mark.parametrize("between", ["fits", "epochs"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_loaded_between_two_epochs_count(plain, train, val, between, frozen):
+    model, expected = plain(), plain(seed=5)
+    loaded = weights(expected)
+    if frozen:
+        freeze(model)
+        freeze(expected)
+    trainer = Trainer(
+        model, optimizer="sgd", momentum=0.0, scheduler="constant", lr=0.05, batch_size=8, **QUIET
+    )
+    if between == "fits":
+        trainer.fit(train, val, epochs=2)
+        model.load_state_dict(loaded)
+        trainer.fit(train, val, epochs=3)
+    else:
+        for epoch in trainer.epochs(train, val, epochs=3):
+            if epoch.epoch == 2:
+                model.load_state_dict(loaded)
+    optimizer = torch.optim.SGD([p for p in expected.parameters() if p.requires_grad], lr=0.05)
+    for rows in shuffled_batches(len(train), 8, seed=0, epoch=3):
+        optimizer.zero_grad()
+        cross_entropy(expected(train.batch(rows)), torch.from_numpy(train.labels[rows])).backward()
+        optimizer.step()
+    close(trainer.state.weights, weights(expected))
+
+
+def test_a_model_whose_modules_changed_is_refused(small, train, val):
+    model = small()
+    trainer = Trainer(model, batch_size=8, **QUIET)
+    trainer.fit(train, val, epochs=1)
+    model.head = torch.nn.Sequential(torch.nn.Flatten(), model.head)
+    with pytest.raises(TrainingError, match=r"head.*new Trainer"):
+        trainer.fit(train, val, epochs=2)
+
+
+def test_patience_that_is_used_up_is_said(plain, train, val):
+    trainer = Trainer(plain(), lr=1e-12, patience=3, **QUIET)
+    trainer.fit(train, val, epochs=50)
+    with pytest.raises(ConfigError, match=r"stopped after epoch 4.*patience=3"):
+        trainer.fit(train, val, epochs=50)
+    more = Trainer(plain(), lr=1e-12, patience=5, **QUIET)
+    more.resume(trainer.state)
+    assert len(more.fit(train, val, epochs=50)) == 6
+
+
+@pytest.mark.parametrize("warmup", [14, 99, 0.99])
+@pytest.mark.parametrize("scheduler", ["constant", "one_cycle", "cosine"])
+def test_a_warm_up_as_long_as_the_run_is_refused(plain, train, warmup, scheduler):
+    trainer = Trainer(plain(), warmup=warmup, scheduler=scheduler, batch_size=8, **QUIET)
+    with pytest.raises(ConfigError, match=r"warmup=.*the whole run has 14"):
+        trainer.fit(train, epochs=2)
+
+
+CONTEXTS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_training_has_its_own_context(small, train, val, tmp_path, context, frozen):
+    models = []
+    for within in (nullcontext, CONTEXTS[context]):
+        model = small()
+        if frozen:
+            freeze(model)
+        with within():
+            trainer = Trainer(model, batch_size=8, **QUIET)
+            for epoch in trainer.epochs(train, val, epochs=4):
+                if epoch.epoch == 2:
+                    break
+            trainer.state.save(tmp_path / "state.safetensors")
+            again = Trainer(model, batch_size=8, **QUIET)
+            again.resume(tmp_path / "state.safetensors")
+            again.fit(train, val, epochs=4)
+        models.append(weights(model))
+    assert same(*models)
+
+
+def test_a_model_made_in_inference_mode_is_refused(small, train):
+    with torch.inference_mode():
+        model = small()
+    with pytest.raises(TrainingError, match="inference_mode"):
+        Trainer(model, **QUIET).fit(train, epochs=1)
+
+
+def test_the_classes_of_the_data_stay_with_the_model(small, train, val):
+    model = small()
+    model.classes = ("0", "1")
+    Trainer(model, **QUIET).fit(train, val, epochs=1)
+    assert model.classes == train.classes
+
+
+def imbalanced(count, rare, seed):
+    """Two classes of stripes, ``rare`` images of the second."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([0] * count + [1] * rare)
+    images = rng.integers(0, 120, (len(labels), 16, 16, 3))
+    images[labels == 1, 4:8] += 100
+    return ImageData(images.astype(np.uint8), labels, classes=("c0", "c1"))
+
+
+@pytest.mark.parametrize("solver", ["minibatch", "lbfgs"])
+def test_balanced_weights_learn_the_right_classes_under_smoothing(small, solver):
+    """50:1, smoothing 0.1: weighing the smoothing too would train towards the wrong class."""
+    data = Splits({"train": imbalanced(300, 6, 0), "val": imbalanced(30, 30, 1)})
+    options = {"class_weights": "balanced", "label_smoothing": 0.1}
+    result = linear_probe(small(), data, solver=solver, epochs=40, lr=0.05, **options, **QUIET)
+    assert result.val.accuracy > 0.9
+
+
+@pytest.mark.parametrize("solver", ["minibatch", "lbfgs"])
+def test_a_class_without_images_is_not_learnt(small, solver):
+    two = imbalanced(60, 60, 0)
+    data = {
+        name: ImageData(one.images, one.labels, classes=("c0", "c1", "c2"))
+        for name, one in {"train": two, "val": imbalanced(30, 30, 1)}.items()
+    }
+    options = {"class_weights": "balanced", "label_smoothing": 0.1}
+    result = linear_probe(small(3), data, solver=solver, epochs=20, lr=0.05, **options, **QUIET)
+    assert result.val.confusion[:, 2].sum() == 0
 
 
 # bad input

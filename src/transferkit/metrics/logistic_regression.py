@@ -58,7 +58,8 @@ def solve_path(
         labels: (N,), in [0, K).
         num_classes: K.
         penalties: The path.
-        class_weights: Weight of each class (K,) in the mean.
+        class_weights: Weight (K,) of the samples of each class in the mean; label smoothing within
+            a sample is not weighted.
         label_smoothing: As in ``torch.nn.CrossEntropyLoss``.
         device: Where the products are computed; they take N D numbers of ``dtype``.
         dtype: Precision of the products.
@@ -79,10 +80,7 @@ def solve_path(
         weight, bias = table[:, :-1], table[:, -1]
         logs = (inputs @ weight.T + bias).log_softmax(dim=1)
         loss = -(shares * targets * logs).sum() + penalty / 2 * weight.square().sum()
-        # d loss / d logits: the softmax times the row's whole target (not 1 under class weights),
-        # less the target
-        mass = targets.sum(dim=1, keepdim=True)
-        slope = shares * (mass * logs.exp() - targets)
+        slope = shares * (logs.exp() - targets)  # d loss / d logits
         gradient = torch.cat([slope.T @ inputs + penalty * weight, slope.sum(dim=0)[:, None]], 1)
         return float(loss), gradient.reshape(-1).double().cpu().numpy()
 
@@ -116,12 +114,11 @@ def _targets(
     class_weights: Float64Array | None,
     label_smoothing: float,
 ) -> tuple[Float64Array, Float64Array]:
-    """Smoothed and weighted targets (N, K), and the share of each image in the mean (N, 1)."""
+    """Smoothed targets (N, K), and the share of each image in the mean (N, 1)."""
     targets = np.full((len(labels), num_classes), label_smoothing / num_classes)
     targets[np.arange(len(labels)), labels] += 1 - label_smoothing
-    weights = np.ones(num_classes) if class_weights is None else class_weights
-    # with smoothing, each class's part of the loss has that class's weight, as in torch
-    return targets * weights, np.full((len(labels), 1), 1 / weights[labels].sum())
+    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
+    return targets, (weights / weights.sum())[:, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

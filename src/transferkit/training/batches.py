@@ -131,13 +131,27 @@ def apply_augmentation(augment: Augmentation, images: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         if isinstance(augment, Augment):
             return augment(images, torch.default_generator)
-        changed: object = augment(images)
+        changed: object = (
+            _by_image(augment, images) if _is_of_torchvision(augment) else augment(images)
+        )
     if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == len(images):
         return changed
     raise TrainingError(
         f"augment must return a tensor of {len(images)} images (B, C, H, W), "
         f"got {describe(changed)}."
     )
+
+
+def _is_of_torchvision(augment: object) -> bool:
+    return type(augment).__module__.startswith("torchvision.transforms")
+
+
+def _by_image(transform: Callable[[Tensor], Tensor], images: Tensor) -> object:
+    """Apply a transform that draws its random numbers once per call, so once per image."""
+    changed: list[object] = [transform(image) for image in images]
+    tensors = [image for image in changed if isinstance(image, Tensor)]
+    one_shape = len({tensor.shape for tensor in tensors}) == 1
+    return torch.stack(tensors) if one_shape and len(tensors) == len(images) else changed
 
 
 class View:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from transferkit._files import replacing
+from transferkit._typing import JSON
 from transferkit.errors import OutputError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, training_device
@@ -27,7 +28,7 @@ from transferkit.training.optimizer import (
     load_moments,
     moments,
 )
-from transferkit.training.options import Options
+from transferkit.training.options import Options, plain_options
 
 Weights: TypeAlias = dict[str, Tensor]
 
@@ -37,42 +38,67 @@ class KeptWeights:
 
     Frozen weights cannot change, so they are not copied. ``last`` are the weights after the last
     whole epoch (before the first: those the run started from), ``best`` those of the best epoch
-    (empty while there is none).
+    (empty while there is none). Between two epochs the model shows one of them.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Copy the weights that the run starts from; ``model`` must be in train mode."""
-        self._live: Weights = trained_tensors(model)
-        self.last: Weights = _copy(self._live)
+        self._live: Weights = {}
+        self.last: Weights = {}
         self.best: Weights = {}
+        self._shown: Weights = {}
+        self.follow(model)
 
-    def add_unfrozen(self, model: nn.Module) -> None:
-        """Copy what has been unfrozen since; it has not changed since the best epoch."""
-        fresh = {k: v for k, v in trained_tensors(model).items() if k not in self._live}
-        copies = _copy(fresh)
-        self._live |= fresh
-        self.last |= copies
-        if self.best:
-            self.best |= copies
+    @classmethod
+    def of_state(cls, model: nn.Module, state: TrainState) -> KeptWeights:
+        """Those of a saved run, whose last weights ``model`` has.
+
+        The best epoch may have trained other layers than now: what was unfrozen since has not
+        changed since, and what was frozen since is as trained as the rest.
+        """
+        kept = cls(model)
+        present = model.state_dict(keep_vars=True)
+        kept._live = {name: present[name] for name in kept._live.keys() | state.best.keys()}
+        kept.last = {name: tensor.detach().clone() for name, tensor in kept._live.items()}
+        kept._shown = kept.last
+        if state.best:
+            saved = {n: t.to(kept.last[n].device, copy=True) for n, t in state.best.items()}
+            kept.best = kept.last | saved
+        return kept
+
+    def follow(self, model: nn.Module) -> None:
+        """Take in what was unfrozen or written to since the last epoch; ``model`` must train."""
+        present = model.state_dict(keep_vars=True)
+        for name in self._live | trained_tensors(model):
+            tensor, shown = present.get(name), self._shown.get(name)
+            if shown is not None and (tensor is None or tensor.shape != shown.shape):
+                raise TrainingError(
+                    f"{name} has another shape than in the epochs before. Make a new Trainer for a "
+                    "model whose modules have changed."
+                )
+            assert tensor is not None  # it is trained, so the model has it
+            self._live[name] = tensor
+            if shown is None or not torch.equal(tensor, shown):
+                self.last[name] = tensor.detach().clone()
+                if self.best:
+                    self.best.setdefault(name, self.last[name])
+        self.show(self.last)
 
     def keep(self, *, best: bool) -> None:
         """Copy the weights at the end of an epoch, which is the best so far or not."""
-        self.last = _copy(self._live)
+        self.last = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         if best:
             self.best = dict(self.last)
 
-    def put_back(self, weights: Weights) -> None:
-        """Write ``weights`` into the model."""
+    def show(self, weights: Weights) -> None:
+        """Write ``weights`` into the model, where they differ from its own."""
         with torch.no_grad():
             for name, value in weights.items():
-                self._live[name].copy_(value)
+                if not torch.equal(self._live[name], value):
+                    self._live[name].copy_(value)
+        self._shown = weights
 
 
-def _copy(weights: Weights) -> Weights:
-    return {name: tensor.detach().clone() for name, tensor in weights.items()}
-
-
-FORMAT = 1
+FORMAT = 2
 _METADATA = "transferkit training state"
 
 
@@ -80,12 +106,12 @@ _METADATA = "transferkit training state"
 class TrainState:
     """A training run between two epochs. All tensors are copies, on the CPU.
 
-    The order of the samples and all random numbers follow from ``seed`` and the epoch, and the
+    The order of the samples and all random numbers follow from the seed and the epoch, and the
     learning rate from ``step``, so neither a sampler nor a schedule has anything else to store.
 
     Attributes:
         step: Optimizer steps taken.
-        seed: The seed of the run.
+        options: The options that the numbers of the run depend on, as plain data.
         trainable: Names of the trainable parameters.
         weights: All weights and buffers of the model, after the last whole epoch.
         best: Weights of the best epoch, as far as training changes them; empty without val.
@@ -94,7 +120,7 @@ class TrainState:
     """
 
     step: int
-    seed: int
+    options: dict[str, JSON]
     trainable: tuple[str, ...]
     weights: Weights
     best: Weights
@@ -120,7 +146,7 @@ class TrainState:
         facts = {
             "format": FORMAT,
             "step": self.step,
-            "seed": self.seed,
+            "options": self.options,
             "trainable": self.trainable,
             "monitor": self.history.monitor,
             "records": [asdict(record) for record in self.history.records],
@@ -166,7 +192,7 @@ class TrainState:
                 moments.setdefault(name, {})[kind] = tensor
         return cls(
             step=facts["step"],
-            seed=facts["seed"],
+            options=facts["options"],
             trainable=tuple(facts["trainable"]),
             weights=weights,
             best=best,
@@ -181,6 +207,7 @@ class Run:
     It stands between two epochs, except from :meth:`begin_epoch` to :meth:`end_epoch`.
     """
 
+    @torch.inference_mode(mode=False)
     def __init__(self, model: Classifier, options: Options) -> None:
         """Place the model on the device of the run."""
         self.model = require_classifier(model)
@@ -190,7 +217,6 @@ class Run:
         self.step = 0
         self.optimizer: Optimizer | None = None
         self.weights: KeptWeights | None = None
-        self._ended = False
 
     def begin_epoch(self) -> Optimizer:
         """Put the model into train mode, with the weights of the last whole epoch.
@@ -198,51 +224,60 @@ class Run:
         Returns:
             The optimizer, which holds exactly the parameters that are trainable now.
         """
+        place(self.model, self.device)
+        if any(p.is_inference() for p in self.model.parameters()):
+            raise TrainingError(
+                "The model was made inside torch.inference_mode(), so torch cannot train it. Build "
+                "or load it outside."
+            )
         self.model.train()
         if self.weights is None:
             self.weights = KeptWeights(self.model)
-        self.weights.add_unfrozen(self.model)
-        if self._ended:
-            self.weights.put_back(self.weights.last)
-            self._ended = False
-        held = self.optimizer
-        if held is None or held_by(held) != {p for p in self.model.parameters() if p.requires_grad}:
+        else:
+            self.weights.follow(self.model)
+        if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, self.options)
-            if held is not None:
-                load_moments(self.optimizer, self.model, moments(held, self.model))
-        assert self.optimizer is not None
+        elif held_by(self.optimizer) != {p for p in self.model.parameters() if p.requires_grad}:
+            known = moments(self.optimizer, self.model)
+            self.optimizer = build_optimizer(self.model, self.options)
+            load_moments(self.optimizer, self.model, known)
         self.optimizer.zero_grad(set_to_none=True)
         return self.optimizer
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Add the figures of the epoch to the history, and copy its weights."""
+        """Add the figures of the epoch to the history, copy its weights, and show the best."""
         assert self.weights is not None  # begin_epoch made them
         self.history = History((*self.history.records, record), self.history.monitor)
         self.weights.keep(best=self.history.best_epoch == record.epoch)
+        self._show_best()
 
-    def end(self, *, failed: bool, within_epoch: bool) -> None:
-        """Leave the model in eval mode, with the weights that it should have.
+    def abandon_epoch(self, *, failed: bool) -> None:
+        """Go back to the last whole epoch: its weights where the run ``failed``, else the best.
 
-        These are the best epoch's, where there is one and ``restore_best`` says so; else, and
-        where the run ``failed``, the last whole epoch's. An optimizer that was stopped within an
-        epoch belongs to no epoch and is dropped.
+        The optimizer was stopped within an epoch; it belongs to none and is dropped.
         """
         self.model.eval()
-        if within_epoch:
-            self.optimizer = None
-            self.step = self.history.records[-1].step if self.history.records else 0
-        if self.weights is not None:
-            best = self.weights.best if self.options.restore_best and not failed else {}
-            self.weights.put_back(best or self.weights.last)
-            self._ended = True
+        self.optimizer = None
+        self.step = self.history.records[-1].step if self.history.records else 0
+        if failed and self.weights is not None:
+            self.weights.show(self.weights.last)
+        else:
+            self._show_best()
 
+    def _show_best(self) -> None:
+        self.model.eval()
+        if self.weights is not None:
+            best = self.weights.best if self.options.restore_best else {}
+            self.weights.show(best or self.weights.last)
+
+    @torch.inference_mode(mode=False)
     def state(self) -> TrainState:
         """Copy all that a resumed run needs, as it was after the last whole epoch."""
         last, best = (self.weights.last, self.weights.best) if self.weights else ({}, {})
         kept = {} if self.optimizer is None else moments(self.optimizer, self.model)
         return TrainState(
             step=self.step,
-            seed=self.options.seed,
+            options=plain_options(self.options, self.device),
             trainable=trainable(self.model),
             weights=_on_cpu(self.model.state_dict() | last),
             best=_on_cpu(best),
@@ -250,26 +285,25 @@ class Run:
             history=self.history,
         )
 
+    @torch.inference_mode(mode=False)
     def restore(self, state: TrainState) -> None:
         """Go where ``state`` was: weights, freezing, optimizer, best weights and history.
 
         Raises:
-            TrainingError: The state is of another model, or was made with another seed or monitor.
+            TrainingError: The state is of another model, or of other options that matter.
         """
-        _check_same("seed", self.options.seed, state.seed)
-        _check_same("monitor", self.options.monitor, state.history.monitor)
+        _check_same_options(plain_options(self.options, self.device), state.options)
         try:
             self.model.load_state_dict(state.weights)
         except RuntimeError as error:
             raise TrainingError(f"The training state is of another model: {error}") from error
         refreeze(self.model, state.trainable)
         self.model.train()
-        self.weights = KeptWeights(self.model)
-        self.weights.best = {k: v.to(self.device, copy=True) for k, v in state.best.items()}
         self.optimizer = build_optimizer(self.model, self.options)
         load_moments(self.optimizer, self.model, state.moments)
-        self.model.eval()
+        self.weights = KeptWeights.of_state(self.model, state)
         self.history, self.step = state.history, state.step
+        self._show_best()
 
 
 def trainable(model: nn.Module) -> tuple[str, ...]:
@@ -296,9 +330,11 @@ def _on_cpu(tensors: Weights) -> Weights:
     return {name: value.contiguous() for name, value in copies.items()}
 
 
-def _check_same(option: str, ours: object, theirs: object) -> None:
-    if ours != theirs:
-        raise TrainingError(
-            f"The training state was made with {option}={theirs!r} and this trainer with "
-            f"{option}={ours!r}; make the trainer with {option}={theirs!r}."
-        )
+def _check_same_options(ours: dict[str, JSON], theirs: dict[str, JSON]) -> None:
+    for name, value in ours.items():
+        if name not in theirs or theirs[name] != value:
+            saved = theirs.get(name)
+            raise TrainingError(
+                f"The training state was made with {name}={saved!r}, and this trainer with "
+                f"{name}={value!r}. Make the trainer with {name}={saved!r}."
+            )

@@ -129,5 +129,6 @@ def _probabilities(
 ) -> ArrayLike:
     where = place(model, device)
     few, model = images_at_once(model, batch_size, where), in_eval_mode(model)
-    (logits,) = encode(lambda images: (model(images),), data, device=where, batch_size=few)
+    with torch.autocast(where.type, enabled=False):
+        (logits,) = encode(lambda images: (model(images),), data, device=where, batch_size=few)
     return logits.double().softmax(dim=1).numpy()

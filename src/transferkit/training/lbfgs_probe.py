@@ -13,11 +13,11 @@ from transferkit.data.image_data import Splits
 from transferkit.errors import ConfigError
 from transferkit.metrics.logistic_regression import Solution, solve_path
 from transferkit.models.classifier import Classifier
-from transferkit.models.device import device_of
+from transferkit.models.device import CPU, device_of
 from transferkit.models.features import Features, extract_features
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options
-from transferkit.training.train_epoch import class_weights
+from transferkit.training.train_epoch import class_weights, training_context
 from transferkit.training.trainer import check_data
 
 
@@ -29,7 +29,19 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
     """
     head = linear_layer(model.head)
     check_data(model, splits["train"], splits["val"])
+    with training_context(device_of(model)):
+        history, best = _best_of_path(model, splits, options)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(best.weight))
+            head.bias.copy_(torch.from_numpy(best.bias))
+    model.eval()
+    return history
+
+
+def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[History, Solution]:
     start, device = time.perf_counter(), device_of(model)
+    if device.type == "mps":  # has no float64
+        device = CPU
     train, val = (
         _Split.of(extract_features(model, splits[name], cache=options.cache), device)
         for name in ("train", "val")
@@ -55,11 +67,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
         if history.best_epoch == record.epoch:
             best = solution
     assert best is not None  # the path is not empty, and val is scored at each point
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(best.weight))
-        head.bias.copy_(torch.from_numpy(best.bias))
-    model.eval()
-    return history
+    return history, best
 
 
 def linear_layer(head: nn.Module) -> nn.Linear:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal, TypeAlias, TypedDict, get_args
 
 import torch
@@ -14,7 +14,7 @@ from transferkit._typing import JSON
 from transferkit._validation import check_among, check_number, check_whole, is_number
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
-from transferkit.models.device import Precision
+from transferkit.models.device import Precision, effective
 from transferkit.models.prefix_cache import Cache, Where, cache_named
 from transferkit.training.history import Monitor
 from transferkit.training.schedules import Plateau, Schedule, ScheduleName, schedule_named
@@ -148,6 +148,22 @@ def plain_option(value: object) -> JSON:
     return plain(value)
 
 
+_NUMBERS_DO_NOT_DEPEND_ON = ("restore_best", "patience", "device", "progress", "compiled", "cache")
+
+
+def plain_options(options: Options, device: torch.device) -> dict[str, JSON]:
+    """The options that the numbers of a run on ``device`` depend on, as plain data."""
+    names = [one.name for one in fields(options) if one.name not in _NUMBERS_DO_NOT_DEPEND_ON]
+    facts = {name: plain_option(getattr(options, name)) for name in names}
+    cache = cache_named(options.cache) or Cache()
+    rounding, views = cache.precision, cache.views if options.augment else 0
+    return facts | {
+        "precision": effective(options.precision, device),
+        "cache.precision": rounding,
+        "cache.views": views,
+    }
+
+
 def _among(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UnknownNameError.among(option, str(value), known)
@@ -164,9 +180,12 @@ def _check_warmup(warmup: float | int) -> None:
 def _check_class_weights(weights: object) -> None:
     if weights is None or (isinstance(weights, str) and weights == "balanced"):
         return
-    values = weights if isinstance(weights, Iterable) and not isinstance(weights, str) else [-1]
-    if not all(is_number(value) and value >= 0 for value in values):
+    values = []
+    if isinstance(weights, Iterable) and not isinstance(weights, str | Mapping | Set):
+        values = list(weights)
+    numbers = all(is_number(value) and value >= 0 for value in values)
+    if not numbers or not any(value > 0 for value in values):
         raise ConfigError(
-            "class_weights must be 'balanced' or one number, 0 or more, for each class, "
-            f"got {weights!r}."
+            "class_weights must be 'balanced', or a list of one number for each class, 0 or more "
+            f"and not all 0, in the order of the classes, got {weights!r}."
         )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,17 @@ AUX_WEIGHT = 0.3
 
 _CHECK_LOSS_EVERY = 50
 """On a GPU, batches between two checks for a loss that is NaN or infinite."""
+
+
+@contextmanager
+def training_context(device: torch.device) -> Iterator[None]:
+    """Record gradients in the run's own precision, whatever context the caller is in."""
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
 
 
 def train_epoch(
@@ -156,31 +168,38 @@ class Loss:
         return main + AUX_WEIGHT * torch.stack(others).sum() if others else main
 
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        weights = None
-        if self.weights is not None:
-            weights = torch.as_tensor(self.weights, dtype=torch.float32, device=logits.device)
-        return cross_entropy(
-            logits.float(),
-            labels,
-            weight=weights,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
+        smoothing, logits = self.label_smoothing, logits.float()
+        if self.weights is None:
+            return cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        # each sample has the weight of its own class. With `weight=`, torch also weighs the share
+        # of the target that smoothing gives to the other classes: past 19:1 and smoothing 0.1 a
+        # rare class then draws more from the smoothing of the others than they keep themselves
+        weights = torch.as_tensor(self.weights, dtype=torch.float32, device=logits.device)
+        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        return (weights[labels] * losses).sum()
 
 
 def class_weights(
     weights: ClassWeights | None, labels: Int64Array, num_classes: int
 ) -> Float64Array | None:
-    """Weights of the classes (K,): those of the user, or ``"balanced"`` ones, N / (K * count)."""
+    """Weights of the classes (K,): those of the user, or ``"balanced"`` ones.
+
+    Balanced weights give each class that has samples the same mass, and the others none.
+    """
     if weights is None:
         return None
+    counts = np.bincount(labels, minlength=num_classes)
     if isinstance(weights, str):
-        counts = np.bincount(labels, minlength=num_classes)
-        return len(labels) / (num_classes * np.maximum(counts, 1.0))
+        present = counts > 0
+        return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)
     values = np.asarray(weights, dtype=np.float64)
     if values.shape != (num_classes,):
         raise ConfigError(
             f"class_weights must be {num_classes} numbers, one for each class, got {weights}."
+        )
+    if not (values * counts).any():
+        raise ConfigError(
+            f"class_weights={weights} leaves no training image with a weight above 0."
         )
     return values
 
@@ -218,7 +237,8 @@ class Meter:
 
     def figures(self) -> tuple[float, float]:
         """Mean loss and accuracy over all samples."""
-        total = torch.stack(self.losses).sum(dtype=torch.float64).item()
+        # on the CPU, because not every device has float64 (MPS)
+        total = torch.stack(self.losses).cpu().sum(dtype=torch.float64).item()
         return total / self.mass, float(self._hits) / self.count
 
 

@@ -19,7 +19,8 @@ from transferkit.training.checkpoint import Run, TrainState
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.progress import Progress
-from transferkit.training.train_epoch import train_epoch
+from transferkit.training.schedules import warm_up_steps
+from transferkit.training.train_epoch import train_epoch, training_context
 
 
 def labelled_splits(splits: Mapping[str, ImageData]) -> Splits:
@@ -62,6 +63,15 @@ def check_epochs(epochs: int, done: int) -> None:
         )
 
 
+def check_warmup(warmup: float, steps: int) -> None:
+    """See that the warm-up ends before the run does."""
+    if warm_up_steps(warmup, steps) >= steps:
+        raise ConfigError(
+            f"warmup={warmup} is {warm_up_steps(warmup, steps)} optimizer steps, and the whole run "
+            f"has {steps}; the warm-up must end before the run does."
+        )
+
+
 class Trainer:
     """Trains what is trainable in a classifier.
 
@@ -91,14 +101,18 @@ class Trainer:
             Default: 0.0.
         batch_size: Batch size; a trailing batch of one image joins the one before. Default: 32.
         label_smoothing: Label smoothing, as in torch.nn.CrossEntropyLoss. Default: 0.0.
-        class_weights: ``"balanced"``, or the weight of each class in the training loss.
-            Default: None.
+        class_weights: ``"balanced"``, or the weight of each class in the training loss, in the
+            order of the classes. Each sample counts with the weight of its class, and label
+            smoothing within it is not weighted, other than in torch.nn.CrossEntropyLoss, where
+            it draws all samples towards the heavy classes. Balanced, a class without training
+            images weighs 0. Default: None.
         clip_norm: Largest norm of the gradient; larger ones are scaled down. Default: None.
         accumulate: Batches per optimizer step (gradient accumulation). Default: 1.
         precision: ``"float32"``, ``"bfloat16"`` (mixed precision), or ``"auto"``: bfloat16 on a
             GPU with tensor cores for it, float32 elsewhere. Default: "auto".
-        augment: Random augmentation of the training images: an :class:`~transferkit.Augment`, or a
-            function of a uint8 batch (B, C, H, W) that draws its random numbers from torch.
+        augment: Random augmentation of the training images: an :class:`~transferkit.Augment`, a
+            transform of torchvision, which is applied image by image, or a function of a uint8
+            batch (B, C, H, W) that draws its random numbers from torch, for each image its own.
             Default: None.
         monitor: ``"val_accuracy"`` or ``"val_loss"``: chooses the best epoch; of equal ones the
             earliest. Default: "val_accuracy".
@@ -173,7 +187,8 @@ class Trainer:
         """Go on from ``state``, or from the file that one was saved to.
 
         Raises:
-            TrainingError: The file holds no state, or that of another model, seed or monitor.
+            TrainingError: The file holds no state, or that of another model, or of other options
+                that the numbers depend on; the message names the option.
         """
         self._run.restore(state if isinstance(state, TrainState) else TrainState.load(state))
 
@@ -193,7 +208,11 @@ class Trainer:
         """Train, and yield the figures of each epoch as it ends.
 
         However the loop ends (all epochs done, patience, ``break``, Ctrl-C), the model is left in
-        eval mode with the weights of the best epoch, or of the last whole one without val.
+        eval mode with the weights of the best epoch, or of the last whole one without val. So it
+        is within the loop too: at each epoch's end the model has the best weights so far (with
+        ``restore_best=False`` those of that epoch), and training goes on from the last ones.
+        Weights that are written between two epochs, by ``load_state_dict`` for instance, count:
+        training goes on from them.
 
         Args:
             train: What to train on.
@@ -203,42 +222,51 @@ class Trainer:
 
         Raises:
             DataError: The data cannot train this model.
-            ConfigError: ``epochs`` leaves nothing to do, or ``patience`` has no val to look at.
+            ConfigError: ``epochs`` leaves nothing to do, ``patience`` has no val to look at or is
+                used up, or the warm-up is as long as the run.
             TrainingError: Everything is frozen, a batch of one meets a batch norm, or the loss is
                 not finite any more; the model then has the weights of the last whole epoch.
         """
+        options = self.options
         check_data(self.model, train, val)
         train = match_classes(self.model, train)
         val = None if val is None else val.with_classes(self.model.classes)
         check_epochs(epochs, done=len(self.history))
-        if val is None and self.options.patience is not None:
+        if val is None and options.patience is not None:
             raise ConfigError(
                 "patience counts epochs without a better val figure; give a val split."
             )
-        return self._epochs(train, val, epochs)
+        if self._out_of_patience():
+            raise ConfigError(
+                f"This run stopped after epoch {len(self.history)}, because patience="
+                f"{options.patience} epochs brought nothing better than epoch "
+                f"{self.history.best_epoch}. To go on, resume from trainer.state in a Trainer with "
+                "more patience."
+            )
+        batches = number_of_batches(len(train), options.batch_size)
+        steps = epochs * math.ceil(batches / options.accumulate)
+        check_warmup(options.warmup, steps)
+        return self._epochs(train, val, epochs, steps)
 
     def _epochs(
-        self, train: ImageData, val: ImageData | None, epochs: int
+        self, train: ImageData, val: ImageData | None, epochs: int, steps: int
     ) -> Iterator[EpochRecord]:
-        run, within_epoch, failed = self._run, False, False
-        batches = number_of_batches(len(train), self.options.batch_size)
-        steps = math.ceil(batches / self.options.accumulate)
-        shown = Progress(self.options.progress, epochs=epochs, steps=epochs * steps, done=run.step)
-        try:
-            with kept_memory(run.device), shown as progress:
-                while len(run.history) < epochs and not self._out_of_patience():
-                    within_epoch = True
-                    record = train_epoch(
-                        run, self._loaders, train, val, epochs=epochs, progress=progress
-                    )
-                    within_epoch = False
-                    progress.epoch(record)
-                    yield record
-        except TrainingError:
-            failed = within_epoch
-            raise
-        finally:
-            run.end(failed=failed, within_epoch=within_epoch)
+        run = self._run
+        shown = Progress(self.options.progress, epochs=epochs, steps=steps, done=run.step)
+        with kept_memory(run.device), shown as progress:
+            while len(run.history) < epochs and not self._out_of_patience():
+                try:
+                    with training_context(run.device):
+                        record = train_epoch(
+                            run, self._loaders, train, val, epochs=epochs, progress=progress
+                        )
+                except BaseException as error:
+                    run.abandon_epoch(failed=isinstance(error, TrainingError))
+                    raise
+                progress.epoch(record)
+                # the model is as it would be if the loop ended here: a caller that breaks may
+                # keep this generator alive, so nothing may be left to do after the yield
+                yield record
 
     def _out_of_patience(self) -> bool:
         history, patience = self.history, self.options.patience

@@ -34,6 +34,7 @@ from transferkit.training.train_epoch import (
     check_batch_norm,
     class_weights,
     take_step,
+    training_context,
 )
 from transferkit.training.trainer import check_data
 
@@ -118,7 +119,7 @@ def lr_find(
     twin = copy.deepcopy(model)
     device = place(twin, training_device(chosen.device, twin))
     rates = np.geomspace(lowest, highest, steps)
-    with seeded((chosen.seed, 0, 1), device):
+    with training_context(device), seeded((chosen.seed, 0, 1), device):
         losses = _losses(twin.train(), train, rates, chosen, device)
     if len(losses) < 10:
         raise TrainingError(
