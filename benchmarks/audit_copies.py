@@ -33,7 +33,8 @@ from PIL import Image, ImageEnhance
 import transferkit as tk
 from transferkit._format import percent_interval, table
 from transferkit.audit.near_duplicates import near_duplicate_pairs, similar_pairs
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.metrics.intervals import wilson_interval
 
 RESULTS = Path(__file__).parent / "results"

@@ -30,7 +30,8 @@ from sklearn.decomposition import PCA
 
 import transferkit as tk
 from transferkit.audit.audit_data import COMPONENTS
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.workflows.audit import audit_data
 
 PHANTOMS = 24_000

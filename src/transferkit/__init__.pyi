@@ -8,11 +8,12 @@ from .backbones.spec import BackboneSpec, LicenseWarning, WeightsSpec
 from .backbones.table import BackboneTable, backbone_table
 from .data.augment import Augment
 from .data.disk_cache import CacheWarning
-from .data.image_data import ImageData, Splits
+from .data.image_data import ImageData
 from .data.image_inputs import load_images
 from .data.load import load_splits
 from .data.phantom import phantom_splits
 from .data.phantom_imaging import PhantomSite
+from .data.splits import Splits
 from .data.splitting import resplit
 from .errors import (
     ConfigError,

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import transferkit as tk
-from transferkit.data.image_data import ImageData, SkippedFile, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import SkippedFile, Splits
 from transferkit.errors import DataError
 
 

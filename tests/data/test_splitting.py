@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transferkit._sampling import quotas
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.data.splitting import divide, groups_from_names, pool, resplit
 from transferkit.errors import DataError
 

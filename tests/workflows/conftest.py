@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from transferkit.backbones.catalog import register_backbone
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.models.classifier import Classifier, create_classifier
 
 

@@ -9,7 +9,8 @@ import pytest
 import transferkit as tk
 from transferkit.audit.finding import AuditConfig, Thresholds
 from transferkit.audit.report import AuditError
-from transferkit.data.image_data import ImageData, SkippedFile, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import SkippedFile, Splits
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import create_classifier
 

@@ -13,7 +13,8 @@ import torch
 
 import transferkit as tk
 from transferkit.data.augment import Augment
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError, DataError, UnknownNameError
 from transferkit.models import prefix_cache as encoding
 from transferkit.models.classifier import create_classifier

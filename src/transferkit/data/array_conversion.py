@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,12 @@ from transferkit.errors import DataError
 
 CHANNELS = (1, 3, 4)
 """Numbers of channels that are understood by themselves: grey, colour, and colour with alpha."""
+
+MISSING = frozenset({"None", "nan", "NaN", "<NA>", "NaT"})
+"""Missing values as text: NumPy writes them so into an array of texts."""
+
+UNGROUPED = count()
+"""Numbers for images without a group, which image names alone may not tell apart."""
 
 Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
 
@@ -150,6 +157,47 @@ def to_class_names(classes: object, labels: Int64Array | None) -> tuple[str, ...
     if len(set(names)) < len(names):
         raise DataError(f"Class names must differ, got {', '.join(names)}.")
     return names
+
+
+def renumber(
+    labels: Int64Array | None, classes: tuple[str, ...], wanted: tuple[str, ...]
+) -> tuple[tuple[str, ...], Int64Array | None]:
+    """Return class names and labels for another order of classes; see ImageData.with_classes."""
+    if set(classes) <= set(wanted):
+        order = np.array([wanted.index(name) for name in classes], np.int64)
+        return wanted, None if labels is None else order[labels]
+    if len(wanted) == len(classes) and are_numbers(wanted):
+        return classes, labels
+    if labels is not None and not (are_numbers(classes) and len(wanted) > labels.max()):
+        raise DataError(
+            f"The images have {len(classes)} classes {list(classes)}, expected {len(wanted)} "
+            f"classes {list(wanted)} in any order. Give images of these classes, or set "
+            "model.classes where only the names differ."
+        )
+    return wanted, labels
+
+
+def are_numbers(classes: Sequence[str]) -> bool:
+    """Whether class names are ``"0"``, ``"1"``, ..., which stand for no names."""
+    return tuple(classes) == tuple(map(str, range(len(classes))))
+
+
+def to_group_names(groups: Iterable[object], images: Sequence[str]) -> list[str]:
+    """Return one group name per image; a missing group gets a name that no other image has."""
+    return [
+        to_group_name(group) or f"{image} (no group, {next(UNGROUPED):09d})"
+        for group, image in zip(groups, images, strict=True)
+    ]
+
+
+def to_group_name(group: object) -> str:
+    """Return a group's name, with whole floats as integers; empty where the group is missing."""
+    if isinstance(group, np.generic | TensorLike) and hasattr(group, "item"):
+        group = group.item()
+    if isinstance(group, float) and group.is_integer():
+        group = int(group)
+    name = str(group)
+    return "" if name in MISSING else name
 
 
 def check_lengths(count: int, fields: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from transferkit._validation import check_number, check_whole, to_path, to_sides
 from transferkit.data.array_layouts import read_npy_folder, read_npz
 from transferkit.data.decoded_cache import read_or_map
 from transferkit.data.folder_layout import scan_folder
-from transferkit.data.image_data import ImageData, SkippedFile, Splits, trusted_images
+from transferkit.data.image_data import ImageData, trusted_images
 from transferkit.data.image_decoding import Resize
 from transferkit.data.pixel_reader import (
     ArraySource,
@@ -27,6 +27,7 @@ from transferkit.data.pixel_reader import (
     ReadOptions,
     unreadable,
 )
+from transferkit.data.splits import SkippedFile, Splits
 from transferkit.data.splitting import divide, groups_from_names
 from transferkit.data.value_range import chunks, report_depth
 from transferkit.errors import ConfigError, DataError
@@ -68,8 +69,9 @@ def load_splits(
         val_share: Share of train that becomes val; 0 makes no val split.
         seed: Which images become val.
         class_files: For ``.npy`` files: name without ``.npy`` to (split, class).
-        groups: Regular expression whose match in a file name is the group (patient, film) of the
-            image, such as ``r"person\d+"``; a file without a match is a group of its own.
+        groups: Regular expression whose match in a file name, or else in its folders, is the group
+            (patient, film) of the image, such as ``r"person\d+"``; a file without a match is a
+            group of its own.
         bits: Bit depth of 16-bit images, such as 12 for values in 0..4095. By default the least of
             10, 12, 14 and 16 that holds the largest value of the dataset.
         on_error: ``"raise"`` stops at an unreadable image; ``"skip"`` leaves it out and lists it in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -11,7 +12,9 @@ import numpy as np
 from transferkit._sampling import deal_rows, group_codes, quotas
 from transferkit._typing import Int64Array
 from transferkit._validation import check_whole
-from transferkit.data.image_data import ImageData, Splits, require_splits, trusted_images
+from transferkit.data.array_conversion import to_group_names
+from transferkit.data.image_data import ImageData, trusted_images
+from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError
 
 
@@ -19,7 +22,7 @@ def resplit(
     splits: Mapping[str, ImageData],
     *,
     seed: int,
-    groups: Sequence[str] | str | Literal[True] | None = None,
+    groups: Sequence[object] | str | Literal[True] | None = None,
 ) -> Splits:
     """Pool all images and split again, with the same sizes, stratified by class.
 
@@ -28,9 +31,9 @@ def resplit(
         seed: Which division.
         groups: What must not straddle splits. None divides at random, whatever groups the data
             have; True takes the data's own groups; a string is a regular expression whose match in
-            a file name is the group (a file without a match is a group of its own); a sequence
-            gives one group for each image, in the order of the splits. With groups, the sizes are
-            met only nearly.
+            a file name, or else in its folders, is the group (a file without a match is a group of
+            its own); a sequence gives one group for each image, in the order of the splits, where
+            None and NaN are groups of their own. With groups, the sizes are met only nearly.
 
     Raises:
         DataError: Labels or groups are missing, image sizes differ, or there are too few groups.
@@ -93,19 +96,30 @@ def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str] | None:
         )
     if len(groups) != len(pooled):
         raise DataError(f"{len(pooled)} images but {len(groups)} groups; give one for each image.")
-    return list(map(str, groups))
+    return to_group_names(groups, pooled.names)
 
 
 def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:
-    """Return the match of ``pattern`` in each file name, or the whole name without a match."""
+    """Return the match of ``pattern`` in each path, or the path where there is none.
+
+    The file name counts before the folders, and a folder before those that hold it.
+    """
     try:
         finder = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"groups is no regular expression: {pattern!r}: {error}.") from error
-    found = [finder.search(name.rpartition("/")[2]) for name in names]
+    found = [
+        next(filter(None, map(finder.search, [*reversed(name.split("/")), name])), None)
+        for name in names
+    ]
     if names and not any(found):
         raise ConfigError(f"groups {pattern!r} matches no file name, such as {names[0]!r}.")
-    return [hit.group(0) if hit else name for hit, name in zip(found, names, strict=True)]
+    times = Counter(names)  # images of arrays may share a name, such as image[0]
+    groups = [
+        hit.group(0) if hit else name if times[name] == 1 else None
+        for hit, name in zip(found, names, strict=True)
+    ]
+    return to_group_names(groups, names)
 
 
 def divide(

@@ -17,8 +17,10 @@ from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.meta_forward import copy_structure, record_calls
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages
-from transferkit.data.image_data import ImageData, Splits, are_numbers
+from transferkit.data.array_conversion import are_numbers
+from transferkit.data.image_data import ImageData
 from transferkit.data.preprocess import Interpolation, Preprocess
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.models.device import seeded
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head

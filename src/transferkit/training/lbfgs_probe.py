@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from transferkit.data.image_data import Splits
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.metrics.logistic_regression import Solution, solve_path
 from transferkit.models.classifier import Classifier

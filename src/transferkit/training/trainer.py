@@ -10,7 +10,8 @@ from typing import Unpack
 import numpy as np
 
 from transferkit._validation import check_whole
-from transferkit.data.image_data import ImageData, Splits, require_images, require_splits
+from transferkit.data.image_data import ImageData, require_images
+from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, match_classes
 from transferkit.models.device import kept_memory

@@ -15,7 +15,8 @@ from transferkit._typing import JSON, FloatArray, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.audit.two_sample import SplitPair
-from transferkit.data.image_data import ImageData, require_images, require_splits
+from transferkit.data.image_data import ImageData, require_images
+from transferkit.data.splits import require_splits
 from transferkit.models.classifier import create_classifier
 from transferkit.models.device import training_device
 from transferkit.models.features import extract_features

@@ -24,7 +24,9 @@ from transferkit.audit.finding import AuditConfig
 from transferkit.audit.gap import GapReport
 from transferkit.audit.report import AuditReport, report_of
 from transferkit.audit.reshuffle import SEEDS
-from transferkit.data.image_data import ImageData, Splits, require_splits
+from transferkit.data.array_conversion import to_group_names
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits, require_splits
 from transferkit.data.splitting import groups_from_names
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
@@ -253,7 +255,7 @@ def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
             )
         if len(came) != len(part):
             raise DataError(f"Expected {len(part)} groups for the split {name}, got {len(came)}.")
-    return {name: [str(group) for group in groups[name]] for name in splits}
+    return {name: to_group_names(groups[name], part.names) for name, part in splits.items()}
 
 
 def _features(

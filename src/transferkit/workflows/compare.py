@@ -18,7 +18,8 @@ import torch
 from transferkit._format import percent
 from transferkit._validation import check_whole, to_path
 from transferkit.backbones.catalog import resolve
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError, TransferkitError, UnknownNameError
 from transferkit.models.prefix_cache import cache_named
 from transferkit.training.options import Options, TrainOptions, check_option_names

@@ -17,7 +17,7 @@ from transferkit._files import make_folder, replacing
 from transferkit._format import plain
 from transferkit._typing import JSON
 from transferkit._version import __version__
-from transferkit.data.image_data import Splits
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import evaluate_probabilities
 from transferkit.training.history import EpochRecord, History

@@ -16,7 +16,8 @@ from scipy.signal import savgol_filter
 from transferkit._format import plain, table
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_number, check_whole
-from transferkit.data.image_data import ImageData, require_splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, seeded, training_device

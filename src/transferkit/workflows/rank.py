@@ -13,7 +13,8 @@ import numpy as np
 from transferkit._sampling import group_codes, shared_groups, stratified_order
 from transferkit._typing import FloatArray, Int64Array
 from transferkit._validation import check_whole
-from transferkit.data.image_data import ImageData, require_splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import require_splits
 from transferkit.errors import DataError, TransferkitError, UnknownNameError
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.device import training_device

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transferkit._format import percent_interval, table
 from transferkit._typing import JSON
-from transferkit.data.image_data import Splits
+from transferkit.data.splits import Splits
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier
 from transferkit.training.evaluate import evaluation_of

@@ -16,7 +16,8 @@ from typing import Unpack
 from torch import nn
 
 from transferkit._validation import check_number, check_whole
-from transferkit.data.image_data import ImageData, Splits, trusted_images
+from transferkit.data.image_data import ImageData, trusted_images
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import (
     Classifier,
