@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import transferkit as tk
 from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
@@ -175,3 +176,75 @@ def test_a_failed_write_leaves_the_old_file(make, saved: Path, monkeypatch) -> N
         tk.save_classifier(make("resnet18"), saved)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+class Adapted(nn.Module):
+    """A layer with a low-rank update, as LoRA adds it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.down = base, nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.base(values) + self.up(self.down(values))
+
+
+def replaced(model: tk.Classifier) -> None:
+    model.head = nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def without_weights_of_its_own(model: tk.Classifier) -> None:
+    model.head = nn.Sequential(nn.Dropout(0.5), model.head)
+
+
+def adapted(model: tk.Classifier) -> None:
+    model.head = Adapted(model.head)
+
+
+def pruned(model: tk.Classifier) -> None:
+    prune.l1_unstructured(model.backbone.layer1[0].conv1, "weight", 0.3)
+
+
+def normed(model: tk.Classifier) -> None:
+    parametrizations.weight_norm(model.head)
+
+
+def quantised(model: tk.Classifier) -> None:
+    torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (replaced, r"head is a .*Sequential, expected .*Linear"),
+        (without_weights_of_its_own, r"head is a .*Sequential, expected .*Linear"),
+        (adapted, r"head is a .*Adapted, expected .*Linear"),
+        (pruned, r"backbone\.layer1\.0\.conv1\.weight is missing"),
+        (normed, r"head is a .*ParametrizedLinear, expected .*Linear"),
+        (quantised, r"head is a .*quantized.*Linear, expected .*Linear"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_what_could_not_be_loaded_is_refused(make, tmp_path: Path, change, says: str) -> None:
+    model = make("resnet18")
+    change(model)
+    with pytest.raises(ConfigError, match=says):
+        tk.save_classifier(model, tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preprocessing_of_your_own_is_refused(make, tmp_path: Path) -> None:
+    model = make("resnet18")
+    model.preprocess = nn.Identity()
+    with pytest.raises(ConfigError, match=r"got a Identity as model\.preprocess"):
+        tk.save_classifier(model, tmp_path / "m.safetensors")
+
+
+def test_a_mean_changed_in_place_is_kept(make, tmp_path: Path, images: Tensor) -> None:
+    model = make("resnet18").eval()
+    model.preprocess.mean += 0.1
+    tk.save_classifier(model, tmp_path / "m.safetensors")
+    again = tk.load_classifier(tmp_path / "m.safetensors")
+    assert torch.equal(again.preprocess.mean, model.preprocess.mean)
+    assert torch.equal(again(images), model(images))

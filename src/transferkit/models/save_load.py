@@ -6,8 +6,9 @@ A ``.safetensors`` file holds tensors and text, and nothing that runs. Its metad
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -22,10 +23,11 @@ from transferkit._typing import JSON
 from transferkit._validation import to_path
 from transferkit._version import __version__
 from transferkit.backbones.catalog import build_network
+from transferkit.backbones.meta_forward import skeleton
 from transferkit.data.preprocess import Preprocess
 from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
 from transferkit.models.classifier import Classifier, Recipe, require_classifier
-from transferkit.models.device import place, seeded
+from transferkit.models.device import place, plain_context, seeded
 from transferkit.models.freezing import frozen_stages, unfreeze
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 
@@ -41,8 +43,31 @@ class _Saved:
     recipe: Recipe
     classes: tuple[str, ...]
     preprocess: Preprocess
-    frozen: int
+    frozen: tuple[str, ...]
     head_is_trained: bool
+
+    @classmethod
+    def of(cls, model: Classifier) -> _Saved:
+        """Describe a classifier."""
+        if not isinstance(model.preprocess, Preprocess):
+            raise ConfigError(
+                "A saved classifier holds the settings of a transferkit Preprocess, got a "
+                f"{type(model.preprocess).__name__} as model.preprocess."
+            )
+        frozen = tuple(stage.name for stage in frozen_stages(model))
+        return cls(model.recipe, model.classes, model.preprocess, frozen, model.head_is_trained)
+
+    def to_json(self) -> dict[str, JSON]:
+        """The metadata, ready for JSON."""
+        return {
+            "format": FORMAT_VERSION,
+            "version": __version__,
+            "recipe": asdict(self.recipe),
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.recipe(),
+            "frozen": list(self.frozen),
+            "head_is_trained": self.head_is_trained,
+        }
 
 
 def save_classifier(model: Classifier, path: str | Path) -> None:
@@ -56,10 +81,15 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
 
     Raises:
         OutputError: The file cannot be written.
+        ConfigError: The classifier was changed, so that it could not be loaded again: a replaced
+            head, LoRA, pruning, weight norm, quantised layers; the message says what differs.
+        UnknownNameError: The backbone was registered by the user, and is not registered any more.
     """
     path = to_path("path", path)
     model = require_classifier(model)
-    metadata = {_ENTRY: json.dumps(_describe(model))}
+    saved = _Saved.of(model)
+    _check_loadable(model, saved)
+    metadata = {_ENTRY: json.dumps(saved.to_json())}
     with replacing(path) as draft:
         try:
             save_file(_apart(_distinct(model)), draft, metadata=metadata)
@@ -97,27 +127,59 @@ def load_classifier(
     """
     source = to_path("path", path)
     saved, tensors = _read(source)
-    model = _rebuild(saved, head)
+    model = _build(saved, _head_of(saved, head))
     _fill(model, tensors, source)
     if not saved.head_is_trained:
         model._mark_head_as_fresh()
     if saved.frozen:
-        unfreeze(model, upto=saved.frozen)
+        unfreeze(model, upto=len(saved.frozen))
     place(model, device)
     return model.eval()
 
 
-def _describe(model: Classifier) -> dict[str, JSON]:
-    """The recipe, as JSON."""
-    return {
-        "format": FORMAT_VERSION,
-        "version": __version__,
-        "recipe": asdict(model.recipe),
-        "classes": list(model.classes),
-        "preprocess": model.preprocess.recipe(),
-        "frozen": [stage.name for stage in frozen_stages(model)],
-        "head_is_trained": model.head_is_trained,
-    }
+def _check_loadable(model: Classifier, saved: _Saved) -> None:
+    """Refuse a classifier whose modules or tensors are not those that its recipe builds."""
+    # a head that a callable built is the callable's matter
+    head = copy.deepcopy(model.head) if saved.recipe.head == "custom" else None
+    try:
+        built: nn.Module = skeleton(lambda: _build(saved, head))
+    except RuntimeError:  # a network of the user's own that cannot be built without memory
+        built = _build(saved, head)
+    problems = _differences("is a", _kinds(model), _kinds(built))
+    problems += _differences("has shape", _shapes(_distinct(model)), _shapes(_distinct(built)))
+    if problems:
+        raise ConfigError(
+            "This classifier was changed since it was created, so that a file of it could not be "
+            f"loaded: {_listed(problems)}. Save model.state_dict() yourself, or create it with "
+            "such parts: create_classifier(head=...), register_backbone(...)."
+        )
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    classes = {name: type(module) for name, module in model.named_modules()}
+    return {name: f"{kind.__module__}.{kind.__qualname__}" for name, kind in classes.items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: str(tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _differences(verb: str, ours: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """What is wrong with our named parts, in the order of their names."""
+    return sorted(
+        [f"{name} is missing" for name in expected.keys() - ours.keys()]
+        + [f"{name} is unexpected" for name in ours.keys() - expected.keys()]
+        + [
+            f"{name} {verb} {ours[name]}, expected {expected[name]}"
+            for name in ours.keys() & expected.keys()
+            if ours[name] != expected[name]
+        ]
+    )
+
+
+def _listed(problems: Sequence[str]) -> str:
+    more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    return "; ".join(problems[:_LISTED]) + more
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:
@@ -172,24 +234,29 @@ def _parse(metadata: Mapping[str, str], path: Path) -> _Saved:
             recipe=Recipe(**described["recipe"]),
             classes=tuple(described["classes"]),
             preprocess=Preprocess(**described["preprocess"]),
-            frozen=len(described["frozen"]),
+            frozen=tuple(described["frozen"]),
             head_is_trained=described.get("head_is_trained", True),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"The recipe in {path} cannot be read: {error!r}") from error
 
 
-def _rebuild(saved: _Saved, builder: HeadBuilder | None) -> Classifier:
-    """Build the classifier of a recipe, with random values."""
-    recipe, preprocess = saved.recipe, saved.preprocess
-    if recipe.head == "custom" and builder is None:
+def _head_of(saved: _Saved, builder: HeadBuilder | None) -> HeadBuilder | None:
+    """The callable that builds the head; None for a head that goes by a name."""
+    if saved.recipe.head == "custom" and builder is None:
         raise ConfigError(
             "This classifier's head was built by a callable, which a file cannot hold. "
             "Give the same callable: load_classifier(path, head=...)."
         )
-    if recipe.head != "custom" and builder is not None:
-        raise ConfigError(f"This classifier's head is {recipe.head!r}; leave head= out.")
-    with seeded(0):
+    if saved.recipe.head != "custom" and builder is not None:
+        raise ConfigError(f"This classifier's head is {saved.recipe.head!r}; leave head= out.")
+    return builder
+
+
+def _build(saved: _Saved, builder: HeadBuilder | nn.Module | None) -> Classifier:
+    """Build the classifier of a recipe, with random values; a head can be given as it is."""
+    recipe, preprocess = saved.recipe, saved.preprocess
+    with seeded(0), plain_context():
         try:
             network = build_network(
                 recipe.backbone,
@@ -201,29 +268,22 @@ def _rebuild(saved: _Saved, builder: HeadBuilder | None) -> Classifier:
             raise UnknownNameError(
                 f"{error} If it is a network of your own, call register_backbone first."
             ) from error
-        kind = builder or cast(HeadKind, recipe.head)
-        dropout = 0.0 if builder else recipe.dropout
-        head = build_head(kind, network.feature_dim, len(saved.classes), dropout=dropout)
+        if isinstance(builder, nn.Module):
+            head: nn.Module = builder
+        else:
+            kind = builder or cast(HeadKind, recipe.head)
+            dropout = 0.0 if builder else recipe.dropout
+            head = build_head(kind, network.feature_dim, len(saved.classes), dropout=dropout)
         model = Classifier(network, head, classes=saved.classes, recipe=recipe)
-    model.preprocess = preprocess
+    model.preprocess = copy.deepcopy(preprocess)
     return model
 
 
 def _fill(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Set the tensors of the model to those of a file, which must fit exactly."""
     own = _distinct(model)
-    wrong = [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
-    ]
-    wrong += [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} is unexpected" for name in tensors.keys() - own.keys()]
+    wrong = _differences("has shape", _shapes(tensors), _shapes(own))
     if wrong:
-        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-        raise WeightsError(
-            f"The tensors in {path} do not fit {model.name}: "
-            f"{'; '.join(sorted(wrong)[:_LISTED])}{more}."
-        )
+        raise WeightsError(f"The tensors in {path} do not fit {model.name}: {_listed(wrong)}.")
     for name, tensor in own.items():
         tensor.data = tensors[name]
