@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import transferkit as tk
-from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.errors import ConfigError, DataError, UnknownNameError
 
 
 def test_forward_is_head_of_features_of_preprocessed_images(make, images: Tensor) -> None:
@@ -138,3 +139,67 @@ def test_it_knows_whether_its_head_was_ever_trained(make, tmp_path: Path) -> Non
     assert known(solved) == [True] * 3
     other.load_state_dict(model.state_dict())
     assert known(other) == [True] * 3
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_is_close_to_full(images: Tensor, dtype: torch.dtype, within: float) -> None:
+    full = tk.create_classifier("transferkit/formula_resnet18", 3, image_size=64, seed=0).eval()
+    half = copy.deepcopy(full).to(dtype)
+    arrays = images.permute(0, 2, 3, 1).numpy()
+    for batch in (images, images.float() / 255):
+        torch.testing.assert_close(half(batch).float(), full(batch), rtol=within, atol=within)
+    got, want = (tk.predict(model, arrays).probabilities for model in (half, full))
+    assert abs(got - want).max() < within
+    features = tk.extract_features(half, tk.ImageData(arrays))
+    assert str(features.features.dtype) == "float32"
+    assert half.preprocess.recipe() == full.preprocess.recipe()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_it_can_be_exported(images: Tensor, kind: str, strict: bool) -> None:
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=64, seed=0).eval()
+    batch = images if kind == "uint8" else images.float() / 255
+    dynamic = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    exported = torch.export.export(model, (batch,), dynamic_shapes=dynamic, strict=strict)
+    more = torch.cat([batch, batch.flip(3)])
+    torch.testing.assert_close(exported.module()(more), model(more), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_it_compiles_to_one_graph(images: Tensor, kind: str) -> None:
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=64, seed=0).eval()
+    batch = images if kind == "uint8" else images.float() / 255
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(batch), model(batch), rtol=1e-4, atol=1e-5)
+    with pytest.raises(DataError, match="floats from 0 to 255"):
+        model(torch.tensor([0.0, 255.0]).view(1, 1, 1, 2))
+
+
+def test_predictions_do_not_depend_on_the_callers_context(images: Tensor) -> None:
+    def work() -> list[np.ndarray]:
+        model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=64, seed=0)
+        cache = tk.Cache(where="memory")
+        data = tk.ImageData(images.permute(0, 2, 3, 1).numpy(), [0, 1, 0, 1])
+        features = tk.extract_features(model, data, cache=cache).features
+        return [tk.predict(model, data).probabilities, features]
+
+    want = work()
+    for context in (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.no_grad(),
+        torch.inference_mode(),
+    ):
+        with context:
+            got = work()
+        assert all(map(np.array_equal, got, want))
+
+
+def test_a_classifier_made_in_inference_mode_can_be_trained() -> None:
+    splits = tk.phantom_splits(sizes=(20, 10, 10), image_size=32, seed=0)
+    cache = tk.Cache(where="memory")
+    with torch.inference_mode():
+        model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+        tk.extract_features(model, splits["train"], cache=cache)
+    tk.linear_probe(model, splits, epochs=1, cache=cache, progress=False)
+    assert model.head_is_trained

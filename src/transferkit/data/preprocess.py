@@ -15,6 +15,7 @@ from transferkit._validation import check_among, check_whole, to_sides
 from transferkit.errors import ConfigError, DataError
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
+Statistic: TypeAlias = Literal["mean", "std"]
 
 LUMINANCE = (0.2989, 0.587, 0.114)
 """Grey from red, green and blue: ITU-R BT.601, with torchvision's digits."""
@@ -90,7 +91,7 @@ class Preprocess(nn.Module):
                 align_corners=False,
                 antialias=True,
             )
-        mean, std = self.mean.view(-1), self.std.view(-1)
+        mean, std = self._float32("mean").view(-1), self._float32("std").view(-1)
         last = torch.addcmul(-mean / std, values.permute(0, 2, 3, 1), scale / std)
         return last.permute(0, 3, 1, 2)
 
@@ -115,15 +116,38 @@ class Preprocess(nn.Module):
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(f"Expected uint8 images or floats in [0, 1], got {images.dtype}.")
-        if images.is_floating_point() and images.numel() and not images.is_meta:
+        # a graph that is being traced has no values to look at
+        traced = images.is_meta or torch.compiler.is_compiling()
+        if images.is_floating_point() and not traced and images.numel():
             check_unit_range(images)
+
+    def _float32(self, name: Statistic) -> Tensor:
+        """The buffer in float32; where a cast of the model rounded it, the values as passed."""
+        buffer: Tensor = getattr(self, name)
+        if buffer.dtype == torch.float32 or torch.compiler.is_compiling() or self._changed(name):
+            return buffer.float()
+        return self._passed(name).to(buffer.device)
+
+    def _passed(self, name: Statistic) -> Tensor:
+        return channel_values(self.statistics[name == "std"], self.in_channels)
+
+    def _changed(self, name: Statistic) -> bool:
+        """Whether the buffer was written to since it was made."""
+        buffer: Tensor = getattr(self, name).cpu()
+        return not torch.equal(buffer, self._passed(name).to(buffer.dtype))
+
+    def _values(self, name: Statistic) -> list[JSON]:
+        """The numbers as passed, or those that the buffer was changed to."""
+        if self._changed(name):
+            return [float(value) for value in getattr(self, name).flatten().tolist()]
+        return list(self.statistics[name == "std"])
 
     def recipe(self) -> dict[str, JSON]:
         """Return the keyword arguments that rebuild this, ready for JSON."""
         return {
             "image_size": list(self.image_size),
-            "mean": list(self.statistics[0]),
-            "std": list(self.statistics[1]),
+            "mean": self._values("mean"),
+            "std": self._values("std"),
             "in_channels": self.in_channels,
             "interpolation": self.interpolation,
         }

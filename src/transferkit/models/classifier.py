@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from transferkit.data.image_data import ImageData
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
-from transferkit.models.device import seeded
+from transferkit.models.device import plain_context, seeded
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 
 _NO_CLASSIFIER = "<classifier>"
@@ -85,6 +85,11 @@ class Classifier(nn.Module):
         self._removed = (network.classifier or _NO_CLASSIFIER, *network.aux)
         self._traced: tuple[Stage, ...] = ()
 
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> Tensor:
+            """As :meth:`forward`."""
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify a batch.
 
@@ -94,14 +99,22 @@ class Classifier(nn.Module):
         Returns:
             Logits (B, K).
         """
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return self.classify(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, D) of uint8 or [0, 1] images (B, C, H, W)."""
-        output = self.backbone(self.preprocess(images))
+        output = self.backbone(self.preprocessed(images))
         features: Tensor = output if isinstance(output, Tensor) else output[0]
         return features
+
+    def preprocessed(self, images: Tensor) -> Tensor:
+        """The input of the backbone (B, C, H, W), in the type of its weights."""
+        return _as_weights(self.preprocess(images), self.backbone)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, K) of features (B, D)."""
+        logits: Tensor = self.head(_as_weights(features, self.head))
+        return logits
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K) of the head, then those of the auxiliary heads, if they run.
@@ -109,9 +122,9 @@ class Classifier(nn.Module):
         GoogLeNet and Inception v3 have auxiliary heads, which run in train mode while no stage is
         frozen.
         """
-        output = self.backbone(self.preprocess(images))
+        output = self.backbone(self.preprocessed(images))
         features, *aux = (output,) if isinstance(output, Tensor) else output
-        return (self.head(features), *(logits for logits in aux if logits is not None))
+        return (self.classify(features), *(logits for logits in aux if logits is not None))
 
     @property
     def name(self) -> str:
@@ -164,6 +177,12 @@ class Classifier(nn.Module):
         return self._traced
 
 
+def _as_weights(tensor: Tensor, module: nn.Module) -> Tensor:
+    """The tensor in the floating type of a module's weights, which may be half precision."""
+    types = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return tensor.to(next(types, tensor.dtype))
+
+
 def _renew_auxiliary(network: Network, num_classes: int) -> None:
     """Replace the published auxiliary classifiers of a network by new ones for these classes.
 
@@ -198,6 +217,8 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
     digest = hashlib.blake2b(facts.encode(), digest_size=16)
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.is_meta:
+            continue
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -305,7 +326,7 @@ def create_classifier(
     found = resolve(name)
     kind = head if isinstance(head, str) else "custom"
     recipe = Recipe(found.full_name, _origin(found, weights), kind, dropout)
-    with seeded(seed):
+    with seeded(seed), plain_context():
         network = build_network(
             name, weights=weights, in_channels=in_channels, image_size=image_size
         )

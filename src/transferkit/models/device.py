@@ -28,7 +28,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
     """Move ``model`` to ``device``, unless that is None; return where the model is then."""
-    if device is not None:
+    if device is not None and torch.device(device) != device_of(model):
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -70,6 +70,14 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext()
 
 
+@contextmanager
+def plain_context(device: torch.device = CPU) -> Iterator[None]:
+    """Leave the caller's autocast, no_grad and inference_mode."""
+    autocast_off = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), autocast_off:
+        yield
+
+
 _SEEDING = threading.RLock()
 
 
@@ -81,7 +89,8 @@ def seeded(seed: int | tuple[int, ...] | None, device: torch.device = CPU) -> It
     part of a run numbers of its own, so that a resumed run needs no saved random state.
     """
     if seed is None:
-        yield
+        with _SEEDING:
+            yield
         return
     if isinstance(seed, tuple):
         seed = int(np.random.SeedSequence(seed).generate_state(1)[0])

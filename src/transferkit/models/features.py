@@ -12,7 +12,7 @@ from transferkit._typing import FloatArray, Int64Array
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.errors import DataError
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import place
+from transferkit.models.device import place, plain_context
 from transferkit.models.fast_layers import folded_copy
 from transferkit.models.prefix_cache import (
     Cache,
@@ -83,7 +83,8 @@ def extract_features(
     require_images("What features are made of", data)
     if len(data) == 0:
         raise DataError("There are no images to extract features from.")
-    folded = folded_copy(model, data.batch(np.arange(min(2, len(data)))).to(where))
+    with plain_context(where):
+        folded = folded_copy(model, data.batch(np.arange(min(2, len(data)))).to(where))
 
     def prefix(images: Tensor) -> tuple[Tensor, ...]:
         return (folded.features(images).float(),)

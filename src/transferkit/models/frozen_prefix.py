@@ -95,9 +95,7 @@ class HeadCut(Cut):
     def tail(self, *crossing: Tensor) -> Tensor:
         """Logits (B, K) of features (B, D)."""
         (features,) = crossing
-        weight = next(self.model.head.parameters(), features)
-        logits: Tensor = self.model.head(features.to(weight.dtype))
-        return logits
+        return self.model.classify(features)
 
 
 class _ReachedError(Exception):
@@ -145,7 +143,7 @@ class StageCut(Cut):
             return output
 
         with torch.no_grad():
-            outputs[_INPUT] = source = self.frozen.preprocess(images)
+            outputs[_INPUT] = source = self.frozen.preprocessed(images)
             with suppress(_ReachedError), watched(_named(self.frozen, self.modules), visit):
                 self.frozen.backbone(source)
         return tuple(t for i in self.live for t in self._template(i).pack(outputs[i]))
@@ -167,9 +165,7 @@ class StageCut(Cut):
 
         with watched(_named(self.model, self.modules), visit):
             output = self.model.backbone(value(_INPUT))
-        features = output if isinstance(output, Tensor) else output[0]
-        logits: Tensor = self.model.head(features)
-        return logits
+        return self.model.classify(output if isinstance(output, Tensor) else output[0])
 
     def variants(self) -> Iterator[StageCut]:
         """The ways to treat modules that write to their inputs, the cheapest first."""
@@ -198,7 +194,7 @@ def _observe(
         return outputs[-1]
 
     with torch.no_grad():
-        source = model.preprocess(images)
+        source = model.preprocessed(images)
         with suppress(_ReachedError), watched(_named(model, names), visit):
             model.backbone(source)
             raise ShortcutError("no trainable stage is called")

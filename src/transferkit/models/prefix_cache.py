@@ -20,7 +20,7 @@ from transferkit.data.disk_cache import ArrayStore, CacheWarning, default_folder
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError, UnknownNameError
 from transferkit.models.classifier import Classifier, hash_tensors
-from transferkit.models.device import CPU, has_room
+from transferkit.models.device import CPU, has_room, plain_context
 
 Where: TypeAlias = Literal["auto", "memory", "disk"]
 CachePrecision: TypeAlias = Literal["float32", "float16"]
@@ -197,10 +197,11 @@ def encode(
     whole: Encoded = ()
     for start in range(0, len(data), batch_size):
         rows = np.arange(start, min(start + batch_size, len(data)))
-        with torch.inference_mode():
+        with plain_context(device), torch.inference_mode():
             parts = prefix(data.batch(rows).to(device, non_blocking=True))
         if not whole:
-            whole = tuple(allocate((len(data), *part.shape[1:]), part.dtype) for part in parts)
+            with plain_context(device):
+                whole = tuple(allocate((len(data), *part.shape[1:]), part.dtype) for part in parts)
         for tensor, part in zip(whole, parts, strict=True):
             tensor[start : start + len(rows)].copy_(part)
         on_batch(len(rows))
@@ -276,7 +277,7 @@ def _check_room(cache: Cache, needed: int, *, fits: bool, named: bool) -> None:
 
 def _shapes(job: Job, device: torch.device) -> list[tuple[int, ...]]:
     """The shapes of the outputs for one image."""
-    with torch.inference_mode():
+    with plain_context(device), torch.inference_mode():
         return [tuple(part.shape[1:]) for part in job.prefix(job.data.batch([0]).to(device))]
 
 
