@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from transferkit.audit import forecast as module
 from transferkit.audit.forecast import (
+    AccuracyForecast,
     average_thresholded_confidence,
     difference_of_confidences,
     forecast_accuracy,
@@ -18,9 +19,12 @@ from transferkit.audit.forecast import (
     reweighted_accuracy,
 )
 from transferkit.audit.label_shift_estimation import Scored
-from transferkit.errors import ConfigError
 
 EQUAL = (1 / 3, 1 / 3, 1 / 3)
+
+
+def forecast(source, labels, target, **options) -> AccuracyForecast:
+    return forecast_accuracy(Scored(source, labels, target), **options)
 
 
 def draw(
@@ -57,7 +61,7 @@ def test_intervals_hold_the_accuracy_of_these_images(shares: tuple[float, ...]) 
     for seed in range(50):
         source, labels = draw(400, EQUAL, 2 * seed)
         target, truth = draw(300, shares, 2 * seed + 1)
-        found = forecast_accuracy(source, labels, target, samples=60, seed=seed)
+        found = forecast(source, labels, target, samples=60, seed=seed)
         accuracy = np.mean(target.argmax(axis=1) == truth)
         held.append(
             [f.interval[0] <= accuracy <= f.interval[1] for f in found.forecasts if f.interval]
@@ -69,18 +73,19 @@ def test_intervals_hold_the_accuracy_of_these_images(shares: tuple[float, ...]) 
 def test_outputs_that_class_shares_do_not_explain_make_it_abstain() -> None:
     source, labels = draw(1000, EQUAL, 0)
     blurred, _ = draw(1000, EQUAL, 1, gap=0.2)
-    found = forecast_accuracy(source, labels, blurred, samples=10)
-    assert found.output_shift > 0.05
+    found = forecast(source, labels, blurred, samples=10)
     assert found.abstained
     assert found.accuracy is found.interval is None
     assert "outputs shifted" in found.forecasts[0].reason
-    assert "outputs shifted" in str(found)
 
 
-def test_forecasts_that_contradict_each_other_are_withdrawn() -> None:
+def test_forecasts_that_contradict_each_other_are_withdrawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TOLERANCE", 0.5)
     source, labels = draw(1000, EQUAL, 0)
     blurred, _ = draw(1000, EQUAL, 1, gap=0.2)
-    found = forecast_accuracy(source, labels, blurred, tolerance=0.5, samples=50)
+    found = forecast(source, labels, blurred, samples=50)
     assert found.abstained
     assert "contradict" in found.forecasts[1].reason
 
@@ -99,10 +104,9 @@ def test_features_make_it_abstain_where_outputs_show_nothing() -> None:
     source, labels = draw(400, EQUAL, 0)
     target, _ = draw(400, EQUAL, 1)
     first, second = rng.normal(size=(400, 5)), rng.normal(size=(400, 5))
-    calm = forecast_accuracy(source, labels, target, features=(first, second), samples=10)
+    calm = forecast(source, labels, target, features=(first, second), samples=10)
     assert not calm.abstained
-    assert calm.feature_shift == 0
-    moved = forecast_accuracy(source, labels, target, features=(first, second + 2), samples=10)
+    moved = forecast(source, labels, target, features=(first, second + 2), samples=10)
     assert moved.abstained
     assert "features shifted" in moved.forecasts[2].reason
 
@@ -110,21 +114,14 @@ def test_features_make_it_abstain_where_outputs_show_nothing() -> None:
 def test_methods_abstain_alone_where_the_source_cannot_settle_them() -> None:
     labels = np.array([0, 1] * 40)
     perfect = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
-    found = forecast_accuracy(perfect, labels, perfect, samples=10)
+    found = forecast(perfect, labels, perfect, samples=10)
     assert [f.abstained for f in found.forecasts] == [True, False, False]
     assert "settle no threshold" in found.forecasts[0].reason
     blind = np.tile([[0.6, 0.4]], (80, 1))
-    reasons = [f.reason for f in forecast_accuracy(blind, labels, blind, samples=10).forecasts]
+    reasons = [f.reason for f in forecast(blind, labels, blind, samples=10).forecasts]
     assert "singular" in reasons[2]
-    few = forecast_accuracy(perfect[:12], labels[:12], perfect, samples=10)
+    few = forecast(perfect[:12], labels[:12], perfect, samples=10)
     assert "6 source images" in few.forecasts[2].reason
-    assert json.loads(json.dumps(few.to_dict()))["n"] == 80
-
-
-def test_bad_options_are_refused() -> None:
-    source, labels = draw(30, EQUAL, 0)
-    with pytest.raises(ConfigError, match="tolerance"):
-        forecast_accuracy(source, labels, source, tolerance=1.0)
 
 
 def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path: Path) -> None:
@@ -139,10 +136,10 @@ def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path:
     model.fit(rows["train"], labels["train"])
     outputs = {name: model.predict_proba(rows[name]) for name in rows}
     accuracy = np.mean(outputs["test"].argmax(axis=1) == labels["test"])
-    blind = forecast_accuracy(outputs["val"], labels["val"], outputs["test"], samples=50)
+    blind = forecast(outputs["val"], labels["val"], outputs["test"], samples=50)
     assert blind.accuracy is not None
     assert blind.accuracy > accuracy + 0.03
-    seeing = forecast_accuracy(
+    seeing = forecast(
         outputs["val"],
         labels["val"],
         outputs["test"],

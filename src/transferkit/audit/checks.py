@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from transferkit.audit import (
-    checks_forecast,
     checks_gap,
     checks_images,
     checks_shift,
     checks_splits,
+    forecast,
 )
 from transferkit.audit.audit_data import Check
 
@@ -30,6 +30,6 @@ CHECKS: tuple[Check, ...] = (
     checks_images.shortcuts,
     checks_shift.label_shift,
     checks_shift.distribution_shift,
-    checks_forecast.forecasts,
+    forecast.forecasts,
     checks_gap.gap,
 )

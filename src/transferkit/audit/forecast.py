@@ -1,4 +1,4 @@
-"""Expected accuracy on a split without labels, and when not to believe it.
+"""What to expect of a split without labels: its accuracy and class shares, if anything.
 
 Three forecasts from a classifier's outputs on a labelled source (val) and an unlabelled target,
 each right under its own assumption. No method can be right under every shift (S. Garg et al.,
@@ -9,26 +9,101 @@ Both count only as far as proven.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.special import kolmogi, xlogy
+from scipy.special import kolmogi, softmax, xlogy
 
-from transferkit._format import percent, percent_interval, plain, table
-from transferkit._typing import JSON, Float64Array, Int64Array
-from transferkit._validation import check_share
+from transferkit._format import percent_interval
+from transferkit._typing import Float64Array, FloatArray, Int64Array
+from transferkit.audit.audit_data import AuditData
 from transferkit.audit.domain_classifier import domain_classifier_test
+from transferkit.audit.finding import Evidence, Finding
 from transferkit.audit.label_shift_estimation import (
     Scored,
     bbse_shares,
     joint_shares,
+    mlls,
     paired_draws,
 )
 from transferkit.audit.two_sample import SplitPair
 from transferkit.metrics.bootstrap import percentile_interval
+
+FEWEST = 10
+"""Source images that must be right, and wrong, for a threshold or a recall to be settled."""
+WORST_CONDITION = 100.0
+"""Condition number of the confusion matrix beyond which class shares cannot be inferred."""
+TOLERANCE = 0.05
+"""Proven shift, 0 to 1, beyond which the forecasts abstain."""
+
+
+def forecasts(data: AuditData) -> Iterator[Finding]:
+    """Accuracy and class shares of the splits without labels, judged from val."""
+    if data.scores is None or not _every_class_known(data):
+        return
+    source, val = softmax(data.scores["val"], axis=1), data.splits["val"]
+    for name, part in data.splits.items():
+        if part.labels is None:
+            groups = (
+                (None, None) if data.groups is None else (data.groups["val"], data.groups[name])
+            )
+            target = softmax(data.scores[name], axis=1)
+            scored = Scored(source, data.labels["val"], target, groups)
+            features = (val.features, part.features)
+            forecast = forecast_accuracy(scored, features=features, seed=data.seed)
+            yield _accuracy_finding(data, name, forecast)
+            yield _shares_finding(data, name, *mlls(scored, seed=data.seed))
+
+
+def _every_class_known(data: AuditData) -> bool:
+    """Whether every class occurs in val, and in train where a probe was fitted on it."""
+    by_classifier = all(part.logits is not None for part in data.splits.values())
+    needed = ("val",) if by_classifier else ("train", "val")
+    return all(name in data.labels and data.class_counts[name].all() for name in needed)
+
+
+def _accuracy_finding(data: AuditData, name: str, forecast: AccuracyForecast) -> Finding:
+    if forecast.accuracy is None or forecast.interval is None:
+        message = (
+            f"No forecast of the accuracy on {name}: the shift from val voids its assumptions."
+        )
+        effect = None
+    else:
+        said = percent_interval(forecast.accuracy, forecast.interval)
+        message = f"Expected accuracy on {name}, which has no labels: {said}."
+        effect = abs(forecast.source_accuracy - forecast.accuracy)
+    reasons = [
+        Evidence((), f"{one.method}: {one.reason}") for one in forecast.forecasts if one.reason
+    ]
+    return Finding(
+        check="accuracy_forecast",
+        severity="warning" if forecast.abstained else "info",
+        splits=("val", name),
+        statistic=forecast.accuracy,
+        effect=effect,
+        message=message,
+        evidence=tuple(reasons[: data.config.evidence]),
+        advice=f"Label some images of {name} and measure." if forecast.abstained else "",
+    )
+
+
+def _shares_finding(
+    data: AuditData, name: str, shares: Float64Array, intervals: Float64Array
+) -> Finding:
+    said = ", ".join(
+        f"{title} {percent_interval(share, (low, high))}"
+        for title, share, (low, high) in zip(
+            data.classes, shares.tolist(), intervals.tolist(), strict=True
+        )
+    )
+    return Finding(
+        check="label_shift_estimate",
+        severity="info",
+        splits=("val", name),
+        message=f"Estimated class shares of {name} (mlls): {said}.",
+    )
 
 
 def average_thresholded_confidence(
@@ -63,15 +138,10 @@ def reweighted_accuracy(source: Float64Array, labels: Int64Array, target: Float6
 
 
 def residual_shift(scored: Scored, weights: Float64Array, *, confidence: float = 0.95) -> float:
-    """Return the proven change of the outputs that class shares do not explain.
+    """Proven change of the outputs that class shares do not explain, 0 to 1.
 
-    The largest Kolmogorov distance, over the K columns, between the source weighted by class and
-    the target, less its critical value at the source's effective size.
-
-    Args:
-        scored: Outputs on source and target.
-        weights: ``(N,)`` weight of each source row.
-        confidence: Confidence of the critical value, over all columns.
+    The largest Kolmogorov distance, over the K columns, between the source weighted by ``(N,)``
+    and the target, less its critical value at the source's effective size.
     """
     n, m = effective_size(weights), len(scored.target)
     signed = np.concatenate([weights / weights.sum(), np.full(m, -1 / m)])
@@ -90,14 +160,9 @@ def accuracy(probabilities: Float64Array, labels: Int64Array) -> float:
 
 
 def effective_size(weights: Float64Array) -> float:
-    """Return Kish's effective sample size of weighted rows."""
+    """Kish's effective sample size of weighted rows."""
     return float(weights.sum() ** 2 / np.sum(weights**2))
 
-
-FEWEST = 10
-"""Source images that must be right, and wrong, for a threshold or a recall to be settled."""
-WORST_CONDITION = 100.0
-"""Condition number of the confusion matrix beyond which class shares cannot be inferred."""
 
 Method = Callable[[Float64Array, Int64Array, Float64Array], float]
 
@@ -131,18 +196,10 @@ class AccuracyForecast:
     Attributes:
         source_accuracy: Accuracy on the labelled source.
         forecasts: One per method.
-        output_shift: Change of the outputs that class shares do not explain: a Kolmogorov
-            distance, as far as proven, 0 to 1.
-        feature_shift: The same of the features: ``2 AUC - 1`` of a domain classifier as far as
-            proven; None without features.
-        n: Target images.
     """
 
     source_accuracy: float
     forecasts: tuple[Forecast, ...]
-    output_shift: float
-    feature_shift: float | None
-    n: int
 
     @property
     def abstained(self) -> bool:
@@ -161,32 +218,12 @@ class AccuracyForecast:
         ends = [f.interval for f in self.forecasts if f.interval is not None]
         return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        each = [
-            {name: plain(getattr(forecast, name)) for name in forecast.__slots__}
-            for forecast in self.forecasts
-        ]
-        own = ("source_accuracy", "accuracy", "interval", "abstained", "output_shift")
-        rest = {name: plain(getattr(self, name)) for name in (*own, "feature_shift", "n")}
-        return {**rest, "forecasts": list(each)}
-
-    def __str__(self) -> str:
-        rows = [[f.method, _said(f.accuracy, f.interval), f.reason] for f in self.forecasts]
-        head = f"accuracy on the source {percent(self.source_accuracy)}; on {self.n} images without"
-        return f"{head} labels:\n{table(('method', 'forecast', 'abstains because'), rows, left=3)}"
-
 
 def forecast_accuracy(
-    source: ArrayLike,
-    labels: ArrayLike,
-    target: ArrayLike,
+    scored: Scored,
     *,
-    features: tuple[ArrayLike, ArrayLike] | None = None,
-    groups: tuple[ArrayLike, ArrayLike] | None = None,
-    tolerance: float = 0.05,
+    features: tuple[FloatArray, FloatArray] | None = None,
     samples: int = 200,
-    permutations: int = 199,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> AccuracyForecast:
@@ -194,36 +231,16 @@ def forecast_accuracy(
 
     The interval is for the accuracy of these very images: bootstrap draws of source and target,
     each with the binomial noise of M images. All methods abstain where the outputs or the
-    features changed by more than ``tolerance``, as far as proven, after the source is reweighted
+    features changed by more than ``TOLERANCE``, as far as proven, after the source is reweighted
     to the class shares that BBSE sees in the target, and where two forecasts contradict each other.
-    Without ``features`` a shift that the outputs do not show goes unseen: pass them.
-
-    Args:
-        source: ``(N, K)`` probabilities of a labelled sample not trained on, such as val.
-        labels: ``(N,)`` its labels.
-        target: ``(M, K)`` probabilities of the unlabelled sample.
-        features: ``(N, D)`` features of the source and ``(M, D)`` of the target.
-        groups: Group of each row, of source and target.
-        tolerance: Proven shift, 0 to 1, beyond which the forecasts abstain.
-        samples: Bootstrap draws.
-        permutations: Permutations of the feature check.
-        confidence: Coverage of intervals and checks.
-        seed: Seed of bootstrap and permutations.
-
-    Raises:
-        ConfigError: An option out of its range.
+    Without ``features`` of both a shift that the outputs do not show goes unseen.
     """
-    check_share("confidence", confidence)
-    check_share("tolerance", tolerance)
-    scored = Scored(
-        np.asarray(source), np.asarray(labels), np.asarray(target), groups or (None, None)
-    )
     weights = _weights(scored)
     outputs = residual_shift(scored, weights, confidence=confidence)
     inputs = None
     if features is not None:
-        inputs = _feature_shift(scored, weights, features, permutations, confidence, seed)
-    common = _doubt(outputs, inputs, tolerance)
+        inputs = _feature_shift(scored, weights, features, confidence, seed)
+    common = _doubt(outputs, inputs)
     forecasts = [
         Forecast(method=name, reason=reason)
         if (reason := common or _unsettled(name, scored))
@@ -233,9 +250,6 @@ def forecast_accuracy(
     return AccuracyForecast(
         source_accuracy=accuracy(scored.source, scored.labels),
         forecasts=_agreeing(forecasts),
-        output_shift=outputs,
-        feature_shift=inputs,
-        n=len(scored.target),
     )
 
 
@@ -284,8 +298,7 @@ def _weights(scored: Scored) -> Float64Array:
 def _feature_shift(
     scored: Scored,
     weights: Float64Array,
-    features: tuple[ArrayLike, ArrayLike],
-    permutations: int,
+    features: tuple[FloatArray, FloatArray],
     confidence: float,
     seed: int,
 ) -> float:
@@ -295,19 +308,18 @@ def _feature_shift(
     first, second = scored.groups
     groups = None if first is None or second is None else (np.asarray(first)[kept], second)
     result = domain_classifier_test(
-        SplitPair.of(np.asarray(features[0])[kept], features[1], groups=groups),
-        permutations=permutations,
+        SplitPair.of(features[0][kept], features[1], groups=groups),
         confidence=confidence,
         seed=seed,
     )
     return max(0.0, result.test.interval[0])
 
 
-def _doubt(outputs: float, inputs: float | None, tolerance: float) -> str:
-    if inputs is not None and inputs > tolerance:
-        return f"features shifted within classes ({inputs:.2f} > {tolerance})"
-    if outputs > tolerance:
-        return f"outputs shifted within classes ({outputs:.2f} > {tolerance})"
+def _doubt(outputs: float, inputs: float | None) -> str:
+    if inputs is not None and inputs > TOLERANCE:
+        return f"features shifted within classes ({inputs:.2f} > {TOLERANCE})"
+    if outputs > TOLERANCE:
+        return f"outputs shifted within classes ({outputs:.2f} > {TOLERANCE})"
     return ""
 
 
@@ -326,7 +338,3 @@ def _unsettled(name: str, scored: Scored) -> str:
         wrong = len(scored.labels) - right
         return f"{wrong} wrong and {right} right source images settle no threshold"
     return ""
-
-
-def _said(accuracy: float | None, interval: tuple[float, float] | None) -> str:
-    return "-" if accuracy is None or interval is None else percent_interval(accuracy, interval)
