@@ -10,11 +10,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from transferkit.audit import forecast as module
+from transferkit.audit.audit_data import AuditData, SplitArrays
 from transferkit.audit.forecast import (
     AccuracyForecast,
     average_thresholded_confidence,
     difference_of_confidences,
     forecast_accuracy,
+    forecasts,
     residual_shift,
     reweighted_accuracy,
 )
@@ -147,3 +149,21 @@ def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path:
         samples=50,
     )
     assert seeing.abstained
+
+
+def test_class_shares_are_estimated_only_where_the_forecast_speaks() -> None:
+    rng = np.random.default_rng(0)
+
+    def split(n: int, moved: float, labels: bool) -> SplitArrays:
+        truth = np.arange(n) % 2
+        features = rng.normal(size=(n, 4)) + moved
+        features[:, 0] += 3 * truth
+        images, names = np.zeros((n, 8, 8, 1), np.uint8), [f"{rng.random()}" for _ in range(n)]
+        return SplitArrays(images, names, features, labels=truth if labels else None)
+
+    for moved, said in ((0.0, "Estimated class shares of test"), (2.0, "No estimate")):
+        parts = {"train": split(300, 0, True), "val": split(300, 0, True)}
+        data = AuditData({**parts, "test": split(300, moved, False)}, ("a", "b"))
+        accuracy, shares = forecasts(data)
+        assert accuracy.message.startswith("Expected accuracy" if not moved else "No forecast")
+        assert shares.message.startswith(said)

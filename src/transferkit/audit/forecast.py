@@ -54,7 +54,7 @@ def forecasts(data: AuditData) -> Iterator[Finding]:
             features = (val.features, part.features)
             forecast = forecast_accuracy(scored, features=features, seed=data.seed)
             yield _accuracy_finding(data, name, forecast)
-            yield _shares_finding(data, name, *mlls(scored, seed=data.seed))
+            yield _shares_finding(data, name, scored, abstains=forecast.abstained)
 
 
 def _every_class_known(data: AuditData) -> bool:
@@ -89,20 +89,18 @@ def _accuracy_finding(data: AuditData, name: str, forecast: AccuracyForecast) ->
     )
 
 
-def _shares_finding(
-    data: AuditData, name: str, shares: Float64Array, intervals: Float64Array
-) -> Finding:
-    said = ", ".join(
-        f"{title} {percent_interval(share, (low, high))}"
-        for title, share, (low, high) in zip(
-            data.classes, shares.tolist(), intervals.tolist(), strict=True
-        )
-    )
+def _shares_finding(data: AuditData, name: str, scored: Scored, *, abstains: bool) -> Finding:
+    if abstains:
+        message = f"No estimate of the class shares of {name}: the shift from val voids it too."
+    else:
+        shares, intervals = mlls(scored, seed=data.seed)
+        each = zip(data.classes, shares.tolist(), intervals.tolist(), strict=True)
+        said = [
+            f"{title} {percent_interval(share, (low, high))}" for title, share, (low, high) in each
+        ]
+        message = f"Estimated class shares of {name} (mlls): {', '.join(said)}."
     return Finding(
-        check="label_shift_estimate",
-        severity="info",
-        splits=("val", name),
-        message=f"Estimated class shares of {name} (mlls): {said}.",
+        check="label_shift_estimate", severity="info", splits=("val", name), message=message
     )
 
 
