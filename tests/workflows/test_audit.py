@@ -362,3 +362,18 @@ def test_pneumoniamnist_is_what_it_is_known_to_be(shared_path):
     assert normal.severity == "error"
     assert normal.effect > ill.effect + 0.1
     assert report.gap.worst_class == splits.classes[0]
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_than_grey_and_colour_are_audited(channels, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        images = rng.integers(0, 256, (count, 24, 24, channels), dtype=np.uint8)
+        return ImageData(images, np.arange(count) % 2, classes=("a", "b"), channels=channels)
+
+    splits = {"train": split(30), "test": split(20)}
+    splits["test"].images[3] = splits["train"].images[7]
+    report = audit(splits, near_duplicates=True)
+    assert [f.statistic for f in grave(report, check="exact_duplicates")] == [1]
+    assert "data:image/" in report.to_html(tmp_path / "a.html").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import correlate1d
 
 from transferkit._typing import Float64Array, FloatArray, Int64Array, UInt8Array
@@ -49,7 +50,7 @@ def image_statistics(images: UInt8Array, *, sizes: Int64Array | None = None) -> 
         sizes = np.broadcast_to(np.array(images.shape[1:3], np.int64), (len(images), 2))
     height, width = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
     names = ["brightness", "contrast", "sharpness", "noise", "entropy"]
-    if images.shape[3] > 1:
+    if images.shape[3] == 3:
         names += ["saturation", "mean red", "mean green", "mean blue"]
     pixels = np.zeros((len(images), len(names)))
     for part in _parts(images):
@@ -79,16 +80,24 @@ def corner_statistics(images: UInt8Array) -> ImageStatistics:
     return ImageStatistics(values, tuple(names))
 
 
+def to_picture(image: UInt8Array) -> Image.Image:
+    """Return an image (H, W, C) for Pillow: channels that are no colours as their mean."""
+    pixels = image if image.shape[2] == 3 else image.mean(axis=2).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
 def _parts(images: UInt8Array) -> list[slice]:
     step = max(1, _PIXELS_AT_ONCE // max(1, int(np.prod(images.shape[1:]))))
     return [slice(start, start + step) for start in range(0, len(images), step)]
 
 
 def _to_grey(images: UInt8Array) -> FloatArray:
-    """Luminance from 0 to 255 as float32 (N, H, W)."""
-    if images.shape[3] == 1:
-        return images[:, :, :, 0].astype(np.float32)
-    grey: FloatArray = images.astype(np.float32) @ _LUMA
+    """Luminance, or the mean of channels that are no colours, from 0 to 255: (N, H, W)."""
+    grey: FloatArray
+    if images.shape[3] == 3:
+        grey = images.astype(np.float32) @ _LUMA
+    else:
+        grey = images.mean(axis=3, dtype=np.float32)
     return grey
 
 
@@ -102,7 +111,7 @@ def _measure(images: UInt8Array) -> Float64Array:
         _noise(grey),
         _entropy(grey),
     ]
-    if images.shape[3] > 1:
+    if images.shape[3] == 3:
         high, low = images.max(axis=3).astype(np.float32), images.min(axis=3).astype(np.float32)
         saturation = ((high - low) / np.maximum(high, 1)).mean(axis=(1, 2))
         columns += [saturation, *images.mean(axis=(1, 2)).T]

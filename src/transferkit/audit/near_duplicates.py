@@ -19,6 +19,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
+from transferkit.audit.image_statistics import to_picture
 
 COARSE, MIDDLE, FINE = 16, 32, 112  # sides of the images that are compared
 _PAIRS = 256  # registered at a time
@@ -111,8 +112,7 @@ def _shrunk(parts: Sequence[UInt8Array], side: int, rows: Int64Array | None = No
     for index, row in enumerate(rows.tolist()):
         which = int(np.searchsorted(ends, row, side="right"))
         image = parts[which][row - ends[which]]  # counted from the end of its part
-        plain = image[:, :, 0] if image.shape[2] == 1 else image
-        grey = Image.fromarray(np.ascontiguousarray(plain)).convert("L")
+        grey = to_picture(image).convert("L")
         small[index] = np.asarray(grey.resize((side, side), Image.Resampling.BOX))
     return small
 

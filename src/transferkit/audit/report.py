@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
@@ -25,6 +24,7 @@ from transferkit._validation import check_among
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import SEVERITIES, Finding, known, order_by_cost
 from transferkit.audit.gap import GapReport
+from transferkit.audit.image_statistics import to_picture
 from transferkit.errors import TransferkitError
 
 
@@ -277,8 +277,7 @@ SIDE = 128
 
 def thumbnail(image: UInt8Array) -> bytes:
     """Shrink an image (H, W, C), and make it a JPEG; a PNG if it is small already."""
-    pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture = to_picture(image)
     buffer = io.BytesIO()
     if max(picture.size) <= SIDE // 2:
         picture.save(buffer, "PNG")
