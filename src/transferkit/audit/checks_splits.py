@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -84,49 +84,82 @@ def empty_classes(data: AuditData) -> Iterator[Finding]:
 
 
 def exact_duplicates(data: AuditData) -> Iterator[Finding]:
-    """Images with identical pixels in two splits; each leaked image counts with its first twin."""
+    """Images with identical pixels in two splits."""
     leaks = False
-    for a, b in combinations(data.splits, 2):
-        hashes = data.hashes[b].tolist()
-        first = {key: row for row, key in reversed(list(enumerate(data.hashes[a].tolist())))}
-        twins = [(first[key], row) for row, key in enumerate(hashes) if key in first]
-        if twins:
-            leaks = True
-            names = data.splits[a].names, data.splits[b].names
-            yield data.share_of_images(
-                "exact_duplicates",
-                data.config.exact_leak,
-                (a, b),
-                [Evidence((names[0][i], names[1][j]), "identical pixels") for i, j in twins],
-                found=f"{len(twins)} of {len(hashes)} images of {b} are pixel-identical to images "
-                f"of {a}.",
-                advice=f"Remove them from {a} or {b}: a score on {b} counts them as unseen.",
-            )
+    for a, b, twins in _shared({name: own.tolist() for name, own in data.hashes.items()}):
+        leaks = True
+        names, others, total = data.splits[a].names, data.splits[b].names, len(data.splits[b])
+        yield data.share_of_images(
+            "exact_duplicates",
+            data.config.exact_leak,
+            (a, b),
+            [Evidence((names[i], others[j]), "identical pixels") for i, j in twins],
+            found=f"{len(twins)} of {total} images of {b} are pixel-identical to images of {a}.",
+            advice=f"Remove them from {a} or {b}: a score on {b} counts them as unseen.",
+        )
     if not leaks:
         message = "No image is pixel-identical to one of another split."
         yield nothing_found("exact_duplicates", tuple(data.splits), message)
+
+
+def straddling_groups(data: AuditData) -> Iterator[Finding]:
+    """Groups (patients, films) that lie in two splits."""
+    if data.groups is None:
+        return
+    straddle = False
+    for a, b, twins in _shared(data.groups):
+        straddle = True
+        names, others, own = data.splits[a].names, data.splits[b].names, data.groups[b]
+        count = len({own[row] for _, row in twins})
+        yield data.share_of_images(
+            "straddling_groups",
+            data.config.group_leak,
+            (a, b),
+            [Evidence((names[i], others[j]), f"group {own[j]}") for i, j in twins],
+            statistic=count,
+            found=f"{count} groups lie in both {a} and {b}: {len(twins)} of {len(own)} images of "
+            f"{b} belong to them.",
+            advice="Split by group, so that no patient is both learned from and judged on.",
+        )
+    if not straddle:
+        total = len({group for groups in data.groups.values() for group in groups})
+        message = f"Each of the {total} groups lies in one split."
+        yield nothing_found("straddling_groups", tuple(data.groups), message)
+
+
+def _shared(
+    keys: Mapping[str, Sequence[Hashable]],
+) -> Iterator[tuple[str, str, list[tuple[int, int]]]]:
+    """Every two splits that share keys: each such row of the later one, and its first twin."""
+    for a, b in combinations(keys, 2):
+        first = {key: row for row, key in reversed(list(enumerate(keys[a])))}
+        twins = [(first[key], row) for row, key in enumerate(keys[b]) if key in first]
+        if twins:
+            yield a, b, twins
 
 
 def repeated_images(data: AuditData) -> Iterator[Finding]:
     """Images with the pixels of an earlier image of the same split."""
     for split, hashes in data.hashes.items():
         names = data.splits[split].names
-        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-        twin = first[inverse]
-        repeats = np.flatnonzero(twin != np.arange(len(hashes)))
-        if len(repeats):
+        twin, _ = _first_twins(hashes)
+        repeats = np.flatnonzero(twin != np.arange(len(hashes))).tolist()
+        if repeats:
             yield data.share_of_images(
                 "repeated_images",
                 data.config.repeats,
                 (split,),
-                [
-                    Evidence((names[i], names[j]), "identical pixels")
-                    for i, j in zip(twin[repeats].tolist(), repeats.tolist(), strict=True)
-                ],
+                [Evidence((names[twin[row]], names[row]), "identical pixels") for row in repeats],
                 found=f"{len(repeats)} of {len(hashes)} images of {split} repeat another image of "
                 "it.",
                 advice="Keep one of each: repeats count double in training and in every score.",
             )
+
+
+def _first_twins(hashes: NDArray[np.bytes_]) -> tuple[Int64Array, Int64Array]:
+    """Row of the first image with the same pixels (N,), and the place of its hash in order."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[inverse], inverse
 
 
 def near_duplicates(data: AuditData) -> Iterator[Finding]:
@@ -168,43 +201,16 @@ def _edited_pair(names: Sequence[str], copies: DuplicatePairs, pair: int) -> Evi
     return Evidence((names[copies.first[pair]], names[copies.second[pair]]), note)
 
 
-def straddling_groups(data: AuditData) -> Iterator[Finding]:
-    """Groups (patients, films) that lie in two splits; the effect is the share of the later one."""
-    if data.groups is None:
-        return
-    straddle = False
-    for a, b in combinations(data.groups, 2):
-        own, names = data.groups[b], data.splits[b].names
-        partner = dict(zip(reversed(data.groups[a]), reversed(data.splits[a].names), strict=True))
-        rows = [row for row, group in enumerate(own) if group in partner]
-        if rows:
-            straddle = True
-            shared = len({own[row] for row in rows})
-            yield data.share_of_images(
-                "straddling_groups",
-                data.config.group_leak,
-                (a, b),
-                [Evidence((partner[own[r]], names[r]), f"group {own[r]}") for r in rows],
-                statistic=shared,
-                found=f"{shared} groups lie in both {a} and {b}: {len(rows)} of {len(own)} images "
-                f"of {b} belong to them.",
-                advice="Split by group, so that no patient is both learned from and judged on.",
-            )
-    if not straddle:
-        total = len({group for groups in data.groups.values() for group in groups})
-        message = f"Each of the {total} groups lies in one split."
-        yield nothing_found("straddling_groups", tuple(data.groups), message)
-
-
 def conflicting_labels(data: AuditData) -> Iterator[Finding]:
     """The same picture under two labels, within a split or across splits."""
     if not data.labels:
         return
     labels = np.concatenate(list(data.labels.values()))
     names = [name for split in data.labels for name in data.splits[split].names]
-    pairs = _identical_but_for_the_label(
-        np.concatenate([data.hashes[split] for split in data.labels]), labels
-    )
+    twin, order = _first_twins(np.concatenate([data.hashes[split] for split in data.labels]))
+    odd = np.flatnonzero(labels != labels[twin])
+    odd = odd[np.argsort(order[odd], kind="stable")]
+    pairs = list(zip(twin[odd].tolist(), odd.tolist(), strict=True))
     if data.copies is not None and len(data.labels) == len(data.splits):
         edited = zip(data.copies.first.tolist(), data.copies.second.tolist(), strict=True)
         pairs += [(i, j) for i, j in edited if labels[i] != labels[j]]
@@ -222,14 +228,3 @@ def conflicting_labels(data: AuditData) -> Iterator[Finding]:
         nothing="No picture has two labels.",
         advice="Have these labels checked: at most one of each pair is right.",
     )
-
-
-def _identical_but_for_the_label(
-    hashes: NDArray[np.bytes_], labels: Int64Array
-) -> list[tuple[int, int]]:
-    """Pair each image with the first of the same pixels, where their labels differ."""
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    twin = first[inverse]
-    odd = np.flatnonzero(labels != labels[twin])
-    order = odd[np.argsort(inverse[odd], kind="stable")]
-    return list(zip(twin[order].tolist(), order.tolist(), strict=True))
