@@ -94,6 +94,15 @@ def group_labels(labels: Int64Array, groups: Int64Array) -> Int64Array:
     return labels_of
 
 
+def fold_numbers(
+    labels: Int64Array, folds: int, groups: Int64Array | None, *, rng: np.random.Generator
+) -> Int64Array:
+    """Fold of each row ``(N,)``, stratified by class, groups whole."""
+    codes = group_codes(groups, len(labels))
+    order = interleave(rows_by_class(group_labels(labels, codes), rng))
+    return (np.argsort(order) % folds)[codes]
+
+
 def stratified_subset(
     labels: Int64Array, count: int, *, seed: int, groups: Int64Array | None = None
 ) -> Int64Array:

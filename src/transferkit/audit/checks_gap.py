@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from transferkit._format import percent
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import AuditConfig, Evidence, Finding, Severity, known
 from transferkit.audit.gap import PRIOR_SHIFT, Estimate, GapReport, points, resplit_score
-from transferkit.audit.reshuffle import Reshuffle, Score
+from transferkit.audit.reshuffle import SPLITS, Reshuffle, Score
 
 
 def gap(data: AuditData) -> Iterator[Finding]:
@@ -23,15 +24,8 @@ def gap_findings(gap: GapReport, config: AuditConfig) -> Iterator[Finding]:
     yield _gap(gap, config)
     if gap.experiment is not None:
         yield _reshuffle(gap.experiment, test, config)
-    if gap.group_gain is not None:
-        yield _difference(
-            "reshuffle_by_group",
-            ("train", "val", "test"),
-            gap.group_gain,
-            config,
-            "Re-splitting at random instead of by group changes the score by {}.",
-            "Split by group: a random split is flattered by images of the same group.",
-        )
+        if gap.group_gain is not None:
+            yield _group_gain(gap.experiment, gap.group_gain, config)
     for split, estimate in gap.leakage.items():
         yield _difference(
             "score_without_leaks",
@@ -79,28 +73,61 @@ def _gap(gap: GapReport, config: AuditConfig) -> Finding:
 
 
 def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding:
-    reshuffled, official = experiment.reshuffled, experiment.official.test[0]
-    lost = reshuffled.score - official
-    low, high = (bound - official for bound in reshuffled.interval)
+    """Compare the official test score with that of re-splits: by group, where there are groups.
+
+    Groups that straddle the official splits flatter its score: only a lower one tells then.
+    """
+    again = experiment.reshuffled_by_group if experiment.grouped else experiment.reshuffled
+    official = experiment.official.test[0]
+    message = f"A probe scores {percent(official)} on {test} as it is"
+    if again is None:
+        return Finding(
+            check="reshuffle",
+            severity="info",
+            splits=SPLITS,
+            statistic=official,
+            message=f"{message}; the groups are too few, or too large, to re-split by them.",
+        )
+    lost = again.score - official
+    low, high = (bound - official for bound in again.interval)
     interval = (low, high) if known((low, high)) else None
     severity = config.gap.severity(lost, interval=interval)
+    if experiment.straddling and lost < 0:
+        severity = "info"
     conclusion = (
         "no more than chance would do"
         if severity == "info"
         else "the official splits were not drawn from one source"
     )
+    how = "by group" if experiment.grouped else "at random"
     advice = f"Report the score on {test} as one on new data, not as one on more of the same."
     return Finding(
         check="reshuffle",
         severity=severity,
-        splits=("train", "val", "test"),
+        splits=SPLITS,
         statistic=official,
         effect=lost,
         interval=interval,
-        message=f"A probe scores {percent(official)} on {test} as it is, and "
-        f"{resplit_score(reshuffled)} after pooling and re-splitting at random: {conclusion}.",
+        message=f"{message}, and {resplit_score(again)} after pooling and re-splitting {how}: "
+        f"{conclusion}.",
         advice=_unless_info(severity, advice),
     )
+
+
+def _group_gain(experiment: Reshuffle, gain: Score, config: AuditConfig) -> Finding:
+    """The cost of groups in two splits: a fault only where they are."""
+    finding = _difference(
+        "reshuffle_by_group",
+        SPLITS,
+        gain,
+        config,
+        "Re-splitting at random instead of by group changes the score by {}.",
+        "Split by group: a random split is flattered by images of the same group.",
+    )
+    if experiment.straddling:
+        return finding
+    message = f"{finding.message} The official splits keep groups apart."
+    return replace(finding, severity="info", message=message, advice="")
 
 
 def _difference(

@@ -29,7 +29,7 @@ from transferkit.audit.label_shift_estimation import (
     paired_draws,
 )
 from transferkit.audit.two_sample import SplitPair
-from transferkit.metrics.bootstrap import percentile_interval
+from transferkit.metrics.intervals import percentile_interval
 
 FEWEST = 10
 """Source images that must be right, and wrong, for a threshold or a recall to be settled."""

@@ -60,11 +60,12 @@ class GapReport:
         test_interval: Its interval.
         gap: val_score - test_score.
         parts: The summands of the gap: "prior shift" (the class shares differ at the same
-            recalls) and "within C" for each class C (its recall differs at the same share).
+            recalls) and "within C" for each class C of both sides (its recall differs at the same
+            share). A class of one side only counts as prior shift.
         worst_class: The class with the largest part.
         classes: Shares and recalls of each class on both sides.
-        threshold: How much of the test score a moved decision threshold would bring back (an
-            oracle: it is chosen with the test labels).
+        threshold: What a moved decision threshold would add to the test score; each image is
+            classified with the threshold that is best on other test images.
         sampling_noise: How far val and test of these sizes lie apart by chance in 95 of 100
             draws from one source.
         leakage: What the images that also lie in train add to the scores of val and test; empty

@@ -17,8 +17,7 @@ from transferkit.audit.two_sample import (
     permutation_p_value,
     pooled_groups,
 )
-from transferkit.metrics.bootstrap import bootstrap_means, percentile_interval
-from transferkit.metrics.intervals import wilson_interval
+from transferkit.metrics.intervals import bootstrap_means, percentile_interval, wilson_interval
 
 ENOUGH = 10.0
 """Expected count in every cell from which on the chi-square distribution is trusted."""

@@ -15,7 +15,7 @@ from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, softmax
 
 from transferkit._typing import Float64Array, Int64Array
-from transferkit.metrics.bootstrap import resamples
+from transferkit.metrics.intervals import resamples
 
 SMALLEST = 1e-9
 """Probabilities are kept at least this large before logarithms and divisions."""

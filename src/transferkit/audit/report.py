@@ -359,7 +359,7 @@ def _waterfall_bars(gap: GapReport) -> list[WaterfallBar]:
             "gain",
             gap.test_score,
             gap.test_score + gain,
-            f"{100 * gain:+.1f}, oracle",
+            f"{100 * gain:+.1f}",
         )
     )
     resplits = (("at random", gap.reshuffled), ("by group", gap.reshuffled_by_group))

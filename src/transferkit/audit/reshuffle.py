@@ -13,12 +13,11 @@ from scipy import stats
 from transferkit._format import plain, plain_fields
 from transferkit._sampling import deal_groups, deal_rows, group_codes
 from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
-from transferkit._validation import check_finite
 from transferkit.audit.finding import json_interval
-from transferkit.errors import ConfigError, DataError
 from transferkit.metrics.logistic_regression import STRENGTHS, fit_probe
 
 SEEDS = tuple(range(16))
+SPLITS = ("train", "val", "test")
 
 
 class Score(NamedTuple):
@@ -53,11 +52,15 @@ class Reshuffle:
         at_random: The probe on re-splits of the same sizes and class shares, one entry per seed.
         by_group: The same with no group in two splits, or None without groups, or with so few
             that they cannot be dealt out.
+        grouped: Whether the images have groups.
+        straddling: Whether a group lies in two of the official splits.
     """
 
     official: SplitScores
     at_random: SplitScores
     by_group: SplitScores | None
+    grouped: bool = False
+    straddling: bool = False
 
     @property
     def reshuffled(self) -> Score:
@@ -71,7 +74,7 @@ class Reshuffle:
 
     @property
     def group_gain(self) -> Score | None:
-        """What a random re-split gains by leaking groups: random minus by group, Welch interval."""
+        """Gain of a random re-split by leaking groups: random minus by group, Welch interval."""
         if self.by_group is None:
             return None
         return _difference(self.at_random.test, self.by_group.test)
@@ -102,13 +105,13 @@ class Swap:
         return plain_fields(self)
 
 
-def expected(scores: Sequence[float], *, confidence: float = 0.95) -> Score:
-    """Return the mean of scores over seeds and the interval in which one more score would lie."""
+def expected(scores: Sequence[float]) -> Score:
+    """Return the mean of scores over seeds, and where one more would lie in 95 of 100 cases."""
     values = np.asarray(scores, np.float64)
     mean = float(values.mean())
     if len(values) < 2:
         return Score(mean, (math.nan, math.nan))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    quantile = float(stats.t.ppf(0.975, len(values) - 1))
     half = quantile * float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values))
     return Score(mean, (max(0.0, mean - half), min(1.0, mean + half)))
 
@@ -116,9 +119,10 @@ def expected(scores: Sequence[float], *, confidence: float = 0.95) -> Score:
 def _difference(a: Sequence[float], b: Sequence[float]) -> Score:
     first, second = np.asarray(a), np.asarray(b)
     value = float(first.mean() - second.mean())
-    parts = [v.var(ddof=1) / len(v) if len(v) > 1 else math.nan for v in (first, second)]
-    error = math.sqrt(sum(parts)) if all(map(math.isfinite, parts)) else math.nan
-    half = 2.0 * error  # Welch; at 16 seeds a side the t quantile is 2.04
+    if min(len(first), len(second)) < 2:
+        return Score(value, (math.nan, math.nan))
+    # Welch; at 16 seeds a side the t quantile is 2.04
+    half = 2.0 * math.sqrt(sum(v.var(ddof=1) / len(v) for v in (first, second)))
     return Score(value, (value - half, value + half))
 
 
@@ -127,36 +131,24 @@ def reshuffle(
     labels: Mapping[str, Int64Array],
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
-    num_classes: int | None = None,
+    num_classes: int,
     seeds: Sequence[int] = SEEDS,
 ) -> Reshuffle:
-    """Score a probe on the splits as they are, and on pooled and re-split ones.
+    """Score a probe on the splits as they are, and on pooled and re-split ones, one per seed.
 
-    If the official test score lies far below the re-split ones, the official splits were not
-    drawn from one source; if re-splits by group score below random ones, the difference is what
-    images of the same group on both sides give away.
+    If the official test score lies far below those of re-splits by group (at random, without
+    groups), the official splits were not drawn from one source; if re-splits by group score below
+    random ones, the difference is due to images of the same group on both sides.
 
-    Args:
-        features: "train", "val" and "test" to features (N, D).
-        labels: The same to classes (N,).
-        groups: The same to the groups, or None.
-        num_classes: K; from the labels if None.
-        seeds: One re-split each.
-
-    Raises:
-        DataError: A split is missing, or its arrays do not fit.
-        ConfigError: No seeds.
+    Each mapping holds "train", "val" and "test": features (N, D), labels (N,), groups (N,).
     """
-    parts = check_three(features, labels)
-    if not seeds:
-        raise ConfigError("the reshuffle experiment needs at least one seed")
-    pooled = np.concatenate([features[name] for name in parts])
-    classes = np.concatenate([labels[name] for name in parts])
-    count = num_classes or int(classes.max()) + 1
-    wanted = np.stack([np.bincount(labels[name], minlength=count) for name in parts])
-    official = np.repeat(np.arange(3), [len(labels[name]) for name in parts])
-    names = None if groups is None else np.concatenate([groups[name] for name in parts])
-    codes = None if names is None else group_codes(names, len(classes))
+    pooled = np.concatenate([features[name] for name in SPLITS])
+    classes = np.concatenate([labels[name] for name in SPLITS])
+    wanted = np.stack([np.bincount(labels[name], minlength=num_classes) for name in SPLITS])
+    official = np.repeat(np.arange(3), [len(labels[name]) for name in SPLITS])
+    codes = None
+    if groups is not None:
+        codes = group_codes(np.concatenate([groups[name] for name in SPLITS]), len(classes))
 
     def run(by: Int64Array | None) -> SplitScores | None:
         rngs = (np.random.default_rng([seed, 7]) for seed in seeds)
@@ -165,15 +157,19 @@ def reshuffle(
             for rng in rngs
         )
         usable = (split for split in draws if _usable(split, classes))
-        scores = [_score(pooled, classes, split, count) for split in usable]
-        if not scores:
-            return None
-        return SplitScores(*(tuple(column) for column in zip(*scores, strict=True)))
+        scores = [_score(pooled, classes, split, num_classes) for split in usable]
+        return SplitScores(*(tuple(c) for c in zip(*scores, strict=True))) if scores else None
 
-    val, test = _score(pooled, classes, official, count)
+    val, test = _score(pooled, classes, official, num_classes)
     own = SplitScores((val,), (test,))
-    by_group = run(codes) if codes is not None else None
-    return Reshuffle(own, run(None) or own, by_group)
+    straddling = codes is not None and len(set(zip(codes, official, strict=True))) > codes.max() + 1
+    return Reshuffle(
+        official=own,
+        at_random=run(None) or own,
+        by_group=None if codes is None else run(codes),
+        grouped=codes is not None,
+        straddling=bool(straddling),
+    )
 
 
 def _usable(split: Int64Array, labels: Int64Array) -> bool:
@@ -185,80 +181,39 @@ def _usable(split: Int64Array, labels: Int64Array) -> bool:
 def _score(
     features: FloatArray, labels: Int64Array, split: Int64Array, num_classes: int
 ) -> tuple[float, float]:
+    """Accuracy on val and test of a probe fitted on train."""
     train, val, test = (np.flatnonzero(split == part) for part in range(3))
     probe = fit_probe(features[train], labels[train], num_classes=num_classes)
     right = [probe.predict(features[rows]) == labels[rows] for rows in (val, test)]
     return float(right[0].mean()), float(right[1].mean())
 
 
-def swap(
-    features: Mapping[str, FloatArray],
-    labels: Mapping[str, Int64Array],
-    *,
-    num_classes: int,
-    strengths: Sequence[float] = STRENGTHS,
-) -> Swap:
+def swap(right: Mapping[str, BoolArray]) -> Swap:
     """Let val and test change places.
 
-    The probe is fitted on train with each regularisation strength; the best on val is scored on
-    test, then the best on test is scored on val. If test is simply harder, the swap turns the
-    gap around and does not close it.
-
-    Raises:
-        DataError: A split is missing, or its arrays do not fit.
+    Of the settings of a probe fitted on train (rows of ``right``, from ``right_by_strength``) the
+    best on val is scored on test, then the best on test on val. If test is simply harder, the
+    swap turns the gap around and does not close it.
     """
-    check_three(features, labels)
-    scores = np.array(
-        [
-            right_by_strength(features, labels, part, num_classes, strengths).mean(axis=1)
-            for part in ("val", "test")
-        ]
-    )
-    on_val, on_test = scores[0].argmax(), scores[1].argmax()
+    val, test = right["val"].mean(axis=1), right["test"].mean(axis=1)
+    on_val, on_test = val.argmax(), test.argmax()
     return Swap(
-        chosen_on_val=float(scores[1, on_val]),
-        chosen_on_test=float(scores[0, on_test]),
-        best_on_val=float(scores[0, on_val]),
-        best_on_test=float(scores[1, on_test]),
+        chosen_on_val=float(test[on_val]),
+        chosen_on_test=float(val[on_test]),
+        best_on_val=float(val[on_val]),
+        best_on_test=float(test[on_test]),
     )
 
 
 def right_by_strength(
-    features: Mapping[str, FloatArray],
-    labels: Mapping[str, Int64Array],
-    part: str,
-    num_classes: int,
-    strengths: Sequence[float] = STRENGTHS,
-) -> BoolArray:
-    """Return which images of ``part`` the probe gets right, by regularisation strength (E, N)."""
-    rows = []
-    for strength in strengths:
-        probe = fit_probe(
-            features["train"], labels["train"], num_classes=num_classes, strength=strength
-        )
-        rows.append(probe.predict(features[part]) == labels[part])
-    return np.array(rows)
-
-
-def check_three(
-    features: Mapping[str, FloatArray], labels: Mapping[str, Int64Array]
-) -> tuple[str, str, str]:
-    """Return the names of the three splits, each present with features that fit its labels.
-
-    Raises:
-        DataError: They are not.
-    """
-    for name in ("train", "val", "test"):
-        if name not in features or name not in labels:
-            raise DataError(
-                f"this needs the splits train, val and test with labels, got {list(features)}"
-            )
-        check_finite(features[name], what=f"Features of {name}")
-        if features[name].ndim != 2 or len(features[name]) != len(labels[name]):
-            raise DataError(
-                f"Features of {name} must have shape ({len(labels[name])}, D), one row per label, "
-                f"got {features[name].shape}."
-            )
-        if not len(labels[name]):
-            raise DataError(f"the split {name} is empty")
-    return "train", "val", "test"
+    features: Mapping[str, FloatArray], labels: Mapping[str, Int64Array], num_classes: int
+) -> dict[str, BoolArray]:
+    """Which images of val and test a probe gets right, by regularisation strength (E, N)."""
+    probes = [
+        fit_probe(features["train"], labels["train"], num_classes=num_classes, strength=strength)
+        for strength in STRENGTHS
+    ]
+    return {
+        name: np.stack([probe.predict(features[name]) == labels[name] for probe in probes])
+        for name in ("val", "test")
+    }

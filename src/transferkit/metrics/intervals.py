@@ -1,9 +1,23 @@
-"""Intervals of shares: closed formulas, right for small and for perfect samples."""
+"""Intervals of shares and means, by closed formulas and by the bootstrap.
+
+Images of one group (a patient, a video) are not independent: whole groups are counted and drawn.
+"""
 
 from __future__ import annotations
 
-from math import sqrt
+from collections.abc import Iterator
+from math import hypot, sqrt
 from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import t as student_t
+
+from transferkit._sampling import group_codes
+from transferkit._typing import Float64Array, Int64Array
+
+BLOCK = 2_000_000
+"""Draws held in memory at a time."""
 
 
 def normal_quantile(confidence: float) -> float:
@@ -11,7 +25,7 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a share: the p that a score test with ``successes`` of ``n`` does not reject.
 
     ``|p - k/n| <= z sqrt(p (1 - p) / n)``. Source: E. B. Wilson, "Probable inference, the law of
@@ -33,3 +47,93 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tupl
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
     return low, high
+
+
+def difference_interval(
+    a: float, a_ends: tuple[float, float], b: float, b_ends: tuple[float, float]
+) -> tuple[float, float]:
+    """Interval of a - b from the intervals of two independent estimates a and b.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent
+    proportions", Statistics in Medicine 17 (1998), method 10.
+    """
+    low = a - b - hypot(a - a_ends[0], b_ends[1] - b)
+    return low, a - b + hypot(a_ends[1] - a, b - b_ends[0])
+
+
+def mean_variance(values: Float64Array, groups: Int64Array | None) -> float:
+    """Variance of the mean of a number per image (N,), from the differences between groups."""
+    residuals = values - values.mean()
+    sums = residuals if groups is None else np.bincount(groups, weights=residuals)
+    count = len(values) if groups is None else len(np.unique(groups))
+    return float(np.sum(sums**2)) / len(values) ** 2 * count / max(count - 1, 1)
+
+
+def effective_size(right: Float64Array, groups: Int64Array | None) -> float:
+    """Number of independent images that tell as much of the share that is right (0 or 1, N).
+
+    N over the design effect: the variance of the share by group against that of independent
+    images (L. Kish, "Survey sampling", 1965), at least 1, at most that of groups of equal images.
+    Where all are right or all wrong, groups may be of equal images for all one knows. Few groups
+    leave the variance uncertain; the size shrinks by the ratio of normal to t quantiles, squared
+    (E. Korn and B. Graubard, Survey Methodology 24, 1998).
+    """
+    n = len(right)
+    if groups is None:
+        return float(n)
+    sizes = np.bincount(groups)
+    count, most = int(np.sum(sizes > 0)), float(np.sum(sizes**2)) / n
+    if count < 2:
+        return 1.0
+    share = float(right.mean())
+    independent = share * (1 - share) / n
+    design = most
+    if independent > 0:
+        design = min(max(mean_variance(right, groups) / independent, 1.0), most)
+    return n / design * (normal_quantile(0.95) / float(student_t.ppf(0.975, count - 1))) ** 2
+
+
+def bootstrap_means(
+    values: Float64Array, *, samples: int, seed: int, groups: ArrayLike | None = None
+) -> Float64Array:
+    """Means ``(samples,)`` of resampled images, each with its number in ``values`` (N,).
+
+    Groups of equal size and sum are interchangeable, so one multinomial draw over the different
+    ones replaces the drawing of images: for right-or-wrong values this costs the same at any N.
+    """
+    group = group_codes(groups, len(values))
+    sizes = np.bincount(group).astype(np.float64)
+    units = np.column_stack([np.bincount(group, weights=values), sizes])
+    kinds, counts = np.unique(units, axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    totals = np.zeros((samples, 2))
+    step = max(1, BLOCK // len(kinds))
+    for start in range(0, samples, step):
+        size = min(step, samples - start)
+        drawn = rng.multinomial(len(units), counts / len(units), size=size)
+        totals[start : start + size] = drawn @ kinds
+    means: Float64Array = totals[:, 0] / totals[:, 1]
+    return means
+
+
+def resamples(
+    n: int, *, samples: int, seed: int, groups: ArrayLike | None = None
+) -> Iterator[Int64Array]:
+    """Yield the indices of each bootstrap draw from N images; N of them where groups are equal."""
+    group = group_codes(groups, n)
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    rng = np.random.default_rng(seed)
+    for _ in range(samples):
+        drawn = rng.choice(len(sizes), len(sizes))
+        lengths = sizes[drawn]
+        before = np.cumsum(lengths) - lengths
+        yield order[np.repeat(starts[drawn] - before, lengths) + np.arange(lengths.sum())]
+
+
+def percentile_interval(values: Float64Array, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the central ``confidence`` part of ``values``."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)

@@ -19,8 +19,8 @@ from transferkit._sampling import deal_groups, group_codes, quotas, stratified_o
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_task
 from transferkit.errors import DataError
-from transferkit.metrics.bootstrap import bootstrap_means, percentile_interval
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
+from transferkit.metrics.intervals import bootstrap_means, percentile_interval
 from transferkit.metrics.logistic_regression import Probe, fit_probe
 
 FOLDS = 5

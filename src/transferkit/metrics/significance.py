@@ -1,4 +1,4 @@
-"""Two models on the same images: is one better?"""
+"""Significance: two models on the same images, and many tests at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from scipy.stats import binomtest
 
 from transferkit._format import percent, plain_fields
 from transferkit._typing import JSON, BoolArray, Float64Array
-from transferkit.metrics.bootstrap import bootstrap_means, percentile_interval
-from transferkit.metrics.intervals import normal_quantile
+from transferkit.metrics.intervals import bootstrap_means, normal_quantile, percentile_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def mcnemar(a: BoolArray, b: BoolArray, *, confidence: float = 0.95) -> PairedTe
         Two models on the same 100 images: eight only the first has right, one only the second.
 
         >>> import numpy as np
-        >>> from transferkit.metrics.paired import mcnemar
+        >>> from transferkit.metrics.significance import mcnemar
         >>> first = np.array([True] * 90 + [True] * 8 + [False] * 2)
         >>> second = np.array([True] * 90 + [False] * 8 + [True] + [False])
         >>> print(mcnemar(first, second))
@@ -116,3 +115,22 @@ def paired_bootstrap(
         p_value=(1 + extreme) / (1 + samples),
         n=len(a),
     )
+
+
+def holm(p_values: ArrayLike) -> Float64Array:
+    """Adjust p-values ``(m,)`` so that any false alarm at all has a chance of at most alpha.
+
+    With the p-values in rising order, the i-th becomes ``max_{j <= i} (m - j + 1) p_j``. Valid
+    under any dependence. Source: S. Holm, "A simple sequentially rejective multiple test
+    procedure", Scandinavian Journal of Statistics 6 (1979).
+
+    Example:
+        >>> from transferkit.metrics.significance import holm
+        >>> holm([0.01, 0.04, 0.30]).round(2).tolist()
+        [0.03, 0.08, 0.3]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1.0)
