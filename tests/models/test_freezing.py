@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import timm
@@ -13,6 +15,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import transferkit as tk
 from transferkit.backbones.stages import Stage
@@ -367,3 +370,68 @@ def test_a_prefix_of_scattered_stages_means_none() -> None:
 @given(st.integers(-6, 5))
 def test_positions_count_as_in_a_list(position: int) -> None:
     assert STAGES[boundary_index(STAGES, position)] is STAGES[position]
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "data parallel": nn.DataParallel,
+    "average": AveragedModel,
+    "average by timm": lambda model: timm.utils.ModelEmaV3(model),
+    "compiled": torch.compile,  # the wrapper only: nothing runs it
+    "compiled average": lambda model: torch.compile(AveragedModel(model)),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+@pytest.mark.parametrize("plain", [True, False])
+def test_wrappers_are_taken_for_the_model_inside(wrap: str, plain: bool) -> None:
+    model: nn.Module = torchvision.models.resnet18()
+    if not plain:
+        model = tk.create_classifier("resnet18", 2, weights=None)
+    wrapper = WRAPPERS[wrap](model)
+    inner = next(m for m in wrapper.modules() if type(m) is type(model))
+    assert tk.stages(wrapper) == tk.stages(model)
+    tk.unfreeze(wrapper, upto="layer4")
+    tk.unfreeze(model, upto="layer4")
+    frozen = [name for name, p in inner.named_parameters() if not p.requires_grad]
+    assert frozen == [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert str(tk.summary(wrapper)) == str(tk.summary(model))
+    wrapper.train()
+    modes = [module.training for module in inner.modules()]
+    assert modes == [module.training for module in model.train().modules()]
+    counts = [len(group["params"]) for group in tk.param_groups(wrapper, 0.1)]
+    assert counts == [len(group["params"]) for group in tk.param_groups(model, 0.1)]
+    tk.freeze(wrapper)
+    assert tk.summary(wrapper).trainable < tk.summary(model).trainable or inner is model
+
+
+def test_a_wrapper_that_does_more_is_no_wrapper() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = torchvision.models.squeezenet1_1()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return 2 * self.module(images)  # type: ignore[no-any-return]
+
+    assert tk.stages(Twice())[0].startswith("module.")
+
+
+def test_a_model_is_frozen_before_it_is_distributed(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", None, 1, 0)
+    try:
+        model = nn.parallel.DistributedDataParallel(torchvision.models.resnet18())
+        assert tk.stages(model) == tk.stages(model.module)
+        assert tk.summary(model).parameters == tk.summary(model.module).parameters
+        for change in (tk.freeze, tk.unfreeze):
+            with pytest.raises(tk.ConfigError, match=r"before.*DistributedDataParallel"):
+                change(model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_wrapped_classifier_is_named_where_one_is_needed() -> None:
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32)
+    images = tk.phantom_splits(sizes=(4, 4, 4), image_size=32)["test"]
+    for wrapper in (nn.DataParallel(model), torch.compile(model)):
+        with pytest.raises(tk.ConfigError, match=r"classifier inside: model\.module"):
+            tk.predict(wrapper, images)  # type: ignore[arg-type]

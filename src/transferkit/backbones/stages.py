@@ -28,6 +28,17 @@ class Stage:
     parameters: tuple[str, ...]  # in the order of ``named_parameters()``
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel, torch.compile's wrapper or an average's."""
+    # By torch's and timm's two names for it: their classes take a second to import, or differ
+    # between versions. A wrapper of the user's own stays: it may do more than hold the network.
+    children: dict[str, nn.Module] = getattr(model, "_modules", {})  # none of what is no module
+    inner = children.get("module", children.get("_orig_mod"))
+    if inner is None or len(children) > 1:
+        return model
+    return unwrap(inner) if type(model).__module__.startswith(("torch.", "timm.")) else model
+
+
 def trace_stages(
     module: nn.Module,
     input_size: InputSize,

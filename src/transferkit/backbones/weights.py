@@ -105,12 +105,10 @@ def load_weights(
     dropped: Sequence[str] = (),
     spare: bool = False,
 ) -> None:
-    """Load ``state`` into ``module``, all of it, or say what does not fit.
-
-    Modules that are ``dropped`` (the classifier, the last layers of auxiliary ones) may be absent
-    from the file or have another shape there. ``spare`` entries, which the network has no place
-    for, may be there.
-    """
+    """Load ``state`` into ``module``, all of it, or say what does not fit."""
+    # Modules that are dropped (the classifier, the last layers of auxiliary ones) may be absent
+    # from the file or have another shape there. Spare entries, which the network has no place
+    # for, may be there.
     own = module.state_dict(keep_vars=True)
     inside = tuple(f"{one}." for one in dropped)
     left_out = {
@@ -119,37 +117,40 @@ def load_weights(
         if key.startswith(inside) and (key not in own or _differ(own[key], state.get(key)))
     }
     fitting = state_dict_of(state, ((k, v) for k, v in state.items() if k not in left_out))
-    fitting.__dict__.setdefault("_metadata", _root_version(own))
-    known = [key for key in fitting if key in own]
-    shapes = [
-        f"{key} ({_describe(fitting[key])} instead of {_describe(own[key])})"
-        for key in known
-        if _differ(own[key], fitting[key])
-    ]
-    broken = [key for key in known if bool(fitting[key].isnan().any())]
-    missing = [key for key in own if key not in fitting]
-    unexpected = [key for key in fitting if key not in own]
-    if not shapes and not broken:
+    misfits = _misfits(fitting, own)
+    if not any(misfits.values()):
         # Loading may rename old keys, so that torch knows better what is missing then.
+        fitting.__dict__.setdefault("_metadata", _root_version(own))
         missing, unexpected = _load(module, fitting, name=name, origin=origin)
-    loaded = {id(own[key]) for key in known}  # a shared tensor has several keys
-    missing = [
+    else:
+        missing = [key for key in own if key not in fitting]
+        unexpected = [key for key in fitting if key not in own]
+    filled = {id(own[key]) for key in fitting if key in own}  # a shared tensor has several keys
+    misfits["missing"] = [
         key
         for key in missing
-        if key not in left_out and not key.endswith(_COUNTER) and id(own.get(key)) not in loaded
+        if key not in left_out and not key.endswith(_COUNTER) and id(own.get(key)) not in filled
     ]
-    misfits = {
-        "missing": missing,
-        "unexpected": [] if spare else unexpected,
-        "of another shape": shapes,
-        "holding NaN": broken,
-    }
+    misfits["unexpected"] = [] if spare else unexpected
     if any(misfits.values()):
         lines = (f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in misfits.items() if keys)
         raise WeightsError(
             f"{origin} does not fit {name}. Its keys must be in the layout of the backbone's own "
             "library:\n" + "\n".join(lines)
         )
+
+
+def _misfits(state: StateDict, own: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The entries of a state dict that cannot be loaded where they belong."""
+    known = [key for key in state if key in own]
+    return {
+        "of another shape": [
+            f"{key} ({_describe(state[key])} instead of {_describe(own[key])})"
+            for key in known
+            if _differ(own[key], state[key])
+        ],
+        "holding NaN": [key for key in known if bool(state[key].isnan().any())],
+    }
 
 
 def fetch(download: Callable[[], T], *, name: str, tag: str, url: str | None = None) -> T:

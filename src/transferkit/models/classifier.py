@@ -16,7 +16,7 @@ from transferkit._validation import check_text, check_whole, to_sides
 from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.meta_forward import copy_structure, record_calls
 from transferkit.backbones.spec import Network
-from transferkit.backbones.stages import Stage, trace_stages
+from transferkit.backbones.stages import Stage, trace_stages, unwrap
 from transferkit.data.array_conversion import are_numbers
 from transferkit.data.image_data import ImageData
 from transferkit.data.preprocess import Interpolation, Preprocess
@@ -252,6 +252,8 @@ def require_classifier(value: object) -> Classifier:
         hint = f"Load it first: tk.load_classifier({str(value)!r})."
     elif isinstance(value, str):
         hint = f"Build it first: tk.create_classifier({value!r}, num_classes)."
+    elif isinstance(value, nn.Module) and isinstance(unwrap(value), Classifier):
+        hint = "Give the classifier inside: model.module, or model._orig_mod of a compiled one."
     elif isinstance(value, nn.Module):
         hint = "Give a network of your own a name with tk.register_backbone, and build on that."
     else:

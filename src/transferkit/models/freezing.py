@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from transferkit._format import table
 from transferkit._typing import JSON
 from transferkit._validation import check_number
-from transferkit.backbones.stages import Stage
+from transferkit.backbones.stages import Stage, unwrap
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.classifier import Classifier
 from transferkit.models.plain_model import plain_stages
@@ -68,7 +69,8 @@ def stages(model: nn.Module) -> tuple[str, ...]:
     """Names of the stages of a model from input to output; the last is the head.
 
     Args:
-        model: A ``Classifier``, or a plain torchvision or timm model.
+        model: A ``Classifier``, or a plain torchvision or timm model; one that is compiled,
+            averaged or wrapped in DataParallel is taken for the model inside.
 
     Example:
         >>> import torchvision
@@ -76,7 +78,7 @@ def stages(model: nn.Module) -> tuple[str, ...]:
         >>> tk.stages(torchvision.models.resnet18())
         ('conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc')
     """
-    return tuple(stage.name for stage in layout(model))
+    return tuple(stage.name for stage in layout(unwrap(model)))
 
 
 def freeze(model: nn.Module) -> None:
@@ -114,6 +116,7 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
 
     Raises:
         UnknownNameError: No such stage; the message lists them.
+        ConfigError: The model is wrapped in DistributedDataParallel already.
 
     Example:
         >>> import transferkit as tk
@@ -131,6 +134,12 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
         head         1,026      1,026  trainable
         total   11,177,538  8,394,754
     """
+    if isinstance(model, DistributedDataParallel):
+        raise ConfigError(
+            "A model must be frozen before it is wrapped in DistributedDataParallel, which settles "
+            "then which gradients it shares. Freeze or unfreeze model.module, and wrap that anew."
+        )
+    model = unwrap(model)
     parts = layout(model)
     first = 0 if upto is None else boundary_index(parts, upto)
     frozen, trainable = parts[:first], parts[first:]
@@ -264,6 +273,7 @@ def param_groups(
     check_number("lr", lr, above=0)
     check_number("decay", decay, above=0, most=1)
     check_number("weight_decay", weight_decay, least=0)
+    model = unwrap(model)
     parts = layout(model)
     parameters = dict(model.named_parameters())
     groups = []
@@ -351,6 +361,7 @@ def summary(model: nn.Module) -> Summary:
         >>> [stage.name for stage in table.stages if stage.state == "frozen"]
         ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
     """
+    model = unwrap(model)
     parts = layout(model)
     parameters = dict(model.named_parameters())
     name = model.name if isinstance(model, Classifier) else type(model).__name__
