@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from click.testing import Result
 from PIL import Image
 
 import transferkit as tk
+from transferkit.data import phantom
 
 Run = Callable[..., Result]
 
@@ -165,3 +167,20 @@ def test_the_demo_shows_the_gap(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "gap" in result.output
     assert (tmp_path / "fine_tune" / "classifier.safetensors").is_file()
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_the_demo_promises_figures_only_where_it_draws_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
+) -> None:
+    small = tk.phantom_splits(sizes=(40, 20, 20), image_size=32, seed=0)
+    monkeypatch.setattr(phantom, "phantom_splits", lambda **options: small)
+    monkeypatch.setattr("transferkit.cli.train.IMAGE_SIZE", 32)
+    if not drawn:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        monkeypatch.setitem(sys.modules, "matplotlib.layout_engine", None)
+    result = run("demo", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    last = result.output.splitlines()[-1]
+    assert ("and figures are in" in last) == drawn == bool(list(tmp_path.rglob("*.png")))
+    assert ("no figures: Figures need matplotlib" in result.output) != drawn

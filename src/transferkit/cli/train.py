@@ -128,8 +128,10 @@ def demo_command(out: Path, seed: int) -> None:
     for name, result in results.items():
         folder = out / name.replace(" ", "_").replace("-", "_")
         make_folder(folder)
-        write_result(result, folder)
-    click.echo(f"Classifiers, histories, evaluations and figures are in {out}/")
+        written = write_result(result, folder)
+    drawn = any(path.suffix == ".png" for path in written)
+    kinds = "histories, evaluations and figures" if drawn else "histories and evaluations"
+    click.echo(f"Classifiers, {kinds} are in {out}/")
 
 
 def comparison(results: dict[str, Result]) -> str:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from transferkit._format import percent, percent_interval, plain_fields, table
 from transferkit._sampling import group_codes, shared_groups, stratified_subset
@@ -126,7 +127,7 @@ def advise(
     image_size: int | tuple[int, int] | None = None,
     max_images: int = 2000,
     batch_size: int = 64,
-    device: str | None = None,
+    device: torch.device | str | None = None,
     seed: int = 0,
 ) -> Advice:
     """Place a task in the four quadrants (size by similarity) and recommend a strategy.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
+import torch
 
 from transferkit._sampling import group_codes, shared_groups, stratified_order
 from transferkit._typing import FloatArray, Int64Array
@@ -65,7 +66,7 @@ class _Entrant:
         images: ImageData,
         size: int,
         batch_size: int,
-        device: str | None,
+        device: torch.device | str | None,
         cache: Cache | None,
     ) -> None:
         """Extend the features to the first ``size`` images, and time them at the first call."""
@@ -114,7 +115,7 @@ def rank_backbones(
     finalists: int = 3,
     repeats: int = 5,
     batch_size: int = 64,
-    device: str | None = None,
+    device: torch.device | str | None = None,
     seed: int = 0,
     progress: bool = False,
     cache: Cache | Where | None = None,
