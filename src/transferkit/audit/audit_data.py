@@ -1,4 +1,4 @@
-"""What every audit check sees: the splits as plain arrays, and what several checks share."""
+"""The input of every check: the splits as plain arrays, and values that several checks share."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class SplitArrays:
 
 @dataclass(frozen=True, eq=False)
 class AuditData:
-    """The splits of an audit, its settings, and what several checks share, each computed once.
+    """The splits of an audit, its settings, and values that several checks share, computed once.
 
     Attributes:
         splits: Name to split, in the order of the report.
         classes: K class names.
         config: Severity thresholds.
-        embedding: What made the features, in words.
-        untrained_head: Whether a classifier was given whose head was never trained.
+        embedding: Where the features come from, in words.
+        untrained_head: Whether they are those of a classifier whose head was never trained.
         skipped: Path and reason of each file that could not be decoded.
         near_duplicates: Whether to look for edited copies.
         alpha: Chance of a false alarm among all shift tests together.

@@ -14,7 +14,8 @@ from transferkit.audit.audit_data import Check
 CHECKS: tuple[Check, ...] = (
     checks_splits.few_images,
     checks_splits.missing_labels,
-    checks_splits.unfit_embedding,
+    checks_splits.untrained_head,
+    checks_splits.constant_features,
     checks_splits.empty_classes,
     checks_splits.exact_duplicates,
     checks_splits.repeated_images,

@@ -1,4 +1,4 @@
-"""Images that are broken, empty, odd or unlike all others, or that give their label away."""
+"""Checks of the images: broken, empty or outlying ones, and shortcuts to their labels."""
 
 from __future__ import annotations
 

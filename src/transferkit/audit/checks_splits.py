@@ -1,4 +1,4 @@
-"""What splits lack, and what they should not share: pictures, their copies, patients."""
+"""Checks of the splits: missing images and labels, copies, groups in two splits."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def missing_labels(data: AuditData) -> Iterator[Finding]:
         )
 
 
-def unfit_embedding(data: AuditData) -> Iterator[Finding]:
-    """A classifier without a trained head, or features in which no shift can show."""
+def untrained_head(data: AuditData) -> Iterator[Finding]:
+    """A classifier whose outputs mean nothing yet."""
     if data.untrained_head:
         yield Finding(
             check="embedding",
@@ -55,6 +55,10 @@ def unfit_embedding(data: AuditData) -> Iterator[Finding]:
             "probe on its features stands in for them.",
             advice="Audit with a trained classifier, or name the backbone.",
         )
+
+
+def constant_features(data: AuditData) -> Iterator[Finding]:
+    """Features in which no shift can show."""
     if all(np.ptp(part.features, axis=0).max() == 0 for part in data.splits.values()):
         yield Finding(
             check="embedding",
@@ -119,7 +123,7 @@ def straddling_groups(data: AuditData) -> Iterator[Finding]:
             statistic=count,
             found=f"{count} groups lie in both {a} and {b}: {len(twins)} of {len(own)} images of "
             f"{b} belong to them.",
-            advice="Split by group, so that no patient is both learned from and judged on.",
+            advice="Split by group, so that no patient is in the images of both.",
         )
     if not straddle:
         total = len({group for groups in data.groups.values() for group in groups})

@@ -60,14 +60,14 @@ class Finding:
         severity: ``"info"``, ``"warning"`` or ``"error"``.
         splits: The splits concerned, one or two or more.
         class_name: The class in which it was found, or None where it concerns all.
-        statistic: What the check measured, in its own unit (pairs found, a KS distance, an AUC).
+        statistic: The measured value, in its own unit (pairs found, a KS distance, an AUC).
         p_value: Its p-value, corrected for the number of tests, or None without a test.
         effect: Its size between 0 (nothing) and 1, so that findings compare: a share of images,
             a KS distance, 2 AUC - 1, accuracy lost.
         interval: Confidence interval of ``effect``, or None where there is none.
-        message: What was found, in one sentence.
+        message: The result, in one sentence.
         evidence: The images or statistics that it rests on, the strongest first.
-        advice: What to do about it, in one sentence.
+        advice: The next step, in one sentence.
     """
 
     check: str

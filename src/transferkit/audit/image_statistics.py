@@ -1,4 +1,4 @@
-"""Trivial statistics of images: what a shift, an outlier or a shortcut shows in first."""
+"""Simple statistics of images, in which shifts, outliers and shortcuts show first."""
 
 from __future__ import annotations
 

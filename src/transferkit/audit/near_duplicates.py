@@ -1,9 +1,9 @@
 """Near-duplicates: copies that were compressed, brightened, cropped, turned or flipped.
 
 Candidates come from a coarse descriptor, looked up in flipped, cropped and turned versions. The
-best few of each image are then registered, coarse to fine, and the pairs are told by how well
-their fine detail correlates: that of X-rays of two children by at most 0.6, that of a copy by 0.8
-and more, whatever was done to it within the limits above.
+best few of each image are then registered, coarse to fine, and those are kept whose fine detail
+correlates: that of X-rays of two children correlates by at most 0.6, that of a copy by 0.8 and
+more, whatever was done to it within the limits above.
 """
 
 from __future__ import annotations

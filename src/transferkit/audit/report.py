@@ -1,4 +1,4 @@
-"""What an audit found, as text, JSON, one HTML file and a gate."""
+"""The report of an audit: text, JSON, one HTML page, and a gate for CI."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transferkit.errors import TransferkitError
 
 
 class AuditError(TransferkitError):
-    """The audit found what it was told to fail on.
+    """The audit found faults as grave as those that it was to fail on.
 
     Attributes:
         findings: The findings at or above the level asked for, the gravest first.
@@ -42,7 +42,7 @@ class AuditError(TransferkitError):
 
 @dataclass(frozen=True, slots=True)
 class SplitSummary:
-    """What a split holds.
+    """The number, shape and classes of the images of a split.
 
     Attributes:
         name: Name of the split.
@@ -67,9 +67,9 @@ class AuditReport:
 
     Attributes:
         findings: All findings, the gravest first; passed checks are those of severity "info".
-        splits: What was audited.
+        splits: The splits that were audited.
         gap: The explained gap between val and test, where both carry labels.
-        settings: What the audit ran with (alpha, seed, embedding, ...), as text.
+        settings: The settings of the audit (alpha, seed, embedding, ...), as text.
         thumbnails: File name to a small PNG or JPEG of it, for the HTML report.
     """
 
@@ -119,7 +119,7 @@ class AuditReport:
         }
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return the report as JSON, and write it to ``path`` if one is given.
+        """Return the report as JSON, and write it to ``path``, unless that is None.
 
         Raises:
             OutputError: ``path`` cannot be written.
@@ -179,7 +179,7 @@ def report_of(
 
 
 class _Outline(NamedTuple):
-    """What the text and the page show, in this order."""
+    """The sections of the report, in the order of the text and of the page."""
 
     verdict: str
     counts: str
@@ -212,16 +212,16 @@ def where(finding: Finding) -> str:
 
 
 def numbers(finding: Finding) -> list[str]:
-    """Say how large the effect of a finding is and how sure, where that was measured."""
-    said = []
+    """Format the effect of a finding, its interval and its p-value, where there are any."""
+    parts = []
     if finding.effect is not None and math.isfinite(finding.effect):
         low, high = finding.interval or (math.nan, math.nan)
         interval = f" [{low:.3f}, {high:.3f}]" if known(finding.interval) else ""
-        said.append(f"effect {finding.effect:.3f}{interval}")
+        parts.append(f"effect {finding.effect:.3f}{interval}")
     if finding.p_value is not None:
         small = finding.p_value < 0.001
-        said.append("adjusted p < 0.001" if small else f"adjusted p {finding.p_value:.3f}")
-    return said
+        parts.append("adjusted p < 0.001" if small else f"adjusted p {finding.p_value:.3f}")
+    return parts
 
 
 def _class_names(splits: Sequence[SplitSummary]) -> list[str]:

@@ -261,7 +261,7 @@ def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
 def _features(
     splits: Splits, model: Embedder, batch_size: int, cache: Cache | Where | None
 ) -> tuple[dict[str, FloatArray], str]:
-    """Return the features (N, D) of each split, and what made them, in words."""
+    """Return the features (N, D) of each split, and where they come from, in words."""
     source: Classifier | FeaturesOf
     if model is None or isinstance(model, str):
         name = model or DEFAULT_BACKBONE
