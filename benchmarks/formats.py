@@ -1,7 +1,7 @@
 """Time a training step in three memory formats: channels first, channels last, and by our rule.
 
-What :mod:`transferkit.models.fast_layers` rests on: channels last wins on large maps and on
-depthwise convolutions, channels first on small maps of dense ones. The three take turns; the
+What the rule of :mod:`transferkit.models.fast_layers` rests on: channels last wins on large maps
+and on depthwise convolutions, channels first on small maps of dense ones. The three take turns; the
 figures are the median of channels first over each, above 1 where it is faster than channels first.
 
     OMP_NUM_THREADS=2 python benchmarks/formats.py

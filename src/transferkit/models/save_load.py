@@ -228,7 +228,7 @@ def _parse(metadata: Mapping[str, str], path: Path) -> _Saved:
             raise WeightsError(
                 f"{path} is of format {described['format']}, written by transferkit "
                 f"{described.get('version')}; this is transferkit {__version__}, which reads up "
-                f"to format {FORMAT_VERSION}: pip install --upgrade transferkit"
+                f"to format {FORMAT_VERSION}. Upgrade it: pip install --upgrade transferkit."
             )
         return _Saved(
             recipe=Recipe(**described["recipe"]),

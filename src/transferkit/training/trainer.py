@@ -14,7 +14,6 @@ from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, match_classes
-from transferkit.models.device import kept_memory
 from transferkit.training.batches import Loaders, number_of_batches
 from transferkit.training.checkpoint import Run, TrainState
 from transferkit.training.history import EpochRecord, History
@@ -254,7 +253,7 @@ class Trainer:
     ) -> Iterator[EpochRecord]:
         run = self._run
         shown = Progress(self.options.progress, epochs=epochs, steps=steps, done=run.step)
-        with kept_memory(run.device), shown as progress:
+        with shown as progress:
             while len(run.history) < epochs and not self._out_of_patience():
                 try:
                     with training_context(run.device):
