@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 
 from transferkit._typing import Int64Array
 from transferkit.data.array_conversion import to_labels
-from transferkit.data.folder_layout import ALIASES, SPLITS, common_classes, ignored
+from transferkit.data.folder_layout import common_classes, ignored
 from transferkit.data.pixel_reader import ArraySource, Part
+from transferkit.data.split_names import (
+    SPLITS,
+    SplitFolders,
+    assign_splits,
+    check_left_over,
+    split_of,
+)
 from transferkit.data.value_range import DatasetScale
 from transferkit.errors import ConfigError, DataError
 
@@ -36,7 +43,9 @@ def named_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path.name} is no readable {path.suffix} file: {error}.") from error
 
 
-def read_npz(path: Path, bits: int | None) -> tuple[dict[str, Part], tuple[str, ...]]:
+def read_npz(
+    path: Path, given: SplitFolders | None, bits: int | None
+) -> tuple[dict[str, Part], tuple[str, ...]]:
     """List the splits of an archive, in the order train, val, test, and its class numbers.
 
     Raises:
@@ -44,19 +53,25 @@ def read_npz(path: Path, bits: int | None) -> tuple[dict[str, Part], tuple[str, 
             of range, or an image has several.
     """
     arrays = load_npz(path)
-    splits = [name for name in SPLITS if f"{name}_images" in arrays]
+    names = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
+    splits = assign_splits(path.name, names, given)
     if not splits:
         raise DataError(
             f"{path.name} has no images: expected train_images, train_labels, val_images, ... (the "
             f"MedMNIST layout), got {', '.join(arrays) or 'nothing'}."
         )
-    labels = {split: read_labels(path, split, arrays) for split in splits}
+    if given is None:
+        left = [name for name in names if split_of(name) is None]
+        check_left_over(path.name, splits, left, or_classes=False)
+    labels = {split: read_labels(path, own, arrays) for split, own in splits.items()}
     classes = number_classes(path, labels)
     source, parts = ArraySource(DatasetScale(bits)), {}
-    for split in splits:
-        key = f"{split}_images"
-        names = source.add(split, arrays[key], title=f"{key} of {path.name}")
-        parts[split] = Part(source, names, labels[split])
+    for split, own in splits.items():
+        listed: list[str] = []
+        for name in own:
+            stem, key = split if len(own) == 1 else name, f"{name}_images"
+            listed += source.add(stem, arrays[key], title=f"{key} of {path.name}")
+        parts[split] = Part(source, listed, labels[split])
     source.settle()
     return parts, classes
 
@@ -71,23 +86,27 @@ def load_npz(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def read_labels(
-    path: Path, split: str, arrays: Mapping[str, NDArray[np.generic]]
+    path: Path, names: Sequence[str], arrays: Mapping[str, NDArray[np.generic]]
 ) -> Int64Array | None:
-    """Return a split's labels (N,), or None if there are none."""
-    key = f"{split}_labels"
-    if key not in arrays:
+    """Return the labels (N,) of the arrays of one split, or None if there are none."""
+    keys = [f"{name}_labels" for name in names]
+    if not any(key in arrays for key in keys):
         return None
-    try:
-        labels = to_labels(arrays[key])
-    except DataError as error:
-        raise DataError(f"{key} of {path.name}: {error}") from error
-    images = arrays[f"{split}_images"]
-    if images.ndim == 0 or len(images) != len(labels):
-        raise DataError(
-            f"{path.name}: {split}_images has shape {images.shape}, but {key} has {len(labels)} "
-            "labels; each image needs exactly one."
-        )
-    return labels
+    found = []
+    for name, key in zip(names, keys, strict=True):
+        try:
+            found.append(to_labels(arrays[key]))
+        except KeyError as error:
+            raise DataError(f"{path.name} has {name}_images, but no {key}.") from error
+        except DataError as error:
+            raise DataError(f"{key} of {path.name}: {error}") from error
+        images = arrays[f"{name}_images"]
+        if images.ndim == 0 or len(images) != len(found[-1]):
+            raise DataError(
+                f"{path.name}: {name}_images has shape {images.shape}, but {key} has "
+                f"{len(found[-1])} labels; each image needs exactly one."
+            )
+    return np.concatenate(found)
 
 
 def number_classes(path: Path, labels: Mapping[str, Int64Array | None]) -> tuple[str, ...]:
@@ -171,7 +190,7 @@ def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:
         if path.suffix.lower() != ".npy" or ignored(path.name):
             continue
         head, _, rest = path.stem.partition("_")
-        split = ALIASES.get(head.lower())
+        split = split_of(head)
         mapping[path.stem] = (split, rest) if split and rest else ("train", path.stem)
     return mapping
 

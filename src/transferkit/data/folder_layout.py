@@ -10,21 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from transferkit.data.pixel_reader import FileSource, Part
+from transferkit.data.split_names import (
+    SplitFolders,
+    assign_splits,
+    check_classes_are_none,
+    check_left_over,
+    split_of,
+)
 from transferkit.data.value_range import DatasetScale
 from transferkit.errors import DataError
-
-SPLITS = ("train", "val", "test")
-
-ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Folder names of splits, in lower case."""
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -36,59 +30,59 @@ IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 """Names that systems leave behind, besides all that begin with a dot."""
 
 
-def scan_folder(root: Path, bits: int | None) -> tuple[dict[str, Part], tuple[str, ...]]:
+def scan_folder(
+    root: Path, given: SplitFolders | None, bits: int | None
+) -> tuple[dict[str, Part], tuple[str, ...]]:
     """List the images below a folder by split, in the order train, val, test, and the classes.
 
-    The folder holds split folders (see ``ALIASES``; any case), each with one folder per class, or
-    with images only (then the split has no labels). Without split folders, the folders are classes,
-    and all is one split named ``"all"``.
+    The folder holds split folders (see ``split_names``), each with one folder per class, or with
+    images only (then the split has no labels). Without split folders, the folders are classes, and
+    all is one split named ``"all"``.
 
     Raises:
-        DataError: No images, an empty class, or classes that differ between splits.
+        DataError: No images, an empty class, classes that differ between splits, or folders of
+            images that belong to no split.
     """
-    folders = split_folders(root)
+    names = subfolders(root)
+    splits = assign_splits(str(root), names, given)
     source = FileSource(root, DatasetScale(bits))
-    if not folders:
-        classes = classes_without_splits(root)
-        return {"all": list_images(source, root, classes, all_needed=True)}, classes
-    found = {name: subfolders(folder) for name, folder in folders.items()}
-    first = next((name for name, names in found.items() if names), None)
-    for name in found.keys() - {first}:
-        found[name] = filled_folders(folders[name], found[name])
-    classes = common_classes({name: names for name, names in found.items() if names})
+    if not splits:
+        classes = classes_without_splits(root, names, confirmed=given is not None)
+        return {"all": list_images(source, [root], classes, all_needed=True)}, classes
+    if given is None:
+        left = [name for name in names if not split_of(name) and image_files(root / name)]
+        check_left_over(str(root), splits, left, or_classes=True)
+    folders = {split: [root / name for name in own] for split, own in splits.items()}
+    found = {split: class_folders(own) for split, own in folders.items()}
+    first = next((split for split, own in found.items() if own), None)
+    for split in found.keys() - {first}:
+        found[split] = [name for name in found[split] if holds_files(folders[split], name)]
+    classes = common_classes({split: own for split, own in found.items() if own})
     parts = {
-        name: list_images(
-            source, folder, classes if found[name] else None, all_needed=name == first
+        split: list_images(
+            source, own, classes if found[split] else None, all_needed=split == first
         )
-        for name, folder in folders.items()
+        for split, own in folders.items()
     }
     return parts, classes
 
 
-def classes_without_splits(root: Path) -> tuple[str, ...]:
+def classes_without_splits(root: Path, names: Sequence[str], *, confirmed: bool) -> tuple[str, ...]:
     """Return the classes of a folder that has class folders and no split folders."""
-    classes = tuple(subfolders(root))
-    if not classes:
+    if not names:
         raise DataError(
             f"{root} has no folders. Expected train, val and test (val may be missing), each with "
             "one folder of images per class; or one folder of images per class."
         )
-    nested = [name for name in classes if split_folders(root / name)]
-    if nested:
-        raise DataError(f"{root} has no split folders, but {root / nested[0]} has: give that one.")
-    return classes
-
-
-def split_folders(root: Path) -> dict[str, Path]:
-    """Find the folders named like splits, in the order train, val, test."""
-    found: dict[str, Path] = {}
-    for name in subfolders(root):
-        split = ALIASES.get(name.lower())
-        if split in found:
-            raise DataError(f"{root} has two folders for {split}: {found[split].name} and {name}.")
-        if split is not None:
-            found[split] = root / name
-    return {split: found[split] for split in SPLITS if split in found}
+    inside = {name: subfolders(root / name) for name in names}
+    if not confirmed:
+        nested = [name for name in names if any(map(split_of, inside[name]))]
+        if nested:
+            raise DataError(
+                f"{root} has no split folders, but {root / nested[0]} has: give that one."
+            )
+        check_classes_are_none(str(root), inside)
+    return tuple(names)
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -98,9 +92,14 @@ def subfolders(folder: Path) -> list[str]:
     )
 
 
-def filled_folders(folder: Path, names: list[str]) -> list[str]:
-    """Return the names of the folders that hold files."""
-    return [name for name in names if any(path.is_file() for path in (folder / name).rglob("*"))]
+def class_folders(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the folders in all folders of one split, sorted."""
+    return sorted({name for folder in folders for name in subfolders(folder)})
+
+
+def holds_files(folders: Sequence[Path], name: str) -> bool:
+    """Say whether the folder of this name holds a file in any of ``folders``."""
+    return any(path.is_file() for folder in folders for path in (folder / name).rglob("*"))
 
 
 def ignored(name: str) -> bool:
@@ -125,7 +124,7 @@ def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 
 def list_images(
-    source: FileSource, folder: Path, classes: Sequence[str] | None, *, all_needed: bool
+    source: FileSource, folders: Sequence[Path], classes: Sequence[str] | None, *, all_needed: bool
 ) -> Part:
     """List the images of one split, class by class, or without labels if ``classes`` is None.
 
@@ -134,9 +133,9 @@ def list_images(
     files: list[Path] = []
     labels: list[int] = []
     for label, title in enumerate(classes or [""]):
-        found = image_files(folder / title)
+        found = [file for folder in folders for file in image_files(folder / title)]
         if not found:
-            check_empty(folder, title if classes else None, all_needed=all_needed)
+            check_empty(folders[0], title if classes else None, all_needed=all_needed)
         files += found
         labels += [label] * len(found)
     names = [file.relative_to(source.root).as_posix() for file in files]

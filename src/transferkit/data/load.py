@@ -27,6 +27,7 @@ from transferkit.data.pixel_reader import (
     ReadOptions,
     unreadable,
 )
+from transferkit.data.split_names import SplitFolders
 from transferkit.data.splits import SkippedFile, Splits
 from transferkit.data.splitting import divide, groups_from_names
 from transferkit.data.value_range import chunks, report_depth
@@ -39,6 +40,7 @@ def load_splits(
     image_size: int | tuple[int, int] | None = None,
     val_share: float = 0.2,
     seed: int = 0,
+    split_folders: SplitFolders | None = None,
     class_files: Mapping[str, tuple[str, str]] | None = None,
     groups: str | None = None,
     bits: int | None = None,
@@ -54,10 +56,11 @@ def load_splits(
 ) -> Splits:
     r"""Read a dataset of images into uint8 arrays.
 
-    Three layouts are known. A folder of ``train``, ``val`` (or ``valid``, ``validation``) and
-    ``test`` folders, each with one folder of images per class; without split folders, the folders
-    are classes, and ``val_share`` of the images becomes val and as much test. A MedMNIST ``.npz``.
-    A folder of ``.npy`` arrays, one per class and split: ``normal.npy``, ``test_normal.npy``.
+    Three layouts are known. A folder of ``train``, ``val`` (or ``valid``, ``validation``, ``dev``)
+    and ``test`` folders, also by names such as ``training_set``, each with one folder of images per
+    class; without split folders, the folders are classes, and ``val_share`` of the images becomes
+    val and as much test. A MedMNIST ``.npz``. A folder of ``.npy`` arrays, one per class and split:
+    ``normal.npy``, ``test_normal.npy``.
 
     Where there is no val split, ``val_share`` of train becomes it, stratified by class, with each
     group in one split where there are groups.
@@ -68,6 +71,9 @@ def load_splits(
             brings mixed sizes to a square of their median side, 256 at most.
         val_share: Share of train that becomes val; 0 makes no val split.
         seed: Which images become val.
+        split_folders: For other names of splits: train, val and test to a folder or several, such
+            as ``{"train": ["fold1", "fold2"], "test": "fold3"}``; to the beginning of the key in an
+            ``.npz``. Folders not named are left out. ``{}`` takes all folders as classes.
         class_files: For ``.npy`` files: name without ``.npy`` to (split, class).
         groups: Regular expression whose match in a file name, or else in its folders, is the group
             (patient, film) of the image, such as ``r"person\d+"``; a file without a match is a
@@ -121,8 +127,6 @@ def load_splits(
         test       20  32x32x1   10   10
     """
     root = to_path("path", path)
-    check_number("val_share", val_share, least=0, below=1)
-    check_whole("seed", seed)
     options = ReadOptions(
         size=None if image_size is None else to_sides("image_size", image_size),
         resize=resize,
@@ -136,27 +140,30 @@ def load_splits(
         progress=progress,
         bits=bits,
     )
-    parts, classes = read_layout(root, class_files, bits)
+    parts, classes = read_layout(root, split_folders, class_files, bits)
     grouping = None if groups is None else group_files(parts, groups)
     parts = make_missing_splits(parts, val_share, grouping, seed)
-    images = read_or_map(parts, options)
-    report_depth(images.bits, bits, stacklevel=2)
-    return assemble(images, parts, classes, grouping, options)
+    splits = assemble(read_or_map(parts, options), parts, classes, grouping, options)
+    report(splits, bits)
+    return splits
 
 
 def read_layout(
-    path: Path, class_files: Mapping[str, tuple[str, str]] | None, bits: int | None
+    path: Path,
+    split_folders: SplitFolders | None,
+    class_files: Mapping[str, tuple[str, str]] | None,
+    bits: int | None,
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Find out which layout it is, and list its images and classes."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of images or a MedMNIST .npz file.")
     if path.is_dir():
-        arrays = class_files is not None or any(path.glob("*.npy"))
-        parts, classes = (
-            read_npy_folder(path, class_files, bits) if arrays else scan_folder(path, bits)
-        )
+        if class_files is not None or any(path.glob("*.npy")):
+            parts, classes = read_npy_folder(path, class_files, bits)
+        else:
+            parts, classes = scan_folder(path, split_folders, bits)
     elif path.suffix.lower() == ".npz":
-        parts, classes = read_npz(path, bits)
+        parts, classes = read_npz(path, split_folders, bits)
     else:
         raise DataError(
             f"{path.name} is neither a folder nor an .npz file. Give the folder that holds the "
@@ -182,6 +189,8 @@ def make_missing_splits(
     parts: Mapping[str, Part], val_share: float, grouping: Mapping[str, str] | None, seed: int
 ) -> dict[str, Part]:
     """Make a val split where there is none, and a test split too where there are no splits."""
+    check_number("val_share", val_share, least=0, below=1)
+    check_whole("seed", seed)
     if "all" in parts:
         shares = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
         if shares["train"] <= 0:
@@ -247,6 +256,12 @@ def assemble(
         )
         if lost and (absent := absent_classes(splits[split])):
             raise DataError(f"No image of the class {absent[0]} in the {split} split can be read.")
+    return Splits(splits, skipped=skipped)
+
+
+def report(splits: Splits, bits: int | None) -> None:
+    """Warn of a bit depth that was inferred, and of classes that a split lacks."""
+    report_depth(splits.bits, bits, stacklevel=3)
     for split, data in splits.items():
         if absent := absent_classes(data):
             warnings.warn(
@@ -255,7 +270,6 @@ def assemble(
                 UserWarning,
                 stacklevel=3,
             )
-    return Splits(splits, skipped=skipped)
 
 
 def absent_classes(data: ImageData) -> list[str]:
