@@ -104,11 +104,13 @@ class PooledResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to features (B, D): means and maxima over the maps' places."""
-        maps, pooled = images, []
+        maps, kept = images, []
         for name, part in self.named_children():
             maps = part(maps)
             if name in ("layer2", "layer3"):
-                pooled += [maps.mean((2, 3)), maps.amax((2, 3))]
+                kept.append(maps)
+        # Pooled only now: in another order, gradients would be summed to other last digits.
+        pooled = [pool for maps in kept for pool in (maps.mean((2, 3)), maps.amax((2, 3)))]
         return torch.cat(pooled, dim=1)
 
 
