@@ -12,6 +12,7 @@ from transferkit.audit.label_shift_estimation import (
     calibration,
     mlls,
     mlls_shares,
+    paired_draws,
 )
 
 TRUE = (0.6, 0.3, 0.1)
@@ -59,3 +60,17 @@ def test_intervals_cover() -> None:
         low, high = mlls(scored, samples=60, seed=seed)[1][0]
         held.append(low <= TRUE[0] <= high)
     assert np.mean(held) >= 0.85
+
+
+def test_every_draw_of_the_bootstrap_is_calibrated_anew() -> None:
+    source, labels = draw(100, (0.5, 0.5), 0, hot=3)
+    target, _ = draw(250, (0.7, 0.3), 1, hot=3)
+    scored = Scored(source, labels, target)
+    by_hand = []
+    for i, j in paired_draws(scored, 40, 7):
+        scale = calibration(source[i], labels[i])
+        drawn = calibrated(source[i], scale), labels[i], calibrated(target[j], scale)
+        by_hand.append(mlls_shares(*drawn))
+    low, high = mlls(scored, samples=40, seed=7)[1].T
+    assert low == pytest.approx(np.quantile(by_hand, 0.025, axis=0), abs=2e-3)
+    assert high == pytest.approx(np.quantile(by_hand, 0.975, axis=0), abs=2e-3)

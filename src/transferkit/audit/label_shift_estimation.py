@@ -19,6 +19,8 @@ from transferkit.metrics.intervals import resamples
 
 SMALLEST = 1e-9
 """Probabilities are kept at least this large before logarithms and divisions."""
+PENALTY = 1e-3
+"""Weight of the squared biases in the calibration."""
 ROUNDS = 500
 """Most steps of expectation maximisation."""
 
@@ -51,15 +53,20 @@ def mlls(
     Shrikumar, "Maximum likelihood with bias-corrected calibration is hard-to-beat at label shift
     adaptation", ICML 2020.
     """
-    scale = calibration(scored.source, scored.labels)
-    source, target = calibrated(scored.source, scale), calibrated(scored.target, scale)
-    drawn = [
-        mlls_shares(source[i], scored.labels[i], target[j])
-        for i, j in paired_draws(scored, samples, seed)
-    ]
+    start = calibration(scored.source, scored.labels)
+
+    def shares(of_source: Int64Array, of_target: Int64Array) -> Float64Array:
+        # Each draw is calibrated anew: the calibration is an estimate from the source too.
+        source, labels = scored.source[of_source], scored.labels[of_source]
+        scale = calibration(source, labels, start=start)
+        return mlls_shares(
+            calibrated(source, scale), labels, calibrated(scored.target[of_target], scale)
+        )
+
+    drawn = [shares(*rows) for rows in paired_draws(scored, samples, seed)]
     tail = (1 - confidence) / 2
     intervals = np.quantile(np.array(drawn), [tail, 1 - tail], axis=0).T
-    return mlls_shares(source, scored.labels, target), intervals
+    return shares(np.arange(len(scored.source)), np.arange(len(scored.target))), intervals
 
 
 def mlls_shares(source: Float64Array, labels: Int64Array, target: Float64Array) -> Float64Array:
@@ -80,19 +87,27 @@ def mlls_shares(source: Float64Array, labels: Int64Array, target: Float64Array) 
     return shares
 
 
-def calibration(probabilities: Float64Array, labels: Int64Array) -> Float64Array:
+def calibration(
+    probabilities: Float64Array, labels: Int64Array, *, start: Float64Array | None = None
+) -> Float64Array:
     """Fit an inverse temperature and K biases ``(1 + K,)`` by penalised maximum likelihood."""
     logits = np.log(np.maximum(probabilities, SMALLEST))
-    rows = np.arange(len(labels))
+    truth = np.eye(logits.shape[1])[labels]
 
-    def loss(scale: Float64Array) -> float:
+    def loss(scale: Float64Array) -> tuple[float, Float64Array]:
         fitted = log_softmax(logits * scale[0] + scale[1:], axis=1)
-        # A constant added to all biases changes nothing: the weak penalty also settles that.
-        return float(-fitted[rows, labels].mean() + 1e-3 * np.sum(scale[1:] ** 2))
+        # d(-log p_y) / d(logit k) = p_k - [k = y]. A constant added to all biases changes
+        # nothing: the weak penalty also settles that.
+        error = (np.exp(fitted) - truth) / len(labels)
+        value = -np.sum(fitted * truth) / len(labels) + PENALTY * np.sum(scale[1:] ** 2)
+        slope = np.append(np.sum(error * logits), error.sum(axis=0) + 2 * PENALTY * scale[1:])
+        return float(value), slope
 
-    start = np.concatenate([[1.0], np.zeros(logits.shape[1])])
-    bounds = [(0.01, 100.0)] + [(-10.0, 10.0)] * logits.shape[1]
-    return np.asarray(minimize(loss, start, method="L-BFGS-B", bounds=bounds).x, dtype=np.float64)
+    count = logits.shape[1]
+    first = np.concatenate([[1.0], np.zeros(count)]) if start is None else start
+    bounds = [(0.01, 100.0)] + [(-10.0, 10.0)] * count
+    fit = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(fit.x, dtype=np.float64)
 
 
 def calibrated(probabilities: Float64Array, scale: Float64Array) -> Float64Array:
