@@ -14,15 +14,23 @@ from transferkit.audit.checks_shift import (
     located,
     shift_test,
 )
+from transferkit.audit.domain_classifier import domain_classifier_test
+from transferkit.audit.kolmogorov_smirnov import ks_tests
+from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair
 
 RNG = np.random.default_rng(0)
 NAMES = ("normal", "pneumonia")
 
 
-def compare(a, b, *, labels=None, groups=None, classes=("0", "1"), **options) -> list[ScopeShift]:
+ALL = (ks_tests, mmd_test, domain_classifier_test)
+
+
+def compare(
+    a, b, *, labels=None, groups=None, classes=("0", "1"), tests=ALL, **options
+) -> list[ScopeShift]:
     pair = SplitPair.of(a, b, labels=labels, groups=groups)
-    return shift_test(pair, classes=classes, **options)
+    return shift_test(pair, classes=classes, tests=tests, **options)
 
 
 def shifted(scopes: list[ScopeShift]) -> bool:
@@ -82,7 +90,7 @@ def test_the_auc_of_trivial_statistics_is_the_known_one(shared_path: Path) -> No
         rows["train"],
         rows["test"],
         labels=(labels["train"], labels["test"]),
-        tests=("domain_classifier",),
+        tests=[domain_classifier_test],
     )
     aucs = [scope.tests[0].statistic for scope in found]
     assert aucs == pytest.approx([0.59, 0.70, 0.57], abs=0.03)
@@ -99,7 +107,7 @@ def planted(shift: tuple[float, float], shares: float = 0.5) -> tuple[np.ndarray
 def test_a_shift_in_one_class_is_placed_there() -> None:
     a, labels_a = planted((0.0, 0.0))
     b, labels_b = planted((0.0, 1.0))
-    found = compare(a, b, labels=(labels_a, labels_b), tests=("ks", "mmd", "domain_classifier"))
+    found = compare(a, b, labels=(labels_a, labels_b), tests=ALL)
     assert located(found, 0.05) == ["1"]
     assert found[1].p_value > 0.05
     assert found[2].outcomes[0].strongest == 3
@@ -136,7 +144,7 @@ def test_a_class_of_one_row_or_none_is_skipped_and_says_so() -> None:
 def test_default_permutations_let_the_correction_reject() -> None:
     a = RNG.normal(size=(60, 3))
     labels = np.arange(60) % 10
-    found = compare(a, a + 10, labels=(labels, labels), classes=range(10), tests=("mmd",))
+    found = compare(a, a + 10, labels=(labels, labels), classes=range(10), tests=[mmd_test])
     assert found[0].p_value <= 0.05
 
 

@@ -12,20 +12,21 @@ from sklearn.preprocessing import StandardScaler
 from transferkit.audit import forecast as module
 from transferkit.audit.audit_data import AuditData, SplitArrays
 from transferkit.audit.forecast import (
-    AccuracyForecast,
+    Forecast,
     average_thresholded_confidence,
     difference_of_confidences,
     forecast_accuracy,
     forecasts,
     residual_shift,
     reweighted_accuracy,
+    summary,
 )
-from transferkit.audit.label_shift_estimation import Scored
+from transferkit.audit.label_shift import Scored
 
 EQUAL = (1 / 3, 1 / 3, 1 / 3)
 
 
-def forecast(source, labels, target, **options) -> AccuracyForecast:
+def forecast(source, labels, target, **options) -> tuple[Forecast, ...]:
     return forecast_accuracy(Scored(source, labels, target), **options)
 
 
@@ -65,9 +66,7 @@ def test_intervals_hold_the_accuracy_of_these_images(shares: tuple[float, ...]) 
         target, truth = draw(300, shares, 2 * seed + 1)
         found = forecast(source, labels, target, samples=60, seed=seed)
         accuracy = np.mean(target.argmax(axis=1) == truth)
-        held.append(
-            [f.interval[0] <= accuracy <= f.interval[1] for f in found.forecasts if f.interval]
-        )
+        held.append([f.interval[0] <= accuracy <= f.interval[1] for f in found if f.interval])
     assert all(len(one) == 3 for one in held)
     assert (np.mean(held, axis=0) >= 0.86).all()
 
@@ -76,9 +75,8 @@ def test_outputs_that_class_shares_do_not_explain_make_it_abstain() -> None:
     source, labels = draw(1000, EQUAL, 0)
     blurred, _ = draw(1000, EQUAL, 1, gap=0.2)
     found = forecast(source, labels, blurred, samples=10)
-    assert found.abstained
-    assert found.accuracy is found.interval is None
-    assert "outputs shifted" in found.forecasts[0].reason
+    assert summary(found) is None
+    assert "outputs shifted" in found[0].reason
 
 
 def test_forecasts_that_contradict_each_other_are_withdrawn(
@@ -88,8 +86,8 @@ def test_forecasts_that_contradict_each_other_are_withdrawn(
     source, labels = draw(1000, EQUAL, 0)
     blurred, _ = draw(1000, EQUAL, 1, gap=0.2)
     found = forecast(source, labels, blurred, samples=50)
-    assert found.abstained
-    assert "contradict" in found.forecasts[1].reason
+    assert summary(found) is None
+    assert "contradict" in found[1].reason
 
 
 def test_a_change_of_class_shares_alone_is_no_residual() -> None:
@@ -107,23 +105,23 @@ def test_features_make_it_abstain_where_outputs_show_nothing() -> None:
     target, _ = draw(400, EQUAL, 1)
     first, second = rng.normal(size=(400, 5)), rng.normal(size=(400, 5))
     calm = forecast(source, labels, target, features=(first, second), samples=10)
-    assert not calm.abstained
+    assert summary(calm) is not None
     moved = forecast(source, labels, target, features=(first, second + 2), samples=10)
-    assert moved.abstained
-    assert "features shifted" in moved.forecasts[2].reason
+    assert summary(moved) is None
+    assert "features shifted" in moved[2].reason
 
 
 def test_methods_abstain_alone_where_the_source_cannot_settle_them() -> None:
     labels = np.array([0, 1] * 40)
     perfect = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
     found = forecast(perfect, labels, perfect, samples=10)
-    assert [f.abstained for f in found.forecasts] == [True, False, False]
-    assert "settle no threshold" in found.forecasts[0].reason
+    assert [f.accuracy is None for f in found] == [True, False, False]
+    assert "settle no threshold" in found[0].reason
     blind = np.tile([[0.6, 0.4]], (80, 1))
-    reasons = [f.reason for f in forecast(blind, labels, blind, samples=10).forecasts]
+    reasons = [f.reason for f in forecast(blind, labels, blind, samples=10)]
     assert "singular" in reasons[2]
     few = forecast(perfect[:12], labels[:12], perfect, samples=10)
-    assert "6 source images" in few.forecasts[2].reason
+    assert "6 source images" in few[2].reason
 
 
 def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path: Path) -> None:
@@ -139,8 +137,9 @@ def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path:
     outputs = {name: model.predict_proba(rows[name]) for name in rows}
     accuracy = np.mean(outputs["test"].argmax(axis=1) == labels["test"])
     blind = forecast(outputs["val"], labels["val"], outputs["test"], samples=50)
-    assert blind.accuracy is not None
-    assert blind.accuracy > accuracy + 0.03
+    expected = summary(blind)
+    assert expected is not None
+    assert expected[0] > accuracy + 0.03
     seeing = forecast(
         outputs["val"],
         labels["val"],
@@ -148,7 +147,7 @@ def test_on_pneumoniamnist_it_abstains_rather_than_promise_too_much(shared_path:
         features=(rows["val"], rows["test"]),
         samples=50,
     )
-    assert seeing.abstained
+    assert summary(seeing) is None
 
 
 def test_class_shares_are_estimated_only_where_the_forecast_speaks() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from scipy.special import softmax
@@ -28,13 +28,8 @@ from transferkit.metrics.significance import holm
 FEWEST = 2
 """Images, and groups, that two splits or a class in them must have to be compared."""
 
-ShiftTest: TypeAlias = Literal["ks", "mmd", "domain_classifier"]
 Outcome: TypeAlias = TwoSampleResult | FeatureTests | DomainClassifierResult
-TESTS: dict[ShiftTest, Callable[..., Outcome]] = {
-    "ks": ks_tests,
-    "mmd": mmd_test,
-    "domain_classifier": domain_classifier_test,
-}
+ShiftTest: TypeAlias = Callable[..., Outcome]
 TEST_NAMES: dict[str, str] = {
     "ks": "the Kolmogorov-Smirnov test",
     "mmd": "maximum mean discrepancy",
@@ -115,13 +110,13 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
             yield Finding(check="shift", severity="warning", splits=pair.splits, message=message)
             continue
         columns = data.statistics[pair.splits[0]].names
-        shift = test(pair.described_by(statistics, columns), tests=("ks",))
+        shift = test(pair.described_by(statistics, columns), tests=[ks_tests])
         yield from _findings(data, "statistics_shift", pair, shift)
-        features = test(pair, tests=("mmd", "domain_classifier"))
+        features = test(pair, tests=[mmd_test, domain_classifier_test])
         yield from _findings(data, "embedding_shift", pair, features)
         if outputs:
             columns = tuple(f"p({name})" for name in data.classes[1:])
-            shift = test(pair.described_by(outputs, columns), tests=("ks",))
+            shift = test(pair.described_by(outputs, columns), tests=[ks_tests])
             yield from _findings(data, "output_shift", pair, shift)
         yield from _drivers(data, pair, features[0])
 
@@ -175,7 +170,7 @@ def shift_test(
     pair: SplitPair,
     *,
     classes: Sequence[str] = (),
-    tests: Sequence[ShiftTest] = ("ks", "mmd", "domain_classifier"),
+    tests: Sequence[ShiftTest],
     alpha: float = 0.05,
     comparisons: int = 1,
     seed: int = 0,
@@ -225,8 +220,7 @@ def _outcomes(
     if min(pair.n_a, pair.n_b) < FEWEST:
         return []
     return [
-        TESTS[test](pair, permutations=permutations, confidence=confidence, seed=seed)
-        for test in tests
+        test(pair, permutations=permutations, confidence=confidence, seed=seed) for test in tests
     ]
 
 

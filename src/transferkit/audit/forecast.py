@@ -9,7 +9,7 @@ Both count only as far as proven.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -21,7 +21,7 @@ from transferkit._typing import Float64Array, FloatArray, Int64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.audit.finding import Evidence, Finding
-from transferkit.audit.label_shift_estimation import (
+from transferkit.audit.label_shift import (
     Scored,
     bbse_shares,
     joint_shares,
@@ -52,9 +52,9 @@ def forecasts(data: AuditData) -> Iterator[Finding]:
             target = softmax(data.scores[name], axis=1)
             scored = Scored(source, data.labels["val"], target, groups)
             features = (val.features, part.features)
-            forecast = forecast_accuracy(scored, features=features, seed=data.seed)
-            yield _accuracy_finding(data, name, forecast)
-            yield _shares_finding(data, name, scored, abstains=forecast.abstained)
+            found = forecast_accuracy(scored, features=features, seed=data.seed)
+            yield _accuracy_finding(data, name, scored, found)
+            yield _shares_finding(data, name, scored, abstains=summary(found) is None)
 
 
 def _every_class_known(data: AuditData) -> bool:
@@ -64,28 +64,31 @@ def _every_class_known(data: AuditData) -> bool:
     return all(name in data.labels and data.class_counts[name].all() for name in needed)
 
 
-def _accuracy_finding(data: AuditData, name: str, forecast: AccuracyForecast) -> Finding:
-    if forecast.accuracy is None or forecast.interval is None:
-        message = (
-            f"No forecast of the accuracy on {name}: the shift from val voids its assumptions."
+def _accuracy_finding(
+    data: AuditData, name: str, scored: Scored, forecasts: Sequence[Forecast]
+) -> Finding:
+    reasons = [Evidence((), f"{one.method}: {one.reason}") for one in forecasts if one.reason]
+    found = summary(forecasts)
+    if found is None:
+        return Finding(
+            check="accuracy_forecast",
+            severity="warning",
+            splits=("val", name),
+            message=f"No forecast of the accuracy on {name}: the shift from val voids its "
+            "assumptions.",
+            evidence=tuple(reasons[: data.config.evidence]),
+            advice=f"Label some images of {name} and measure.",
         )
-        effect = None
-    else:
-        said = percent_interval(forecast.accuracy, forecast.interval)
-        message = f"Expected accuracy on {name}, which has no labels: {said}."
-        effect = abs(forecast.source_accuracy - forecast.accuracy)
-    reasons = [
-        Evidence((), f"{one.method}: {one.reason}") for one in forecast.forecasts if one.reason
-    ]
+    expected, interval = found
+    said = percent_interval(expected, interval)
     return Finding(
         check="accuracy_forecast",
-        severity="warning" if forecast.abstained else "info",
+        severity="info",
         splits=("val", name),
-        statistic=forecast.accuracy,
-        effect=effect,
-        message=message,
+        statistic=expected,
+        effect=abs(accuracy(scored.source, scored.labels) - expected),
+        message=f"Expected accuracy on {name}, which has no labels: {said}.",
         evidence=tuple(reasons[: data.config.evidence]),
-        advice=f"Label some images of {name} and measure." if forecast.abstained else "",
     )
 
 
@@ -181,40 +184,14 @@ class Forecast:
     interval: tuple[float, float] | None = None
     reason: str = ""
 
-    @property
-    def abstained(self) -> bool:
-        """Whether there is no forecast."""
-        return self.accuracy is None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccuracyForecast:
-    """What to expect of a classifier on an unlabelled split.
-
-    Attributes:
-        source_accuracy: Accuracy on the labelled source.
-        forecasts: One per method.
-    """
-
-    source_accuracy: float
-    forecasts: tuple[Forecast, ...]
-
-    @property
-    def abstained(self) -> bool:
-        """Whether every method abstains."""
-        return all(forecast.abstained for forecast in self.forecasts)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Median of the forecasts; None if all abstain."""
-        said = [f.accuracy for f in self.forecasts if f.accuracy is not None]
-        return float(np.median(said)) if said else None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The interval that holds those of all forecasts; None if all abstain."""
-        ends = [f.interval for f in self.forecasts if f.interval is not None]
-        return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
+def summary(forecasts: Sequence[Forecast]) -> tuple[float, tuple[float, float]] | None:
+    """Median of the forecasts, and the interval that holds those of all; None if all abstain."""
+    made = [f.accuracy for f in forecasts if f.accuracy is not None]
+    ends = [f.interval for f in forecasts if f.interval is not None]
+    if not made or not ends:
+        return None
+    return float(np.median(made)), (min(e[0] for e in ends), max(e[1] for e in ends))
 
 
 def forecast_accuracy(
@@ -224,7 +201,7 @@ def forecast_accuracy(
     samples: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
-) -> AccuracyForecast:
+) -> tuple[Forecast, ...]:
     """Forecast the accuracy on an unlabelled target by ATC, confidences and BBSE.
 
     The interval is for the accuracy of these very images: bootstrap draws of source and target,
@@ -245,10 +222,7 @@ def forecast_accuracy(
         else _forecast(name, method, scored, samples, confidence, seed)
         for name, method in METHODS.items()
     ]
-    return AccuracyForecast(
-        source_accuracy=accuracy(scored.source, scored.labels),
-        forecasts=_agreeing(forecasts),
-    )
+    return _agreeing(forecasts)
 
 
 METHODS: dict[str, Method] = {
