@@ -57,11 +57,6 @@ def check_number(
         raise ConfigError(f"{option} must be {kind}, got {value!r}.")
 
 
-def check_share(option: str, value: object) -> None:
-    """Refuse an option that does not lie strictly between 0 and 1."""
-    check_number(option, value, above=0, below=1)
-
-
 def check_text(option: str, value: object) -> None:
     """Refuse an option that is not a string."""
     if not isinstance(value, str):
@@ -100,37 +95,18 @@ def to_path(option: str, value: object) -> Path:
 def check_finite(
     features: FloatArray,
     *,
-    what: str = "Features",
-    images: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
+    what: str,
+    images: Sequence[str],
 ) -> None:
-    """Refuse features ``(N, D)`` with NaN or infinity; ``images`` and ``columns`` are names."""
+    """Refuse features ``(N, D)`` with NaN or infinity; ``images`` are their names."""
     bad = np.argwhere(~np.isfinite(features))
     if len(bad):
         row, column = map(int, bad[0])
-        image = f"row {row}" if images is None else repr(images[row])
-        name = f"column {column}" if columns is None else columns[column]
         raise DataError(
-            f"{what} must be finite, got {features[row, column]} in {image}, {name}; "
-            f"{len(set(bad[:, 0].tolist()))} of {len(features)} images have such values. Remove "
-            "these images, or look into the model that made the features (half precision?)."
+            f"{what} must be finite, got {features[row, column]} in column {column} of "
+            f"{images[row]!r}; {len(set(bad[:, 0].tolist()))} of {len(features)} images have such "
+            "values. Remove these images, or look into the model that made the features."
         )
-
-
-def check_features(features: ArrayLike) -> Float64Array:
-    """Return features as finite float64 ``(N, D)``, at least two rows, not all of them equal."""
-    array = np.asarray(features, dtype=np.float64)
-    if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1:
-        raise DataError(
-            f"Features must have shape (N, D) with at least two rows, got shape {array.shape}."
-        )
-    check_finite(array)
-    if (array == array[0]).all():
-        raise DataError(
-            f"All {len(array)} rows of features are equal, so they tell no class from another. "
-            "Check the backbone and its preprocessing."
-        )
-    return array
 
 
 def check_labels(labels: ArrayLike, *, num_classes: int | None = None) -> Int64Array:
@@ -195,30 +171,3 @@ def _as_floats(what: str, values: ArrayLike) -> Float64Array:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{what} must be an array of numbers: {error}.") from error
-
-
-def check_task(features: ArrayLike, labels: ArrayLike) -> tuple[Float64Array, Int64Array]:
-    """Return features ``(N, D)`` and labels ``(N,)`` renumbered over the classes that occur."""
-    matrix, truth = check_features(features), check_labels(labels)
-    check_same_length(features=matrix, labels=truth)
-    return matrix, _renumber(truth)
-
-
-def check_source(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Float64Array, Int64Array]:
-    """Return source-class probabilities ``(N, S)`` and renumbered labels ``(N,)``."""
-    matrix, truth = check_probabilities(probabilities), check_labels(labels)
-    check_same_length(source_probabilities=matrix, labels=truth)
-    return matrix, _renumber(truth)
-
-
-def one_hot(labels: Int64Array) -> Float64Array:
-    """Return indicators ``(N, K)`` of labels in ``[0, K)``."""
-    indicators: Float64Array = np.eye(int(labels.max()) + 1)[labels]
-    return indicators
-
-
-def _renumber(labels: Int64Array) -> Int64Array:
-    present, codes = np.unique(labels, return_inverse=True)
-    if len(present) < 2:
-        raise DataError(f"Labels must hold at least two classes, got only class {present[0]}.")
-    return codes.astype(np.int64)

@@ -12,7 +12,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import KNeighborsClassifier
 
 from transferkit.errors import DataError
-from transferkit.selection.scores import h_score, knn_accuracy, leep, logme
+from transferkit.selection.scores import h_score, knn_accuracy, logme
 
 
 def task(n: int, d: int, k: int, *, seed: int = 0, apart: float = 0.7, scale: float = 1.0):
@@ -83,28 +83,6 @@ def test_h_score_equals_its_definition(n: int, d: int, k: int) -> None:
 def test_h_score_of_wide_features_without_signal_is_low() -> None:
     features, labels = task(30, 100, 4, apart=0)
     assert h_score(features, labels) < 0.5
-
-
-def source(n: int = 80, s: int = 6, k: int = 3):
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % k
-    raw = rng.dirichlet(np.ones(s), n) + 0.5 * np.eye(s)[labels]
-    return raw / raw.sum(axis=1, keepdims=True), labels
-
-
-def test_leep_equals_its_definition() -> None:
-    theta, labels = source()
-    n, s = theta.shape
-    joint = [[sum(theta[i][z] for i in range(n) if labels[i] == y) / n for z in range(s)]
-             for y in range(3)]  # fmt: skip
-    total = 0.0
-    for i in range(n):
-        chance = 0.0
-        for z in range(s):
-            marginal = sum(joint[y][z] for y in range(3))
-            chance += joint[labels[i]][z] / marginal * theta[i][z]
-        total += math.log(chance)
-    assert leep(theta, labels) == pytest.approx(total / n)
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])

@@ -73,9 +73,13 @@ def test_halving_drops_the_worse_half_early(many):
 
 
 def test_rounds_and_order():
-    assert _sizes(1, 3, 1000, 32) == [1000]
-    assert _sizes(8, 2, 1000, 32) == [250, 500, 1000]
-    assert _sizes(8, 2, 100, 32) == [32, 50, 100]
+    large, small = (
+        _sample(tk.ImageData(np.zeros((n, 1, 1), np.uint8), np.arange(n) % 2), n, 0)
+        for n in (1000, 100)
+    )
+    assert _sizes(1, 3, large, 32) == [1000]
+    assert _sizes(8, 2, large, 32) == [250, 500, 1000]
+    assert _sizes(8, 2, small, 32) == [32, 50, 100]
     labels = np.array([0] * 30 + [1] * 60)
     sample = _sample(tk.ImageData(np.zeros((90, 4, 4), np.uint8), labels), 100, 0)
     assert len(sample.labels) == 90
@@ -103,6 +107,30 @@ def test_bad_input(many):
     for names in ([], "test-three"):
         with pytest.raises(tk.ConfigError, match="names"):
             tk.rank_backbones(names, many)
+
+
+class Broken(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = images.mean(dim=(2, 3)) * float("nan")
+        return features
+
+
+class Constant(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(images), 4)
+
+
+def test_features_that_tell_nothing_are_refused_by_name(many):
+    tk.register_backbone("test-nan", Broken, input_size=(3, 16, 16))
+    tk.register_backbone("test-constant", Constant, input_size=(3, 16, 16))
+    for job in (
+        lambda name: tk.rank_backbones([name], many, weights=None),
+        lambda name: tk.advise(many, name, weights=None),
+    ):
+        with pytest.raises(tk.DataError, match="Features of user/test-nan must be finite"):
+            job("test-nan")
+        with pytest.raises(tk.DataError, match=r"user/test-constant gives all .* equal features"):
+            job("test-constant")
 
 
 def test_advice_from_measured_evidence(many):

@@ -15,6 +15,7 @@ from transferkit.errors import DataError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 PENALTIES: tuple[float, ...] = tuple(float(10.0**power) for power in range(1, -7, -1))
 """The path that a head is chosen from, from strong to weak."""
@@ -74,22 +75,12 @@ def solve_path(
         torch.as_tensor(array.astype(dtype), device=device)
         for array in _targets(labels, num_classes, class_weights, label_smoothing)
     )
-
-    def loss_and_gradient(flat: Float64Array, penalty: float) -> tuple[float, Float64Array]:
-        table = torch.as_tensor(flat.astype(dtype), device=device).reshape(num_classes, -1)
-        weight, bias = table[:, :-1], table[:, -1]
-        logs = (inputs @ weight.T + bias).log_softmax(dim=1)
-        loss = -(shares * targets * logs).sum() + penalty / 2 * weight.square().sum()
-        slope = shares * (logs.exp() - targets)  # d loss / d logits
-        gradient = torch.cat([slope.T @ inputs + penalty * weight, slope.sum(dim=0)[:, None]], 1)
-        return float(loss), gradient.reshape(-1).double().cpu().numpy()
-
     start = np.zeros(num_classes * (inputs.shape[1] + 1))
     for penalty in penalties:
         found = minimize(
-            loss_and_gradient,
+            _loss_and_gradient,
             start,
-            (penalty,),
+            (penalty, inputs, targets, shares),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 20},
@@ -98,6 +89,22 @@ def solve_path(
         table = start.reshape(num_classes, -1)
         weight = table[:, :-1] / scale
         yield Solution(weight, table[:, -1] - weight @ mean, penalty, int(found.nit))
+
+
+def _loss_and_gradient(
+    flat: Float64Array, penalty: float, inputs: Tensor, targets: Tensor, shares: Tensor
+) -> tuple[float, Float64Array]:
+    """Penalised loss and its gradient at weights and biases, flat (K (D + 1),)."""
+    import torch
+
+    table = torch.as_tensor(flat, dtype=inputs.dtype, device=inputs.device)
+    table = table.reshape(targets.shape[1], -1)
+    weight, bias = table[:, :-1], table[:, -1]
+    logs = (inputs @ weight.T + bias).log_softmax(dim=1)
+    loss = -(shares * targets * logs).sum() + penalty / 2 * weight.square().sum()
+    slope = shares * (logs.exp() - targets)  # d loss / d logits
+    gradient = torch.cat([slope.T @ inputs + penalty * weight, slope.sum(dim=0)[:, None]], dim=1)
+    return float(loss), gradient.reshape(-1).double().cpu().numpy()
 
 
 def _standardisation(features: FloatArray) -> tuple[Float64Array, Float64Array]:

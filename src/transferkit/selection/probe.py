@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.model_selection import (
     StratifiedGroupKFold,
@@ -17,7 +16,6 @@ from sklearn.model_selection import (
 from transferkit._format import percent, percent_interval, plain_fields, table
 from transferkit._sampling import deal_groups, group_codes, quotas, stratified_order
 from transferkit._typing import JSON, Float64Array, Int64Array
-from transferkit._validation import check_task
 from transferkit.errors import DataError
 from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
 from transferkit.metrics.intervals import bootstrap_means, percentile_interval
@@ -92,8 +90,8 @@ class ProbeCurve:
 
 
 def probe_score(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Float64Array,
+    labels: Int64Array,
     *,
     penalty: float = PENALTY,
     groups: Int64Array | None = None,
@@ -101,23 +99,16 @@ def probe_score(
 ) -> ProbeScore:
     """Cross-validate a linear probe: each image is judged by a probe that has not seen it.
 
-    Args:
-        features: ``(N, D)``.
-        labels: ``(N,)``.
-        penalty: Weight of half the squared norm beside the mean loss, on standardised features.
-        groups: ``(N,)`` code of each image's group (a patient): no group straddles folds.
-        seed: Seed of the folds.
+    ``penalty`` weighs half the squared norm beside the mean loss, on standardised features; no
+    group (its code, ``(N,)``) straddles folds.
     """
-    matrix, truth = check_task(features, labels)
-    probabilities = np.zeros((len(truth), int(truth.max()) + 1))
+    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
     shares = []
-    for train, held in _folds(truth, groups, seed):
-        probe = _fit(matrix[train], truth[train], penalty, probabilities.shape[1])
-        probabilities[held] = softmax(probe.scores(matrix[held]), axis=1)
-        shares.append(float(np.mean(probabilities[held].argmax(axis=1) == truth[held])))
-    evaluation = evaluate_probabilities(
-        probabilities, truth, classes=list(map(str, np.unique(np.asarray(labels))))
-    )
+    for train, held in _folds(labels, groups, seed):
+        probe = _fit(features[train], labels[train], penalty, probabilities.shape[1])
+        probabilities[held] = softmax(probe.scores(features[held]), axis=1)
+        shares.append(float(np.mean(probabilities[held].argmax(axis=1) == labels[held])))
+    evaluation = evaluate_probabilities(probabilities, labels)
     interval = evaluation.accuracy_interval
     if groups is not None:
         right = evaluation.correct.astype(np.float64)
@@ -128,8 +119,8 @@ def probe_score(
 
 
 def probe_curve(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Float64Array,
+    labels: Int64Array,
     *,
     points: int = 5,
     repeats: int = 5,
@@ -139,33 +130,25 @@ def probe_curve(
     """Learning curve of the linear probe: would more images help?
 
     Each repeat holds out its own stratified quarter and trains on nested parts of the rest, each
-    twice as large as the one before.
-
-    Args:
-        features: ``(N, D)``.
-        labels: ``(N,)``.
-        points: Sizes; fewer where the smallest would fall below two images a class.
-        repeats: R.
-        groups: ``(N,)`` code of each image's group: held out whole, and learnt whole.
-        seed: Seed of the draws.
+    twice as large as the one before; fewer than ``points`` where the smallest would fall below two
+    images a class. Groups are held out whole.
     """
-    matrix, truth = check_task(features, labels)
-    classes = int(truth.max()) + 1
-    draws = list(_held_out(truth, groups, repeats, seed))
+    classes = int(labels.max()) + 1
+    draws = list(_held_out(labels, groups, repeats, seed))
     full = min(len(train) for train, _ in draws)
     sizes = np.array([full // 2**step for step in range(points)][::-1])
     sizes = sizes[sizes >= 4 * classes]
     if len(sizes) < 2:
         raise DataError(
             f"A learning curve of {classes} classes needs about {11 * classes} images or more, "
-            f"got {len(truth)}."
+            f"got {len(labels)}."
         )
     columns = []
     for train, held in draws:
         own = None if groups is None else group_codes(groups[train], len(train))
-        order = train[stratified_order(truth[train], own, first=2)]
-        probes = [_fit(matrix[order[:n]], truth[order[:n]], PENALTY, classes) for n in sizes]
-        columns.append([float(np.mean(p.predict(matrix[held]) == truth[held])) for p in probes])
+        order = train[stratified_order(labels[train], own, first=2)]
+        probes = [_fit(features[order[:n]], labels[order[:n]], PENALTY, classes) for n in sizes]
+        columns.append([float(np.mean(p.predict(features[held]) == labels[held])) for p in probes])
     held_out = round(float(np.mean([len(held) for _, held in draws])))
     return ProbeCurve(sizes=sizes, accuracies=np.array(columns).T, held_out=held_out)
 

@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 
 from transferkit._format import percent, plain_fields, table
 from transferkit._sampling import draw_by_class, group_labels
-from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit.errors import DataError
 from transferkit.selection.probe import probe_score
 from transferkit.selection.scores import h_score, knn_accuracy, logme
@@ -24,7 +24,7 @@ TITLES: Mapping[RankBy, str] = {
     "knn": "nearest neighbours",
     "h_score": "H-score",
 }
-FEATURE_SCORES: Mapping[RankBy, Callable[[FloatArray, Int64Array, Int64Array | None], float]] = {
+FEATURE_SCORES: Mapping[RankBy, Callable[[Float64Array, Int64Array, Int64Array | None], float]] = {
     "probe": lambda features, labels, groups: probe_score(features, labels, groups=groups).accuracy,
     "logme": lambda features, labels, groups: logme(features, labels),
     "knn": lambda features, labels, groups: knn_accuracy(features, labels, groups=groups),
@@ -130,7 +130,7 @@ class Uncertainty(NamedTuple):
 
 
 def score_uncertainty(
-    features: Sequence[FloatArray],
+    features: Sequence[Float64Array],
     labels: Int64Array,
     *,
     by: RankBy,

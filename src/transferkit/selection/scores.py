@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from transferkit._sampling import group_codes
 from transferkit._typing import Float64Array, Int64Array
-from transferkit._validation import check_source, check_task, one_hot
 from transferkit.errors import DataError
 
 GRID = np.logspace(-10, 10, 41)
@@ -19,7 +18,7 @@ maximum, and ends at the lower one.
 """
 
 
-def logme(features: ArrayLike, labels: ArrayLike) -> float:
+def logme(features: Float64Array, labels: Int64Array) -> float:
     r"""Logarithm of the maximum evidence per image, averaged over the classes.
 
     Each class's indicator ``y`` (N,) is modelled as ``y = F w + noise`` with prior
@@ -49,12 +48,16 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
         >>> logme(telling, labels) > logme(noise, labels)
         True
     """
-    matrix, truth = check_task(features, labels)
-    targets = one_hot(truth)
-    eigenvalues, powers = _spectrum(matrix, targets)
+    targets, n = _one_hot(labels), len(labels)
+    eigenvalues, powers = _spectrum(features, targets)
     rest = np.maximum(targets.sum(axis=0) - powers.sum(axis=0), 0)
-    ratio = _fixed_point(eigenvalues, powers, rest, len(truth))
-    return float(_evidence(ratio, eigenvalues, powers, rest, len(truth)).mean() / len(truth))
+    ratio = _fixed_point(eigenvalues, powers, rest, n)
+    return float(_evidence(ratio, eigenvalues, powers, rest, n).mean() / n)
+
+
+def _one_hot(labels: Int64Array) -> Float64Array:
+    indicators: Float64Array = np.eye(int(labels.max()) + 1)[labels]
+    return indicators
 
 
 def _spectrum(features: Float64Array, targets: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -112,7 +115,7 @@ def _fixed_point(
     return ratio
 
 
-def h_score(features: ArrayLike, labels: ArrayLike) -> float:
+def h_score(features: Float64Array, labels: Int64Array) -> float:
     """Share of the features' variance that lies between the classes, summed over directions.
 
     ``H = (1 - a) tr(S_a^-1 B)`` with the covariance ``B`` of the class means (each image counted
@@ -124,12 +127,11 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     transfer learning", ICIP 2019, definition 2; shrinkage: S. Ibrahim et al., "Newer is not
     always better: rethinking transferability metrics", ECML PKDD 2022 (arXiv 2110.06893).
     """
-    matrix, truth = check_task(features, labels)
-    centred = matrix - matrix.mean(axis=0)
-    indicators = one_hot(truth)
+    centred = features - features.mean(axis=0)
+    indicators = _one_hot(labels)
     counts = indicators.sum(axis=0)
     means = (indicators.T @ centred) / counts[:, None]  # (K, D)
-    roots = means * np.sqrt(counts / len(truth))[:, None]  # B = roots' roots
+    roots = means * np.sqrt(counts / len(labels))[:, None]  # B = roots' roots
     shrunk, share = ledoit_wolf(centred, assume_centered=True)
     return float((1 - share) * np.sum(roots.T * np.linalg.solve(shrunk, roots.T)))
 
@@ -141,8 +143,8 @@ BLOCK = 4_000_000
 
 
 def knn_accuracy(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Float64Array,
+    labels: Int64Array,
     *,
     neighbours: int = NEIGHBOURS,
     max_queries: int = MAX_QUERIES,
@@ -155,10 +157,10 @@ def knn_accuracy(
     than ``max_queries`` images so many are drawn and judged against all the others: the cost then
     grows linearly with N, not with its square.
     """
-    matrix, truth = check_task(features, labels)
-    points = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-300)
-    group = group_codes(groups, len(truth))
-    n, others = len(truth), len(truth) - int(np.bincount(group).max())
+    points = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
+    n = len(labels)
+    group = group_codes(groups, n)
+    others = n - int(np.bincount(group).max())
     if others < 1:
         raise DataError("Nearest neighbours need images of at least two groups, got one group.")
     queries = np.arange(n)
@@ -167,7 +169,7 @@ def knn_accuracy(
     single = points.astype(np.float32)
     k, step = min(neighbours, others), max(1, BLOCK // n)
     blocks = [queries[start : start + step] for start in range(0, len(queries), step)]
-    right = [_vote(_nearest(single, block, group, k), truth) == truth[block] for block in blocks]
+    right = [_vote(_nearest(single, block, group, k), labels) == labels[block] for block in blocks]
     return float(np.concatenate(right).mean())
 
 
@@ -186,23 +188,6 @@ def _nearest(
 def _vote(nearest: Int64Array, labels: Int64Array) -> Int64Array:
     k = nearest.shape[1]
     weights = 1 + (k - np.arange(k)) / (k * (k + 1))  # the extras sum to one half: no vote's worth
-    votes = (one_hot(labels)[nearest] * weights[:, None]).sum(axis=1)
+    votes = (_one_hot(labels)[nearest] * weights[:, None]).sum(axis=1)
     winners: Int64Array = votes.argmax(axis=1)
     return winners
-
-
-def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Log expected empirical prediction, from the classes (N, S) of the pretraining; at most 0.
-
-    With ``theta(x)_z`` the probability of source class z,
-    ``P(y, z) = 1/N sum_{i: y_i = y} theta(x_i)_z``, ``P(y | z) = P(y, z) / P(z)``, and
-    ``LEEP = 1/N sum_i log sum_z P(y_i | z) theta(x_i)_z``.
-
-    Source: C. Nguyen et al., "LEEP: a new measure to evaluate transferability of learned
-    representations", ICML 2020, equations 1 and 2.
-    """
-    matrix, truth = check_source(source_probabilities, labels)
-    joint = one_hot(truth).T @ matrix / len(truth)  # (K, S)
-    conditional = joint / np.maximum(joint.sum(axis=0), 1e-300)
-    expected = (matrix * conditional[truth]).sum(axis=1)
-    return float(np.log(np.maximum(expected, 1e-300)).mean())

@@ -12,7 +12,7 @@ import torch
 
 from transferkit._format import percent, percent_interval, plain_fields, table
 from transferkit._sampling import group_codes, shared_groups, stratified_subset
-from transferkit._typing import JSON, FloatArray, Int64Array
+from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.audit.two_sample import SplitPair
@@ -23,6 +23,7 @@ from transferkit.models.device import training_device
 from transferkit.models.features import extract_features
 from transferkit.selection.probe import ProbeCurve, ProbeScore, probe_curve, probe_score
 from transferkit.workflows.compare import Weights
+from transferkit.workflows.rank import check_telling
 from transferkit.workflows.strategy import Method
 
 Size: TypeAlias = Literal["small", "large"]
@@ -159,60 +160,62 @@ def advise(
     check_whole("seed", seed)
     if reference is not None:
         require_images("The reference", reference)
+    part, labels, groups = _sample(train, max_images, seed)
+
+    def features(images: ImageData, source: Weights) -> Float64Array:
+        model = create_classifier(backbone, 2, weights=source, image_size=image_size, seed=seed)
+        where = training_device(device, model)
+        found = extract_features(model, images, batch_size=batch_size, device=where).features
+        return check_telling(found, model.name, images.names)
+
+    pretrained = features(part, weights)
+    random = pretrained if weights is None else features(part, None)
+    curve = probe_curve(pretrained, labels, repeats=3, groups=groups, seed=seed)
+    size, evidence = _size(int(train.class_counts().min()), curve)
+    similarity, more = _similarity(
+        *(probe_score(values, labels, groups=groups, seed=seed) for values in (pretrained, random))
+    )
+    if reference is not None:
+        away = features(reference, weights)
+        more.append(_distance(pretrained, away, groups, reference.groups, seed))
+    strategy, *others = STRATEGIES[size, similarity]
+    reason = _WHY[size, similarity]
+    return Advice(
+        backbone, size, similarity, strategy, tuple(others), (*evidence, *more), reason, curve
+    )
+
+
+def _sample(
+    train: ImageData, max_images: int, seed: int
+) -> tuple[ImageData, Int64Array, Int64Array | None]:
+    """At most ``max_images`` of train, with labels from 0 over the classes seen, and groups."""
     labels = train.require_labels("Advice")
     codes = shared_groups(train.groups, len(labels))
     rows = stratified_subset(labels, max_images, seed=seed, groups=codes)
-    part, shown = train.subset(rows), labels[rows]
+    shown = np.unique(labels[rows], return_inverse=True)[1]
     groups = None if codes is None else group_codes(codes[rows], len(rows))
-
-    def features(images: ImageData, source: Weights) -> FloatArray:
-        model = create_classifier(backbone, 2, weights=source, image_size=image_size, seed=seed)
-        where = training_device(device, model)
-        return extract_features(model, images, batch_size=batch_size, device=where).features
-
-    pretrained = features(part, weights)
-    curve = probe_curve(pretrained, shown, repeats=3, groups=groups, seed=seed)
-    size, size_evidence = _size(int(train.class_counts().min()), curve)
-    random = pretrained if weights is None else features(part, None)
-    known, blank = (
-        probe_score(values, shown, groups=groups, seed=seed) for values in (pretrained, random)
-    )
-    similarity, transfer_evidence = _similarity(known, blank)
-    far: tuple[Evidence, ...] = ()
-    if reference is not None:
-        far = (_distance(pretrained, features(reference, weights), groups, reference.groups, seed),)
-    strategy, *others = STRATEGIES[size, similarity]
-    return Advice(
-        backbone=backbone,
-        size=size,
-        similarity=similarity,
-        strategy=strategy,
-        alternatives=tuple(others),
-        evidence=(*size_evidence, *transfer_evidence, *far),
-        reason=_WHY[size, similarity],
-        curve=curve,
-    )
+    return train.subset(rows), shown, groups
 
 
-def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, tuple[Evidence, ...]]:
+def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, list[Evidence]]:
     gain = curve.gain_per_doubling
     large = fewest >= LARGE and gain < STILL_RISING
     side = "fewer" if fewest < LARGE else "no fewer"
     rising = "more images would help" if gain >= STILL_RISING else "the probe has enough"
-    return "large" if large else "small", (
+    return "large" if large else "small", [
         Evidence("images of the smallest class", fewest, f"{side} than {LARGE}"),
         Evidence(
             "gain per doubling",
             gain,
             f"the last doubling brought a probe {100 * gain:+.1f} points: {rising}",
         ),
-    )
+    ]
 
 
-def _similarity(known: ProbeScore, blank: ProbeScore) -> tuple[Similarity, tuple[Evidence, ...]]:
+def _similarity(known: ProbeScore, blank: ProbeScore) -> tuple[Similarity, list[Evidence]]:
     """Place the task by the probe on pretrained features and the one on random features."""
     removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / known.evaluation.n)
-    return "similar" if removed >= TRANSFERS else "dissimilar", (
+    return "similar" if removed >= TRANSFERS else "dissimilar", [
         Evidence(
             "probe on pretrained features",
             known.accuracy,
@@ -230,12 +233,12 @@ def _similarity(known: ProbeScore, blank: ProbeScore) -> tuple[Similarity, tuple
             f"{percent(max(removed, 0.0), digits=0)} of the random features' errors; "
             f"{percent(TRANSFERS, digits=0)} and more is similar",
         ),
-    )
+    ]
 
 
 def _distance(
-    own: FloatArray,
-    reference: FloatArray,
+    own: Float64Array,
+    reference: Float64Array,
     own_groups: Int64Array | None,
     reference_groups: Sequence[str] | None,
     seed: int,

@@ -39,20 +39,16 @@ def weights_of(name: str, weights: Weights | Mapping[str, Weights]) -> Weights:
     return weights.get(name, "default") if isinstance(weights, Mapping) else weights
 
 
-def check_names(option: str, names: object) -> None:
-    """Raise a ConfigError unless an option is a list of names of backbones."""
+def check_backbones(option: str, names: object, weights: Weights | Mapping[str, Weights]) -> None:
+    """Refuse an option that is no list of names, and weights for a backbone not among them."""
     many = not isinstance(names, str) and isinstance(names, Sequence) and len(names) > 0
     if not many or not all(isinstance(name, str) for name in cast(Sequence[object], names)):
         raise ConfigError(
             f'{option} must be a list of names of backbones, such as ["resnet18"], got {names!r}.'
         )
-
-
-def check_weights(names: Sequence[str], weights: Weights | Mapping[str, Weights]) -> None:
-    """Raise an UnknownNameError where ``weights`` maps a backbone that is not among ``names``."""
     for name in weights if isinstance(weights, Mapping) else ():
-        if name not in names:
-            raise UnknownNameError.among("backbone in weights", name, names)
+        if name not in cast(Sequence[str], names):
+            raise UnknownNameError.among("backbone in weights", name, cast(Sequence[str], names))
 
 
 def compare(
@@ -122,8 +118,7 @@ def compare(
     options["cache"] = cache_named(Options(**options).cache, shared=True)  # one for all cells
     parts = labelled_splits(splits)
     recipes = _recipes(strategies, epochs, options)
-    check_names("backbones", backbones)
-    check_weights(backbones, weights)
+    check_backbones("backbones", backbones, weights)
     _check_seeds(seeds)
     _check_executor(executor)
     grid = product(dict.fromkeys(backbones), recipes, dict.fromkeys(seeds))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from transferkit._sampling import group_codes, shared_groups, stratified_order
-from transferkit._typing import FloatArray, Int64Array
-from transferkit._validation import check_whole
+from transferkit._typing import Float64Array, FloatArray, Int64Array
+from transferkit._validation import check_finite, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
 from transferkit.errors import DataError, TransferkitError, UnknownNameError
@@ -28,7 +28,7 @@ from transferkit.selection.ranking import (
     RankingRow,
     score_uncertainty,
 )
-from transferkit.workflows.compare import Weights, check_names, check_weights, weights_of
+from transferkit.workflows.compare import Weights, check_backbones, weights_of
 
 TIMED = 32
 """Images that a backbone's speed is measured on."""
@@ -57,20 +57,21 @@ class _Entrant:
 
     name: str
     model: Classifier
-    features: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    features: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
     speed: float = 0.0
     score: float = 0.0
 
-    def extract(
+    def judge(
         self,
-        images: ImageData,
+        sample: _Sample,
         size: int,
+        by: RankBy,
         batch_size: int,
         device: torch.device | str | None,
         cache: Cache | None,
     ) -> None:
-        """Extend the features to the first ``size`` images, and time them at the first call."""
-        where = training_device(device, self.model)
+        """Score the first ``size`` images; at the first call, measure the speed of extraction."""
+        images, where = sample.images, training_device(device, self.model)
         seen = len(self.features)
         if not seen:
             few = images.subset(np.arange(min(TIMED, len(images))))
@@ -82,7 +83,9 @@ class _Entrant:
         found = extract_features(
             self.model, more, batch_size=batch_size, device=where, cache=cache
         ).features
+        found = check_telling(found, self.name, more.names)
         self.features = np.concatenate([self.features, found]) if seen else found
+        self.score = FEATURE_SCORES[by](self.features, *sample.first(size))
 
     def row(self, sample: _Sample, by: RankBy) -> RankingRow:
         """The row of the ranking, from the images that it has been scored on."""
@@ -162,39 +165,40 @@ def rank_backbones(
         True
     """
     by = score_named(by)
-    check_names("names", names)
-    for option, count, least in (
-        ("max_images", max_images, 1),
-        ("finalists", finalists, 1),
-        ("repeats", repeats, 2),
-        ("seed", seed, 0),
-    ):
-        check_whole(option, count, least=least)
-    check_weights(names, weights)
+    check_backbones("names", names, weights)
+    check_whole("max_images", max_images, least=1)
+    check_whole("finalists", finalists, least=1)
+    check_whole("repeats", repeats, least=2)
+    check_whole("seed", seed)
     (train,) = require_splits(splits).require("train")
-    sample = _sample(train, max_images, seed)
-    kept = cache_named(cache)
-
-    def score(entrant: _Entrant, size: int) -> None:
-        entrant.extract(sample.images, size, batch_size, device, kept)
-        entrant.score = FEATURE_SCORES[by](entrant.features, *sample.first(size))
-        if progress:
-            print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)
-
+    sample, kept = _sample(train, max_images, seed), cache_named(cache)
     entrants, failed = _build(names, weights, image_size, seed)
+    rounds: list[tuple[int, int]] = []
     dropped: list[RankingRow] = []
-    rounds = []
-    for size in _sizes(len(entrants), finalists, len(sample.labels), FEWEST * train.num_classes):
-        for entrant in entrants:
-            score(entrant, size)
+    for size in _sizes(len(entrants), finalists, sample, FEWEST * train.num_classes):
         rounds.append((size, len(entrants)))
+        for entrant in entrants:
+            entrant.judge(sample, size, by, batch_size, device, kept)
+            if progress:
+                print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)
         entrants.sort(key=lambda entrant: -entrant.score)
         if size < len(sample.labels):
             keep = max(finalists, -(-len(entrants) // 2))
             dropped = [entrant.row(sample, by) for entrant in entrants[keep:]] + dropped
             entrants = entrants[:keep]
     final = _final(entrants, sample, by, repeats=repeats, seed=seed)
-    return Ranking(by=by, rows=(*final, *dropped, *failed), rounds=tuple(rounds))
+    return Ranking(by, (*final, *dropped, *failed), tuple(rounds))
+
+
+def check_telling(features: FloatArray, backbone: str, images: Sequence[str]) -> Float64Array:
+    """Return features (N, D) in float64; refuse those not finite, or equal for all images."""
+    check_finite(features, what=f"Features of {backbone}", images=images)
+    if len(features) > 1 and (features == features[0]).all():
+        raise DataError(
+            f"{backbone} gives all {len(features)} images equal features, which tell no class from "
+            "another. Check its weights and its preprocessing."
+        )
+    return features.astype(np.float64)
 
 
 def score_named(name: str) -> RankBy:
@@ -235,15 +239,19 @@ def _sample(train: ImageData, max_images: int, seed: int) -> _Sample:
     labels = train.require_labels("Ranking backbones")
     groups = shared_groups(train.groups, len(labels))
     order = stratified_order(labels, groups, rng=np.random.default_rng(seed))[:max_images]
-    fewest = np.bincount(labels[order]).min()
-    if fewest < 4:
-        raise DataError(f"A ranking needs at least four images of each class, got {fewest} of one.")
-    return _Sample(train.subset(order), labels[order], None if groups is None else groups[order])
+    present, codes = np.unique(labels[order], return_inverse=True)
+    fewest = np.bincount(codes).min()
+    if fewest < 4 or len(present) < 2:
+        raise DataError(
+            "A ranking needs at least two classes of four images each, got "
+            f"{len(present)} with at least {fewest}."
+        )
+    return _Sample(train.subset(order), codes, None if groups is None else groups[order])
 
 
-def _sizes(candidates: int, finalists: int, images: int, fewest: int) -> list[int]:
+def _sizes(candidates: int, finalists: int, sample: _Sample, fewest: int) -> list[int]:
     """Images of each round, the last all of them."""
-    halvings = 0
+    images, halvings = len(sample.labels), 0
     while candidates > finalists * 2**halvings:
         halvings += 1
     sizes = [max(images >> (halvings - i), min(fewest, images)) for i in range(halvings + 1)]
