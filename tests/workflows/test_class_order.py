@@ -125,6 +125,12 @@ def test_the_gap_and_the_audit_are_those_of_the_names(trained, three, swapped) -
     assert (a.val_score, a.test_score) == (b.val_score, b.test_score)
 
 
+def test_splits_take_the_order_of_the_first(three, swapped) -> None:
+    mixed = tk.Splits({"train": three["train"], "val": swapped["val"]})
+    assert mixed.classes == CLASSES
+    assert mixed["val"].labels.tolist() == three["val"].labels.tolist()
+
+
 def test_other_classes_are_refused_and_both_are_named(trained, three) -> None:
     test = three["test"]
     other = tk.ImageData(test.images, test.labels, classes=("cat", "dog", "owl"))

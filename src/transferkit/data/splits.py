@@ -52,8 +52,8 @@ class Splits(Mapping[str, ImageData]):
         """Check that the parts fit together.
 
         Args:
-            splits: Name to images, in the order to keep. Unlabelled parts without class names
-                take those of the others.
+            splits: Name to images, in the order to keep. All parts take the class order of the
+                first; unlabelled parts without class names take those of the others.
             skipped: Files that were left out.
 
         Raises:
@@ -144,7 +144,7 @@ class Splits(Mapping[str, ImageData]):
 
 def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
     """Raise if two splits differ in classes, channels or the scale of their pixels."""
-    if a.classes != b.classes:
+    if set(a.classes) != set(b.classes):
         raise DataError(
             f"The classes differ between splits: {first} has {list(a.classes)}, "
             f"{second} has {list(b.classes)}."
