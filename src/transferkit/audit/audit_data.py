@@ -31,25 +31,15 @@ COMPONENTS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitArrays:
-    """One split as arrays.
+    """One split as arrays."""
 
-    Attributes:
-        images: uint8 (N, H, W, C).
-        names: N file names, no two alike in the whole audit.
-        features: (N, D).
-        labels: int64 (N,), or None.
-        sizes: Original height and width (N, 2), or None where they are those of ``images``.
-        groups: N groups (patients, films), or None.
-        logits: The classifier's own (N, K), or None without a classifier.
-    """
-
-    images: UInt8Array
-    names: Sequence[str]
-    features: FloatArray
-    labels: Int64Array | None = None
-    sizes: Int64Array | None = None
-    groups: Sequence[str] | None = None
-    logits: Float64Array | None = None
+    images: UInt8Array  # (N, H, W, C)
+    names: Sequence[str]  # N file names, no two alike in the whole audit
+    features: FloatArray  # (N, D)
+    labels: Int64Array | None = None  # (N,)
+    sizes: Int64Array | None = None  # original height and width (N, 2); None: those of the images
+    groups: Sequence[str] | None = None  # N patients, films
+    logits: Float64Array | None = None  # the classifier's own (N, K); None without a classifier
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,28 +49,15 @@ class SplitArrays:
 class AuditData:
     """The splits of an audit, its settings, and values that several checks share, computed once.
 
-    Attributes:
-        splits: Name to split, in the order of the report.
-        classes: K class names.
-        config: Severity thresholds.
-        embedding: Where the features come from, in words.
-        untrained_head: Whether they are those of a classifier whose head was never trained.
-        skipped: Path and reason of each file that could not be decoded.
-        near_duplicates: Whether to look for edited copies.
-        alpha: Chance of a false alarm among all shift tests together.
-        max_images: Images of a split that the shift tests use at most.
-        seed: Seed of everything drawn.
-        seeds: Seeds of the reshuffle experiment.
-        samples: Bootstrap draws of the explained gap.
-        epoch_predictions: Predicted classes of val after each epoch (E, N), or None.
+    The settings are those of ``audit_splits`` and ``explain_gap``.
     """
 
     splits: Mapping[str, SplitArrays]
     classes: Sequence[str]
+    embedding: str = "features"  # where the features come from, in words
+    untrained_head: bool = False  # whether from a classifier whose head was never trained
+    skipped: Sequence[tuple[str, str]] = ()  # path and reason of files that cannot be decoded
     config: AuditConfig = field(default_factory=AuditConfig)
-    embedding: str = "features"
-    untrained_head: bool = False
-    skipped: Sequence[tuple[str, str]] = ()
     near_duplicates: bool = True
     alpha: float = 0.05
     max_images: int = 2000
@@ -170,9 +147,9 @@ class AuditData:
     def gap(self) -> GapReport | None:
         """The explained gap from val to test; None unless train, val and test have labels."""
         three = ("train", "val", "test")
-        if any(name not in self.labels for name in three) or self.scores is None:
+        if any(name not in self.labels for name in three):
             return None
-        if (self.class_counts["train"] > 0).sum() < 2:
+        if self.scores is None or (self.class_counts["train"] > 0).sum() < 2:
             return None  # the reshuffle experiment fits probes on train
         by_classifier = self.splits["train"].logits is not None
         return explain_splits(

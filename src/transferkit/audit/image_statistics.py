@@ -34,17 +34,13 @@ class ImageStatistics:
 
 
 def image_statistics(images: UInt8Array, *, sizes: Int64Array | None = None) -> ImageStatistics:
-    """Measure every image.
+    """Measure images (N, H, W, C), which may be a memory map, of original ``sizes`` (N, 2).
 
     Height, width (pixels) and aspect (width / height) of the original; of the pixels, in grey
     levels from 0 to 255: brightness (mean), contrast (standard deviation), sharpness (mean
     absolute Laplacian), noise (standard deviation after Immerkaer, "Fast noise variance
     estimation", 1996); entropy of the grey levels in bits; and for colour images saturation
     (0 to 1) and the mean of each channel.
-
-    Args:
-        images: uint8 (N, H, W, C); may be a memory map.
-        sizes: Original (height, width) of each image (N, 2); the size of ``images`` if None.
     """
     if sizes is None:
         sizes = np.broadcast_to(np.array(images.shape[1:3], np.int64), (len(images), 2))

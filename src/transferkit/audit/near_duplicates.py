@@ -41,19 +41,12 @@ _Hits: TypeAlias = tuple[Int64Array, Int64Array, Float32Array]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DuplicatePairs:
-    """Pairs of images that show the same picture.
+    """P pairs of images that show the same picture."""
 
-    Attributes:
-        first: Index of one image of each pair (P,), the smaller one.
-        second: Index of the other (P,).
-        correlation: Correlation of their fine detail (P,).
-        flip: How one is flipped against the other, in words; empty if it is not (P,).
-    """
-
-    first: Int64Array
+    first: Int64Array  # the smaller index of each pair
     second: Int64Array
-    correlation: Float64Array
-    flip: tuple[str, ...]
+    correlation: Float64Array  # of their fine detail
+    flip: tuple[str, ...]  # how one is flipped against the other, in words; empty if it is not
 
     def __len__(self) -> int:
         return len(self.first)
@@ -77,16 +70,13 @@ class _Candidates:
 
 
 def near_duplicate_pairs(parts: Sequence[UInt8Array]) -> DuplicatePairs:
-    """Find the pairs of images of which one is an edited copy of the other.
+    """Find the pairs of images, numbered through the parts (N, H, W, C), that are edited copies.
 
     Found are, alone or together: recompression, brightness and contrast, crops by 5 % of any
     side, rotations by 3 degrees, and flips. Identical images are pairs too. Blank images are
     similar to nothing. Memory grows with the number of images, by 10 KB each at most; so does
     time, by 2 ms each at most, but for the look-up: some 70 ns for each image and each other one,
     so that it prevails from some 30 000 images on and takes 12 minutes on one thread for 10^5.
-
-    Args:
-        parts: Arrays of images, uint8 (N, H, W, C), numbered through: the splits.
     """
     middle = _shrunk(parts, MIDDLE)
     coarse = middle.reshape(-1, COARSE, 2, COARSE, 2).mean(axis=(2, 4))

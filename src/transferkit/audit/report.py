@@ -193,16 +193,17 @@ class _Outline(NamedTuple):
         drivers = [f for f in findings if f.check == "shift_drivers"]
         passed = [f for f in findings if f.severity == "info" and f.check != "shift_drivers"]
         severities = Counter(f.severity for f in findings)
-        counts = ", ".join(
-            f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-            for count, noun in (
-                (severities["error"], "error"),
-                (severities["warning"], "warning"),
-                (len(passed), "check"),
-            )
-        )
+        counts = [
+            _counted(severities["error"], "error"),
+            _counted(severities["warning"], "warning"),
+            f"{_counted(len(passed), 'check')} without complaint",
+        ]
         verdict = "failed" if severities["error"] else "passed"
-        return cls(verdict, f"{counts} without complaint", grave, drivers, passed)
+        return cls(verdict, ", ".join(counts), grave, drivers, passed)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def where(finding: Finding) -> str:
