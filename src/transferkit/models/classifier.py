@@ -68,7 +68,7 @@ class Classifier(nn.Module):
     ) -> None:
         """Join a backbone, whose auxiliary classifiers are renewed, and a head."""
         super().__init__()
-        self._classes = check_classes(classes, len(classes))
+        self._classes = tuple(classes)
         _renew_auxiliary(network, len(classes))
         self.preprocess = Preprocess(
             image_size=network.input_size[1:],
@@ -196,20 +196,15 @@ def _renew_auxiliary(network: Network, num_classes: int) -> None:
         holder, _, attribute = name.rpartition(".")
         new = nn.Linear(old.in_features, num_classes)
         setattr(network.module.get_submodule(holder), attribute, new)
-    if network.aux and not _fits(network):
+    if not network.aux:
+        return
+    try:
+        record_calls(network.module, network.input_size, training=True)
+    except ConfigError:
         absent = dict.fromkeys((name.partition(".")[0] for name in network.aux), None)
         for attribute, value in {**absent, "aux_logits": False}.items():
             setattr(network.module, attribute, value)
         network.aux = ()
-
-
-def _fits(network: Network) -> bool:
-    """Whether a training pass works at the network's own image size."""
-    try:
-        record_calls(network.module, network.input_size, training=True)
-    except ConfigError:
-        return False
-    return True
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:

@@ -173,16 +173,12 @@ def frozen_stages(model: nn.Module) -> tuple[Stage, ...]:
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The trainable parameters, and the persistent buffers of modules in train mode, by name."""
-    persistent = model.state_dict().keys()
-    found: dict[str, Tensor] = {}
+    names = {n for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                found[dot + name] = parameter
         if module.training:
-            found |= {dot + name: buffer for name, buffer in module.named_buffers(recurse=False)}
-    return {name: tensor for name, tensor in found.items() if name in persistent}
+            names |= {name for name, _ in module.named_buffers(prefix, recurse=False)}
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if name in names}
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:

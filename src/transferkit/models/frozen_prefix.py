@@ -245,37 +245,41 @@ def predicts_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
     rows = torch.tensor([2, 0], device=images.device)
     model.eval()
     with torch.no_grad():
-        want = model(images[rows])
-        try:
-            crossing = [tensor[rows] for tensor in cut.prefix(images)]
-            versions = _versions(crossing)
-            got = cut.tail(*crossing)
-        except _FAILURES as error:
-            _raise_if_memory_ran_out(error)
-            return False
-    return _versions(crossing) == versions and _close(got, want)
+        return _agrees(
+            {"logits": model(images[rows])},
+            lambda: [tensor[rows] for tensor in cut.prefix(images)],
+            lambda crossing: {"logits": cut.tail(*crossing)},
+        )
 
 
 def learns_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
     """Whether logits, gradients and buffers agree after a step in train mode, from one seed."""
     model.train()
-    want = _step(model, lambda: model.outputs(images))
+    return _agrees(
+        _step(model, lambda: model.outputs(images)),
+        lambda: cut.prefix(images),
+        lambda crossing: _step(model, lambda: (cut.tail(*crossing),)),
+    )
+
+
+def _agrees(
+    want: Mapping[str, Tensor],
+    prefix: Callable[[], Sequence[Tensor]],
+    tail: Callable[[Sequence[Tensor]], Mapping[str, Tensor]],
+) -> bool:
+    """Whether a cut gives what is wanted, and leaves what crosses as it was."""
     try:
-        crossing = cut.prefix(images)
-        versions = _versions(crossing)
-        got = _step(model, lambda: (cut.tail(*crossing),))
+        crossing = prefix()
+        versions = [tensor._version for tensor in crossing]  # count the writes to a tensor
+        got = tail(crossing)
     except _FAILURES as error:
-        _raise_if_memory_ran_out(error)
+        # says nothing about the cut; that of the CPU has no type of its own
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise MemoryError(str(error)) from error
         return False
-    if _versions(crossing) != versions or want.keys() != got.keys():
+    if [tensor._version for tensor in crossing] != versions or want.keys() != got.keys():
         return False
     return all(_close(got[name], tensor) for name, tensor in want.items())
-
-
-def _raise_if_memory_ran_out(error: Exception) -> None:
-    """Raise an error that says nothing about the cut; the CPU's has no type of its own."""
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        raise MemoryError(str(error)) from error
 
 
 def _step(model: Classifier, forward: Callable[[], Sequence[Tensor]]) -> dict[str, Tensor]:
@@ -302,11 +306,6 @@ def _buffers_kept(model: Classifier) -> Iterator[Mapping[str, Tensor]]:
     finally:
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
-
-
-def _versions(crossing: Sequence[Tensor]) -> list[int]:
-    """Changes when something writes to one of the tensors."""
-    return [tensor._version for tensor in crossing]
 
 
 def _close(got: Tensor, want: Tensor) -> bool:

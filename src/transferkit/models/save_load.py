@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -127,7 +127,7 @@ def load_classifier(
     """
     source = to_path("path", path)
     saved, tensors = _read(source)
-    model = _build(saved, _head_of(saved, head))
+    model = _build(saved, _head_maker(saved, head))
     _fill(model, tensors, source)
     if not saved.head_is_trained:
         model._mark_head_as_fresh()
@@ -139,12 +139,12 @@ def load_classifier(
 
 def _check_loadable(model: Classifier, saved: _Saved) -> None:
     """Refuse a classifier whose modules or tensors are not those that its recipe builds."""
-    # a head that a callable built is the callable's matter
-    head = copy.deepcopy(model.head) if saved.recipe.head == "custom" else None
+    own = saved.recipe.head == "custom"  # nothing says what the callable builds
+    make_head = (lambda _: copy.deepcopy(model.head)) if own else _head_maker(saved, None)
     try:
-        built: nn.Module = skeleton(lambda: _build(saved, head))
+        built: nn.Module = skeleton(lambda: _build(saved, make_head))
     except RuntimeError:  # a network of the user's own that cannot be built without memory
-        built = _build(saved, head)
+        built = _build(saved, make_head)
     problems = _differences("is a", _kinds(model), _kinds(built))
     problems += _differences("has shape", _shapes(_distinct(model)), _shapes(_distinct(built)))
     if problems:
@@ -241,20 +241,22 @@ def _parse(metadata: Mapping[str, str], path: Path) -> _Saved:
         raise WeightsError(f"The recipe in {path} cannot be read: {error!r}") from error
 
 
-def _head_of(saved: _Saved, builder: HeadBuilder | None) -> HeadBuilder | None:
-    """The callable that builds the head; None for a head that goes by a name."""
-    if saved.recipe.head == "custom" and builder is None:
+def _head_maker(saved: _Saved, builder: HeadBuilder | None) -> Callable[[int], nn.Module]:
+    """Builds the head of a recipe, given the width of the features."""
+    recipe = saved.recipe
+    if recipe.head == "custom" and builder is None:
         raise ConfigError(
             "This classifier's head was built by a callable, which a file cannot hold. "
             "Give the same callable: load_classifier(path, head=...)."
         )
-    if saved.recipe.head != "custom" and builder is not None:
-        raise ConfigError(f"This classifier's head is {saved.recipe.head!r}; leave head= out.")
-    return builder
+    if recipe.head != "custom" and builder is not None:
+        raise ConfigError(f"This classifier's head is {recipe.head!r}; leave head= out.")
+    kind = builder or cast(HeadKind, recipe.head)
+    return lambda width: build_head(kind, width, len(saved.classes), dropout=recipe.dropout)
 
 
-def _build(saved: _Saved, builder: HeadBuilder | nn.Module | None) -> Classifier:
-    """Build the classifier of a recipe, with random values; a head can be given as it is."""
+def _build(saved: _Saved, make_head: Callable[[int], nn.Module]) -> Classifier:
+    """Build the classifier of a recipe, with random values."""
     recipe, preprocess = saved.recipe, saved.preprocess
     with seeded(0), plain_context():
         try:
@@ -268,12 +270,7 @@ def _build(saved: _Saved, builder: HeadBuilder | nn.Module | None) -> Classifier
             raise UnknownNameError(
                 f"{error} If it is a network of your own, call register_backbone first."
             ) from error
-        if isinstance(builder, nn.Module):
-            head: nn.Module = builder
-        else:
-            kind = builder or cast(HeadKind, recipe.head)
-            dropout = 0.0 if builder else recipe.dropout
-            head = build_head(kind, network.feature_dim, len(saved.classes), dropout=dropout)
+        head = make_head(network.feature_dim)
         model = Classifier(network, head, classes=saved.classes, recipe=recipe)
     model.preprocess = copy.deepcopy(preprocess)
     return model

@@ -13,11 +13,11 @@ from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.metrics.logistic_regression import Solution, solve_path
 from transferkit.models.classifier import Classifier
-from transferkit.models.device import CPU, device_of
+from transferkit.models.device import CPU, device_of, plain_context
 from transferkit.models.features import Features, extract_features
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options
-from transferkit.training.train_epoch import class_weights, training_context
+from transferkit.training.train_epoch import class_weights
 from transferkit.training.trainer import check_data
 
 
@@ -29,7 +29,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
     """
     head = linear_layer(model.head)
     check_data(model, splits["train"], splits["val"])
-    with training_context(device_of(model)):
+    with plain_context(device_of(model)):
         history, best = _best_of_path(model, splits, options)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(best.weight))

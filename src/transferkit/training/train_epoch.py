@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,17 +35,6 @@ AUX_WEIGHT = 0.3
 
 _CHECK_LOSS_EVERY = 50
 """On a GPU, batches between two checks for a loss that is NaN or infinite."""
-
-
-@contextmanager
-def training_context(device: torch.device) -> Iterator[None]:
-    """Record gradients in the run's own precision, whatever context the caller is in."""
-    with (
-        torch.inference_mode(mode=False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield
 
 
 def train_epoch(

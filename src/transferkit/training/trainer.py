@@ -14,13 +14,14 @@ from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, match_classes
+from transferkit.models.device import plain_context
 from transferkit.training.batches import Loaders, number_of_batches
 from transferkit.training.checkpoint import Run, TrainState
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.progress import Progress
 from transferkit.training.schedules import warm_up_steps
-from transferkit.training.train_epoch import train_epoch, training_context
+from transferkit.training.train_epoch import train_epoch
 
 
 def labelled_splits(splits: Mapping[str, ImageData]) -> Splits:
@@ -256,7 +257,7 @@ class Trainer:
         with shown as progress:
             while len(run.history) < epochs and not self._out_of_patience():
                 try:
-                    with training_context(run.device):
+                    with plain_context(run.device):
                         record = train_epoch(
                             run, self._loaders, train, val, epochs=epochs, progress=progress
                         )

@@ -20,7 +20,7 @@ from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import place, seeded, training_device
+from transferkit.models.device import place, plain_context, seeded, training_device
 from transferkit.training.batches import (
     Loader,
     apply_augmentation,
@@ -35,7 +35,6 @@ from transferkit.training.train_epoch import (
     check_batch_norm,
     class_weights,
     take_step,
-    training_context,
 )
 from transferkit.training.trainer import check_data
 
@@ -120,7 +119,7 @@ def lr_find(
     twin = copy.deepcopy(model)
     device = place(twin, training_device(chosen.device, twin))
     rates = np.geomspace(lowest, highest, steps)
-    with training_context(device), seeded((chosen.seed, 0, 1), device):
+    with plain_context(device), seeded((chosen.seed, 0, 1), device):
         losses = _losses(twin.train(), train, rates, chosen, device)
     if len(losses) < 10:
         raise TrainingError(
