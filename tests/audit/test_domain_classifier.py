@@ -159,11 +159,12 @@ def test_rows_of_a_single_group_are_refused_and_two_groups_suffice() -> None:
     assert result.test.p_value > 0.3
 
 
-def test_a_shift_that_lives_in_a_few_rows_goes_with_them() -> None:
+def test_a_shift_that_lives_in_a_few_rows_goes_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_classifier, "TYPICAL_SHARE", 0.15)
     a, b = RNG.normal(size=(600, 5)), RNG.normal(size=(600, 5))
     b[:150, 2] += 5
     pair = SplitPair.of(a, b)
-    found = find_drivers(pair, domain_classifier_test(pair), share=0.15, count=20)
+    found = find_drivers(pair, domain_classifier_test(pair), count=20)
     assert sum(row < 150 for row in found.rows_b) >= 18
     assert found.explained is not None
     assert found.explained > 0.5

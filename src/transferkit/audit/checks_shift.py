@@ -14,6 +14,7 @@ from scipy.special import softmax
 from transferkit._format import percent, percent_interval
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.domain_classifier import (
+    TYPICAL_SHARE,
     DomainClassifierResult,
     domain_classifier_test,
     find_drivers,
@@ -312,7 +313,7 @@ def _drivers(data: AuditData, pair: SplitPair, overall: ScopeShift) -> Iterator[
     message = "These images are the most typical of either side."
     if drivers.explained is not None:
         message = (
-            f"Without the {percent(drivers.share, digits=0)} of images most typical of either "
+            f"Without the {percent(TYPICAL_SHARE, digits=0)} of images most typical of either "
             f"side, {percent(drivers.explained, digits=0)} of the shift is gone."
         )
     evidence = [

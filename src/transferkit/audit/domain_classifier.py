@@ -25,7 +25,7 @@ from transferkit.audit.two_sample import (
     permuted_members,
 )
 from transferkit.errors import DataError
-from transferkit.metrics.intervals import normal_quantile
+from transferkit.metrics.intervals import wilson_interval
 
 FEW_FEATURES = 32
 """Up to this many features the classifier is non-linear: there it pays, beyond it adds noise."""
@@ -35,6 +35,8 @@ COLUMNS = 256
 """Memberships that are refitted at a time."""
 FREQUENCIES = 128
 """Random frequencies of the non-linear classifier."""
+TYPICAL_SHARE = 0.1
+"""Share of all rows that is removed at each end of the score, to see what drives a shift."""
 FEWEST = 10
 """Rows of each split that must be left once the typical rows are removed."""
 
@@ -256,7 +258,11 @@ def _result(
     auc, p_value = float(aucs[0]), permutation_p_value(aucs)
     by_unit = influence if pair.groups is None else np.bincount(pair.groups, weights=influence)
     error = sqrt(float(np.sum(by_unit**2)))
-    low, high = _auc_interval(auc, error, min(pair.units), confidence)
+    # Wilson's interval of a share, at the number of independent rows n that would give it the
+    # variance of the AUC: auc (1 - auc) / n = error^2.
+    spread = auc * (1 - auc)
+    n = spread / error**2 if error > 0 and spread > 0 else float(min(pair.units))
+    low, high = wilson_interval(auc * n, n, confidence=confidence)
     if p_value > 1 - confidence:
         low, high = min(low, 0.5), max(high, 0.5)
     test = TwoSampleResult(
@@ -269,17 +275,6 @@ def _result(
     return DomainClassifierResult(test, auc, typical[: pair.n_a], 1 - typical[pair.n_a :])
 
 
-def _auc_interval(auc: float, error: float, units: int, confidence: float) -> tuple[float, float]:
-    """Wilson's interval at the sample size at which a share would have the AUC's variance."""
-    # A share p of n independent rows has variance p (1 - p) / n: n = auc (1 - auc) / error^2.
-    z = normal_quantile(confidence)
-    spread = auc * (1 - auc)
-    size = spread / error**2 if error > 0 and spread > 0 else float(units)
-    centre = (auc + z * z / (2 * size)) / (1 + z * z / size)
-    half = z * sqrt(spread / size + z * z / (4 * size * size)) / (1 + z * z / size)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Drivers:
     """The rows most typical of each split, and what is left of the shift without their like.
@@ -287,25 +282,17 @@ class Drivers:
     Attributes:
         rows_a: Rows of the first sample, the most typical of it first.
         rows_b: Rows of the second sample, the most typical of it first.
-        share: Share of all rows removed at each end of the score.
-        effect: ``2 AUC - 1`` of the domain classifier before the removal.
-        effect_without: The same after it; None where too few rows remain.
+        effect_without: ``2 AUC - 1`` of the domain classifier without them, and without as
+            typical rows of the other split; None where too few rows remain.
         p_value_without: The p-value on the rows that remain, or None.
+        explained: Share of the effect that is gone with them, 0 to 1; None if unknown.
     """
 
     rows_a: Int64Array
     rows_b: Int64Array
-    share: float
-    effect: float
     effect_without: float | None = None
     p_value_without: float | None = None
-
-    @property
-    def explained(self) -> float | None:
-        """Share of the effect that goes with the removed rows, 0 to 1; None if unknown."""
-        if self.effect_without is None or self.effect <= 0:
-            return None
-        return min(1.0, max(0.0, 1 - self.effect_without / self.effect))
+    explained: float | None = None
 
 
 def find_drivers(
@@ -313,20 +300,16 @@ def find_drivers(
     result: DomainClassifierResult,
     *,
     count: int = 24,
-    share: float = 0.1,
     permutations: int = 199,
     seed: int = 0,
 ) -> Drivers:
     """Find ``count`` rows most typical of each split, and test what remains without their like.
 
-    ``share`` of all rows is removed at each end of the score. Effects are means over two halves
-    of the rows; the p-value is Bonferroni's over them.
+    Effects are means over two halves of the rows; the p-value is Bonferroni's over them.
     """
     found = Drivers(
         rows_a=np.argsort(-result.typical_a, kind="stable")[:count],
         rows_b=np.argsort(-result.typical_b, kind="stable")[:count],
-        share=share,
-        effect=result.test.effect,
     )
     inputs = classifier_inputs(pair, seed)
     if inputs is None:
@@ -340,16 +323,17 @@ def find_drivers(
     before, after = [], []
     for one in (0, 1):
         rows = half == one
-        low, high = np.quantile(scores[rows], [share, 1 - share])
+        low, high = np.quantile(scores[rows], [TYPICAL_SHARE, 1 - TYPICAL_SHARE])
         whole = pair.take(rows)
         rest = pair.take(rows & (scores >= low) & (scores <= high))
         if min(rest.n_a, rest.n_b) < FEWEST or _single_group(rest):
             return found
         before.append(domain_classifier_test(whole, permutations=permutations, seed=seed).test)
         after.append(domain_classifier_test(rest, permutations=permutations, seed=seed).test)
+    effect, rest_effect = (float(np.mean([t.effect for t in tests])) for tests in (before, after))
     return replace(
         found,
-        effect=float(np.mean([test.effect for test in before])),
-        effect_without=float(np.mean([test.effect for test in after])),
+        effect_without=rest_effect,
         p_value_without=min(1.0, 2 * min(test.p_value for test in after)),
+        explained=min(1.0, max(0.0, 1 - rest_effect / effect)) if effect > 0 else None,
     )

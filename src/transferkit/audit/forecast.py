@@ -138,31 +138,27 @@ def reweighted_accuracy(source: Float64Array, labels: Int64Array, target: Float6
     return float(np.clip(bbse_shares(source, labels, target) @ recalls, 0.0, 1.0))
 
 
-def residual_shift(scored: Scored, weights: Float64Array, *, confidence: float = 0.95) -> float:
+def residual_shift(scored: Scored, weights: Float64Array) -> float:
     """Proven change of the outputs that class shares do not explain, 0 to 1.
 
     The largest Kolmogorov distance, over the K columns, between the source weighted by ``(N,)``
     and the target, less its critical value at the source's effective size.
     """
-    n, m = effective_size(weights), len(scored.target)
+    m = len(scored.target)
+    n = float(weights.sum() ** 2 / np.sum(weights**2))  # Kish's effective size
     signed = np.concatenate([weights / weights.sum(), np.full(m, -1 / m)])
     distance = 0.0
     for column in np.concatenate([scored.source, scored.target]).T:
         order = np.argsort(column, kind="stable")
         last = np.append(np.diff(column[order]) > 0, True)
         distance = max(distance, float(np.abs(np.cumsum(signed[order])[last]).max()))
-    critical = float(kolmogi((1 - confidence) / scored.source.shape[1])) * sqrt(1 / n + 1 / m)
+    critical = float(kolmogi(0.05 / scored.source.shape[1])) * sqrt(1 / n + 1 / m)
     return max(0.0, distance - critical)
 
 
 def accuracy(probabilities: Float64Array, labels: Int64Array) -> float:
     """Share of rows whose largest probability is that of their label."""
     return float(np.mean(probabilities.argmax(axis=1) == labels))
-
-
-def effective_size(weights: Float64Array) -> float:
-    """Kish's effective sample size of weighted rows."""
-    return float(weights.sum() ** 2 / np.sum(weights**2))
 
 
 Method = Callable[[Float64Array, Int64Array, Float64Array], float]
@@ -199,7 +195,6 @@ def forecast_accuracy(
     *,
     features: tuple[FloatArray, FloatArray] | None = None,
     samples: int = 200,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Forecast, ...]:
     """Forecast the accuracy on an unlabelled target by ATC, confidences and BBSE.
@@ -211,15 +206,15 @@ def forecast_accuracy(
     Without ``features`` of both a shift that the outputs do not show goes unseen.
     """
     weights = _weights(scored)
-    outputs = residual_shift(scored, weights, confidence=confidence)
+    outputs = residual_shift(scored, weights)
     inputs = None
     if features is not None:
-        inputs = _feature_shift(scored, weights, features, confidence, seed)
+        inputs = _feature_shift(scored, weights, features, seed)
     common = _doubt(outputs, inputs)
     forecasts = [
         Forecast(method=name, reason=reason)
         if (reason := common or _unsettled(name, scored))
-        else _forecast(name, method, scored, samples, confidence, seed)
+        else _forecast(name, method, scored, samples, seed)
         for name, method in METHODS.items()
     ]
     return _agreeing(forecasts)
@@ -232,9 +227,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _forecast(
-    name: str, method: Method, scored: Scored, samples: int, confidence: float, seed: int
-) -> Forecast:
+def _forecast(name: str, method: Method, scored: Scored, samples: int, seed: int) -> Forecast:
     rng = np.random.default_rng(seed)
     m = len(scored.target)
     drawn = [
@@ -244,7 +237,7 @@ def _forecast(
     return Forecast(
         method=name,
         accuracy=method(scored.source, scored.labels, scored.target),
-        interval=percentile_interval(np.array(drawn), confidence=confidence),
+        interval=percentile_interval(np.array(drawn)),
     )
 
 
@@ -271,7 +264,6 @@ def _feature_shift(
     scored: Scored,
     weights: Float64Array,
     features: tuple[FloatArray, FloatArray],
-    confidence: float,
     seed: int,
 ) -> float:
     """Tell target features from source features thinned to the target's class shares."""
@@ -281,7 +273,6 @@ def _feature_shift(
     groups = None if first is None or second is None else (np.asarray(first)[kept], second)
     result = domain_classifier_test(
         SplitPair.of(features[0][kept], features[1], groups=groups),
-        confidence=confidence,
         seed=seed,
     )
     return max(0.0, result.test.interval[0])

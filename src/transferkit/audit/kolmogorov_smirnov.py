@@ -48,14 +48,9 @@ class FeatureTests:
     intervals: Float64Array
     superiority: Float64Array
 
-    @property
-    def strongest(self) -> int:
-        """Index of the feature with the smallest p-value, then the largest distance."""
-        return int(np.lexsort((-self.distances, self.p_values))[0])
-
     def summary(self) -> TwoSampleResult:
         """The strongest feature as one result, its p-value corrected for all features."""
-        i = self.strongest
+        i = int(np.lexsort((-self.distances, self.p_values))[0])  # then the largest distance
         low, high = (float(end) for end in self.intervals[i])
         rose = "higher in the second" if self.superiority[i] > 0.5 else "higher in the first"
         spread = "as high in both" if abs(self.superiority[i] - 0.5) < 0.01 else rose
