@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import hypot, sqrt
 
 import numpy as np
@@ -30,7 +31,7 @@ _ROUNDS = 20
 _Z = 1.96
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ScoredSplit:
     """Labels (N,), logits (N, K), groups (N,) or None, and which images also lie in train (N,)."""
 
@@ -39,52 +40,34 @@ class ScoredSplit:
     groups: Sequence[str] | None = None
     leaked: BoolArray | None = None
 
-    @property
+    @cached_property
     def right(self) -> Float64Array:
         """1 for images that are predicted right, else 0 (N,)."""
         right: BoolArray = self.scores.argmax(axis=1) == self.labels
         return right.astype(np.float64)
 
-    @property
+    @cached_property
     def codes(self) -> Int64Array | None:
         """Group number of each image (N,), or None."""
         return None if self.groups is None else group_codes(self.groups, len(self.labels))
 
+    def accuracy(self, rows: BoolArray) -> Estimate:
+        """Share of some images that are right, with Wilson's interval at their effective number."""
+        if not rows.any():
+            return Estimate(float("nan"), (0.0, 1.0))
+        right = self.right[rows]
+        share = float(right.mean())
+        size = effective_size(right, None if self.codes is None else self.codes[rows])
+        return Estimate(share, wilson_interval(share * size, size))
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Side:
-    """Accuracy, shares (K,) and recalls (K,; NaN without images) of one split, with intervals."""
-
-    labels: Int64Array
-    codes: Int64Array | None
-    accuracy: Estimate
-    shares: Float64Array
-    recalls: tuple[Estimate, ...]
-
-    @classmethod
-    def of(cls, split: ScoredSplit, num_classes: int) -> _Side:
-        """Count one split."""
-        codes, right, every = split.codes, split.right, np.ones(len(split.labels), np.bool_)
-        return cls(
-            split.labels,
-            codes,
-            _share(right, codes, every),
-            np.bincount(split.labels, minlength=num_classes) / len(split.labels),
-            tuple(_share(right, codes, split.labels == k) for k in range(num_classes)),
-        )
+    def shares(self, num_classes: int) -> Float64Array:
+        """Share of each class among the images (K,)."""
+        shares: Float64Array = np.bincount(self.labels, minlength=num_classes) / len(self.labels)
+        return shares
 
     def variance(self, values: Float64Array) -> float:
         """Variance of the mean of a number per image (N,)."""
         return mean_variance(values, self.codes)
-
-
-def _share(right: Float64Array, codes: Int64Array | None, rows: BoolArray) -> Estimate:
-    """Share of some images that are right, with Wilson's interval at their effective number."""
-    if not rows.any():
-        return Estimate(float("nan"), (0.0, 1.0))
-    share = float(right[rows].mean())
-    size = effective_size(right[rows], None if codes is None else codes[rows])
-    return Estimate(share, wilson_interval(share * size, size))
 
 
 def decompose(
@@ -123,30 +106,33 @@ def explain_scores(
     "Construction of confidence limits about effect measures", Statistics in Medicine 27, 2008).
     A bootstrap of few images a class covers too seldom: classes without an error look infallible.
     """
-    a, b = _Side.of(val, len(classes)), _Side.of(test, len(classes))
-    recalls = np.array([[recall.value for recall in side.recalls] for side in (a, b)])
-    prior, within = decompose(a.shares, recalls[0], b.shares, recalls[1])
-    both = np.flatnonzero(~np.isnan(recalls).any(axis=0)).tolist()
-    parts = {PRIOR_SHIFT: _prior_part(prior, recalls, a, b)}
-    parts |= {f"within {classes[k]}": _within_part(k, a, b) for k in both}
-    halves = [(high - low) / 2 for _, (low, high) in (a.accuracy, b.accuracy)]
+    sides, count = (val, test), len(classes)
+    accuracies = [side.accuracy(np.ones(len(side.labels), np.bool_)) for side in sides]
+    recalls = [[side.accuracy(side.labels == k) for k in range(count)] for side in sides]
+    columns = np.array([[recall.value for recall in each] for each in recalls])
+    shares = np.array([side.shares(count) for side in sides])
+    prior, within = decompose(shares[0], columns[0], shares[1], columns[1])
+    parts = {PRIOR_SHIFT: _prior_part(prior, shares, recalls, sides)}
+    for k in np.flatnonzero(~np.isnan(columns).any(axis=0)).tolist():
+        lost = _difference(recalls[0][k], recalls[1][k])
+        parts[f"within {classes[k]}"] = _within_part(k, float(shares[:, k].mean()), lost, sides)
     return GapReport(
-        val_score=a.accuracy.value,
-        val_interval=a.accuracy.interval,
-        test_score=b.accuracy.value,
-        test_interval=b.accuracy.interval,
-        gap=_difference(a.accuracy, b.accuracy),
+        val_score=accuracies[0].value,
+        val_interval=accuracies[0].interval,
+        test_score=accuracies[1].value,
+        test_interval=accuracies[1].interval,
+        gap=_difference(accuracies[0], accuracies[1]),
         parts=parts,
         worst_class=classes[int(np.argmax(within))],
         classes=tuple(
-            ClassGap(name, *(float(column[k]) for column in (a.shares, b.shares, *recalls)))
+            ClassGap(name, *map(float, (*shares[:, k], *columns[:, k])))
             for k, name in enumerate(classes)
         ),
         threshold=threshold_gain(test, samples=samples, seed=seed),
-        sampling_noise=hypot(*halves),
+        sampling_noise=hypot(*((high - low) / 2 for _, (low, high) in accuracies)),
         leakage={
-            name: _leakage(side, side.leaked, len(classes))
-            for name, side in zip(splits, (val, test), strict=True)
+            name: _leakage(side, side.leaked, count)
+            for name, side in zip(splits, sides, strict=True)
             if side.leaked is not None and side.leaked.any() and not side.leaked.all()
         },
         splits=splits,
@@ -157,29 +143,32 @@ def _difference(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(a.value - b.value, difference_interval(*a, *b))
 
 
-def _prior_part(prior: float, recalls: Float64Array, a: _Side, b: _Side) -> Estimate:
+def _prior_part(
+    prior: float,
+    shares: Float64Array,
+    recalls: Sequence[Sequence[Estimate]],
+    sides: tuple[ScoredSplit, ScoredSplit],
+) -> Estimate:
     """The prior part: its shares vary like the mean, over images, of their class's recall."""
-    ends = np.array([[recall.interval for recall in side.recalls] for side in (a, b)])
+    ends = np.array([[recall.interval for recall in each] for each in recalls])
+    values = np.array([[recall.value for recall in each] for each in recalls])
+    means = np.nansum(values, axis=0) / np.maximum(np.sum(~np.isnan(values), axis=0), 1)
+    of_shares = sum(side.variance(means[side.labels]) for side in sides)
     halves = (ends[..., 1] - ends[..., 0]) / 2
-    with np.errstate(invalid="ignore"):
-        means = np.nansum(recalls, axis=0) / np.maximum((~np.isnan(recalls)).sum(axis=0), 1)
-    of_shares = a.variance(means[a.labels]) + b.variance(means[b.labels])
-    of_recalls = ((a.shares - b.shares) ** 2 * (halves**2).sum(axis=0) / 4).sum()
+    of_recalls = float(((shares[0] - shares[1]) ** 2 * (halves**2).sum(axis=0) / 4).sum())
     half = sqrt(_Z**2 * of_shares + of_recalls)
     return Estimate(prior, (prior - half, prior + half))
 
 
-def _within_part(k: int, a: _Side, b: _Side) -> Estimate:
+def _within_part(
+    k: int, share: float, lost: Estimate, sides: tuple[ScoredSplit, ScoredSplit]
+) -> Estimate:
     """The part of one class: mean share times difference of recalls, both of which vary."""
-    share = float(a.shares[k] + b.shares[k]) / 2
-    lost, (low, high) = _difference(a.recalls[k], b.recalls[k])
-    of_share = sum(side.variance((side.labels == k).astype(np.float64)) for side in (a, b)) / 4
-    half = _Z * sqrt(of_share) * abs(lost)
-    value = share * lost
-    return Estimate(
-        value,
-        (value - hypot(share * (lost - low), half), value + hypot(share * (high - lost), half)),
-    )
+    of_share = sum(side.variance((side.labels == k).astype(np.float64)) for side in sides) / 4
+    half = _Z * sqrt(of_share) * abs(lost.value)
+    value, (low, high) = share * lost.value, lost.interval
+    below, above = hypot(share * (lost.value - low), half), hypot(share * (high - lost.value), half)
+    return Estimate(value, (value - below, value + above))
 
 
 def _leakage(split: ScoredSplit, leaked: BoolArray, num_classes: int) -> Estimate:
@@ -189,21 +178,18 @@ def _leakage(split: ScoredSplit, leaked: BoolArray, num_classes: int) -> Estimat
     gave nothing away: the sum of (share of the leaked images of a class) x (their recall less that
     of the class's other images).
     """
-    right, codes, n = split.right, split.codes, len(split.labels)
     drops, below, above = np.zeros(num_classes), 0.0, 0.0
     for k in range(num_classes):
         own = split.labels == k
         if not ((own & leaked).any() and (own & ~leaked).any()):
             continue
-        drop, (low, high) = _difference(
-            _share(right, codes, own & leaked), _share(right, codes, own & ~leaked)
-        )
-        share = float(np.sum(own & leaked)) / n
+        drop, (low, high) = _difference(split.accuracy(own & leaked), split.accuracy(own & ~leaked))
+        share = float(np.mean(own & leaked))
         drops[k] = drop
         below = hypot(below, share * (drop - low))
         above = hypot(above, share * (high - drop))
     each = leaked * drops[split.labels]
-    value, half = float(each.mean()), _Z * sqrt(mean_variance(each, codes))
+    value, half = float(each.mean()), _Z * sqrt(split.variance(each))
     return Estimate(value, (value - hypot(below, half), value + hypot(above, half)))
 
 
