@@ -126,7 +126,8 @@ def load_splits(
         val         4  32x32x1    2    2
         test       20  32x32x1   10   10
     """
-    root = to_path("path", path)
+    check_number("val_share", val_share, least=0, below=1)
+    check_whole("seed", seed)
     options = ReadOptions(
         size=None if image_size is None else to_sides("image_size", image_size),
         resize=resize,
@@ -140,12 +141,11 @@ def load_splits(
         progress=progress,
         bits=bits,
     )
-    parts, classes = read_layout(root, split_folders, class_files, bits)
+    parts, classes = read_layout(to_path("path", path), split_folders, class_files, bits)
     grouping = None if groups is None else group_files(parts, groups)
     parts = make_missing_splits(parts, val_share, grouping, seed)
-    splits = assemble(read_or_map(parts, options), parts, classes, grouping, options)
-    report(splits, bits)
-    return splits
+    images = read_or_map(parts, options)
+    return report(assemble(images, parts, classes, grouping, options), bits)
 
 
 def read_layout(
@@ -189,8 +189,6 @@ def make_missing_splits(
     parts: Mapping[str, Part], val_share: float, grouping: Mapping[str, str] | None, seed: int
 ) -> dict[str, Part]:
     """Make a val split where there is none, and a test split too where there are no splits."""
-    check_number("val_share", val_share, least=0, below=1)
-    check_whole("seed", seed)
     if "all" in parts:
         shares = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
         if shares["train"] <= 0:
@@ -259,7 +257,7 @@ def assemble(
     return Splits(splits, skipped=skipped)
 
 
-def report(splits: Splits, bits: int | None) -> None:
+def report(splits: Splits, bits: int | None) -> Splits:
     """Warn of a bit depth that was inferred, and of classes that a split lacks."""
     report_depth(splits.bits, bits, stacklevel=3)
     for split, data in splits.items():
@@ -270,6 +268,7 @@ def report(splits: Splits, bits: int | None) -> None:
                 UserWarning,
                 stacklevel=3,
             )
+    return splits
 
 
 def absent_classes(data: ImageData) -> list[str]:
