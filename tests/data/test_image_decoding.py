@@ -52,7 +52,7 @@ def test_wide_integers(tmp_path):
     path = save(tmp_path / "a.tiff", Image.fromarray(values))
     np.testing.assert_array_equal(read(path), np.rint(values / 257).astype(np.uint8))
     path = save(tmp_path / "b.tiff", Image.fromarray(values * 1000))
-    with pytest.raises(DataError, match="expected 16-bit values"):
+    with pytest.raises(DataError, match="Expected 16-bit values"):
         read(path)
 
 

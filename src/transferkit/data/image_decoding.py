@@ -85,7 +85,9 @@ def to_uint16(values: NDArray[np.generic]) -> NDArray[np.uint16]:
     """Check 16-bit values, which Pillow hands out as uint16 or as int32."""
     numbers = values.astype(np.int64)
     if numbers.size and (numbers.min() < 0 or numbers.max() > 65535):
-        raise DataError(f"expected 16-bit values, 0..65535, got {numbers.min()} to {numbers.max()}")
+        raise DataError(
+            f"Expected 16-bit values, 0..65535, got {numbers.min()} to {numbers.max()}."
+        )
     return numbers.astype(np.uint16)
 
 

@@ -198,7 +198,7 @@ def to_one_array(name: str, item: object, allowed: Collection[int]) -> NDArray[n
         elif isinstance(item, np.ndarray | TensorLike):
             array = to_numpy(item)
         else:
-            raise DataError(f"expected a path, a PIL image or an array, got {describe(item)}")
+            raise DataError(f"Expected a path, a PIL image or an array, got {describe(item)}.")
     except BROKEN as error:
         raise DataError(f"Cannot read {name}: {str(error).rstrip('.')}.") from error
     if array.ndim == 2:
