@@ -130,7 +130,7 @@ def false(options: argparse.Namespace) -> str:
     """Report the pairs among images as they are: each is a false pair, or a copy in the data."""
     data = drawn(options.data, options.images or 1000, options.seed)
     cost, pairs = timed(lambda: near_duplicate_pairs([data.images]))
-    lines = [table(("images", "pairs", *COSTS), [[str(len(data)), str(len(pairs)), *cost]])]
+    lines = [table(("images", "pairs", *COSTS), [[str(len(data)), str(len(pairs.first)), *cost]])]
     for first, second, correlation in zip(
         pairs.first, pairs.second, pairs.correlation, strict=True
     ):

@@ -48,9 +48,6 @@ class DuplicatePairs:
     correlation: Float64Array  # of their fine detail
     flip: tuple[str, ...]  # how one is flipped against the other, in words; empty if it is not
 
-    def __len__(self) -> int:
-        return len(self.first)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidates:
