@@ -6,15 +6,16 @@ and :class:`~transferkit.MissingDependencyError` where matplotlib is not install
 imported: no window opens, no global state changes, and threads are safe.
 """
 
-from transferkit.plots._evaluation import confusion_matrix, reliability, roc
-from transferkit.plots._selection import probe_curve, ranking
-from transferkit.plots._style import save
-from transferkit.plots._training import (
+from transferkit.plots._comparisons import (
     accuracy_intervals,
     accuracy_vs_time,
     comparison,
     learning_curves,
+    probe_curve,
+    ranking,
 )
+from transferkit.plots._evaluation import confusion_matrix, reliability, roc
+from transferkit.plots._style import save
 
 __all__ = [
     "accuracy_intervals",

@@ -201,13 +201,10 @@ def csv_row(row: Row) -> dict[str, object]:
         for key, value in asdict(row).items()
         if key not in ("val", "test")
     }
+    parts = ("accuracy", "low", "high", "deviation", "images")
     for name, score in (("val", row.val), ("test", row.test)):
-        low, high = (None, None) if score is None else score.accuracy_interval
-        values |= {
-            f"{name}_accuracy": None if score is None else score.accuracy,
-            f"{name}_low": low,
-            f"{name}_high": high,
-            f"{name}_deviation": None if score is None else score.deviation,
-            f"{name}_images": None if score is None else score.n,
-        }
+        figures: Sequence[object] = [None] * len(parts)
+        if score is not None:
+            figures = (score.accuracy, *score.accuracy_interval, score.deviation, score.n)
+        values |= {f"{name}_{part}": figure for part, figure in zip(parts, figures, strict=True)}
     return values

@@ -21,6 +21,7 @@ from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place
 from transferkit.training.evaluate import evaluation_of, warn_if_untrained
 from transferkit.training.trainer import labelled_splits
+from transferkit.workflows.result import evaluation_on_test
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 STATISTICS_IMAGES = 1024
@@ -125,15 +126,13 @@ def interpolate(
         scores.append(evaluation_of(merged, parts["val"], batch_size=batch_size))
     best = min(range(len(tried)), key=lambda i: (-scores[i].accuracy, scores[i].log_loss))
     move_to(tried[best])
-    test = parts.get("test")
-    labelled = test is not None and test.labels is not None
     return Interpolation(
         classifier=merged.eval(),
         alpha=tried[best],
         alphas=tried,
         val_scores=tuple(scores),
         val=scores[best],
-        test=evaluation_of(merged, parts["test"], batch_size=batch_size) if labelled else None,
+        test=evaluation_on_test(merged, parts, batch_size=batch_size),
     )
 
 

@@ -60,10 +60,17 @@ def _row(name: str, scores: Evaluation) -> tuple[str, ...]:
 
 def evaluated(model: Classifier, history: History, splits: Splits) -> Result:
     """Evaluate a trained model on val and, once, on test where that has labels."""
-    test = splits.get("test")
+    val = evaluation_of(model, splits["val"])
     return Result(
-        classifier=model,
-        history=history,
-        val=evaluation_of(model, splits["val"]),
-        test=None if test is None or test.labels is None else evaluation_of(model, test),
+        classifier=model, history=history, val=val, test=evaluation_on_test(model, splits)
     )
+
+
+def evaluation_on_test(
+    model: Classifier, splits: Splits, *, batch_size: int = 64
+) -> Evaluation | None:
+    """The evaluation on test; None without a labelled test split."""
+    test = splits.get("test")
+    if test is None or test.labels is None:
+        return None
+    return evaluation_of(model, test, batch_size=batch_size)
