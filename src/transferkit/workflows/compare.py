@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
@@ -141,7 +141,6 @@ def compare(
 
 def run_task(task: Task, splits: Splits) -> Cell:
     """Train and evaluate one cell; an exception becomes the cell's error."""
-    cell = Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed)
     options = task.strategy.options | TrainOptions(seed=task.seed, progress=False)
     strategy = replace(task.strategy, options=options)
     try:
@@ -152,9 +151,11 @@ def run_task(task: Task, splits: Splits) -> Cell:
         result = run(strategy, model, splits)
         seconds = time.perf_counter() - started
     except Exception as error:
-        return replace(cell, error=_message(error))
-    return replace(
-        cell,
+        return _failed(task, error)
+    return Cell(
+        backbone=task.backbone,
+        strategy=strategy.name,
+        seed=task.seed,
         history=result.history,
         val=result.val,
         test=result.test,
@@ -163,13 +164,13 @@ def run_task(task: Task, splits: Splits) -> Cell:
     )
 
 
-def _message(error: Exception) -> str:
-    """Type and message, and the line of code unless the message is written for users."""
+def _failed(task: Task, error: BaseException) -> Cell:
+    """A cell with the error, and its line of code unless the message is written for users."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, TransferkitError):
-        return text
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text} ({Path(frame.filename).name}, line {frame.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and not isinstance(error, TransferkitError):
+        text += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed, error=text)
 
 
 def _collect(
@@ -217,21 +218,13 @@ def _run_in(
     futures = {executor.submit(run_task, task, splits): task for task in tasks}
     try:
         for future in as_completed(futures):
-            yield futures[future], _cell_of(future, futures[future])
+            task, error = futures[future], future.exception()
+            if isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches the other processes too
+                raise error
+            yield task, future.result() if error is None else _failed(task, error)
     finally:
         for future in futures:
             future.cancel()
-
-
-def _cell_of(future: Future[Cell], task: Task) -> Cell:
-    """The cell, or the error of the worker that should have made it."""
-    error = future.exception()
-    if error is None:
-        return future.result()
-    if isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches the other processes too
-        raise error
-    text = f"{type(error).__name__}: {error}"
-    return Cell(backbone=task.backbone, strategy=task.strategy.name, seed=task.seed, error=text)
 
 
 def _line(cell: Cell) -> str:
@@ -244,9 +237,7 @@ def _line(cell: Cell) -> str:
 
 
 def _recipes(
-    strategies: Sequence[str | Strategy],
-    epochs: int | None,
-    options: TrainOptions,
+    strategies: Sequence[str | Strategy], epochs: int | None, options: TrainOptions
 ) -> tuple[Strategy, ...]:
     """The strategies with the epochs and options that all share, except those of their own."""
     _check_filled("strategies", strategies)
@@ -254,9 +245,7 @@ def _recipes(
     for strategy in map(strategy_named, strategies):
         merged = options | strategy.options
         if "seed" in merged:
-            raise ConfigError(
-                f"Give compare(seeds=[{merged['seed']!r}]) instead of the option seed."
-            )
+            raise ConfigError(f"seed is no option here, use compare(seeds=[{merged['seed']!r}]).")
         length = epochs if strategy.epochs is None else strategy.epochs
         recipes.append(replace(strategy, epochs=length, options=merged))
     names = [recipe.name for recipe in recipes]
