@@ -121,6 +121,30 @@ def test_a_state_after_freezing(small, train, val, tmp_path):
     assert equal(model, other)
 
 
+def test_a_state_has_the_weights_that_were_loaded_last(small, train, val):
+    model, other = small(), small(seed=99)
+    trainer = Trainer(model, **OPTIONS)
+    trainer.fit(train, val, epochs=2)
+    model.load_state_dict(small(seed=7).state_dict())
+    state = trainer.state
+    assert all(torch.equal(t, state.weights[n]) for n, t in small(seed=7).state_dict().items())
+    resumed = Trainer(other, **OPTIONS)
+    resumed.resume(state)
+    trainer.fit(train, val, epochs=4)
+    resumed.fit(train, val, epochs=4)
+    assert equal(model, other)
+
+
+def test_a_new_head_of_the_same_shape_between_two_fits(small, train, val):
+    model = small()
+    trainer = Trainer(model, **OPTIONS)
+    trainer.fit(train, val, epochs=2)
+    model.head = torch.nn.Linear(model.head.in_features, model.head.out_features)
+    trainer.fit(train, val, epochs=4)
+    held = {p for group in trainer._run.optimizer.param_groups for p in group["params"]}
+    assert held == set(model.parameters())
+
+
 def test_a_finished_state_gives_back_its_best_model(small, train, val, tmp_path):
     model, other = small(), small(seed=99)
     trainer = Trainer(model, **{**OPTIONS, "lr": 0.3})

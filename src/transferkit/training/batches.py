@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import TypeAlias
 
 import numpy as np
@@ -47,14 +48,7 @@ _HEAD_BATCH = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loader:
-    """One split as an epoch sees it.
-
-    Attributes:
-        read: Reads the inputs of a batch.
-        labels: Class numbers (N,).
-        forward: From the inputs of a batch to logits.
-        eval_batch_size: Batch size of validation.
-    """
+    """One split as an epoch sees it: N images or activations, and the way from them to logits."""
 
     read: Read
     labels: Int64Array
@@ -154,33 +148,18 @@ def _by_image(transform: Callable[[Tensor], Tensor], images: Tensor) -> object:
     return torch.stack(tensors) if one_shape and len(tensors) == len(images) else changed
 
 
-class View:
-    """One augmented view of a split, through the frozen layers.
+def augmented_view(
+    augment: Augmentation, prefix: Prefix, numbers: tuple[int, int], device: torch.device
+) -> Prefix:
+    """The frozen layers on augmented images, the same in every run with the same ``numbers``."""
+    batches = count(1)
 
-    Each batch is augmented with random numbers of its own, so that every view is computed the same
-    way in every run: batch by batch, in the order of the images.
-    """
+    def view(images: Tensor) -> tuple[Tensor, ...]:
+        with seeded((*numbers, 2, next(batches)), device):
+            changed = apply_augmentation(augment, images)
+        return prefix(changed)
 
-    def __init__(
-        self, augment: Augmentation, prefix: Prefix, seed: int, number: int, device: torch.device
-    ) -> None:
-        self._augment = augment
-        self._prefix = prefix
-        self._numbers = (seed, number)
-        self._device = device
-        self._batches = 0
-
-    @property
-    def name(self) -> str:
-        """What the view depends on besides the images."""
-        return f"{self._augment!r} {self._numbers}"
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Augment a batch, and run the frozen layers on it."""
-        self._batches += 1
-        with seeded((*self._numbers, 2, self._batches), self._device):
-            changed = apply_augmentation(self._augment, images)
-        return self._prefix(changed)
+    return view
 
 
 class Loaders:
@@ -303,8 +282,9 @@ class Loaders:
             return jobs
         views = []
         for number in range(self._cache.views):
-            view = View(augment, prefix, self._options.seed, number, self._device)
-            key = partial(self._key, cut, splits[0], view.name)
+            numbers = (self._options.seed, number)
+            view = augmented_view(augment, prefix, numbers, self._device)
+            key = partial(self._key, cut, splits[0], f"{augment!r} {numbers}")
             views.append(Job(view, splits[0], key if isinstance(augment, Augment) else None))
         return views + jobs[1:]
 

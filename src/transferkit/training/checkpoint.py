@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -24,9 +25,9 @@ from transferkit.training.history import EpochRecord, History
 from transferkit.training.optimizer import (
     Moments,
     build_optimizer,
-    held_by,
     load_moments,
     moments,
+    parameters_of,
 )
 from transferkit.training.options import Options, plain_options
 
@@ -37,51 +38,31 @@ class KeptWeights:
     """Copies of what training changes: trainable parameters, and buffers of modules that train.
 
     Frozen weights cannot change, so they are not copied. ``last`` are the weights after the last
-    whole epoch (before the first: those the run started from), ``best`` those of the best epoch
+    whole epoch (before the first: those the run starts from), ``best`` those of the best epoch
     (empty while there is none). Between two epochs the model shows one of them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._live: Weights = {}
+    def __init__(self) -> None:
         self.last: Weights = {}
         self.best: Weights = {}
+        self._live: Weights = {}
         self._shown: Weights = {}
-        self.follow(model)
 
-    @classmethod
-    def of_state(cls, model: nn.Module, state: TrainState) -> KeptWeights:
-        """Those of a saved run, whose last weights ``model`` has.
-
-        The best epoch may have trained other layers than now: what was unfrozen since has not
-        changed since, and what was frozen since is as trained as the rest.
-        """
-        kept = cls(model)
+    def note_changes(self, model: nn.Module, also: Iterable[str] = ()) -> None:
+        """Copy what has been unfrozen, or written to by the user, since the last epoch."""
         present = model.state_dict(keep_vars=True)
-        kept._live = {name: present[name] for name in kept._live.keys() | state.best.keys()}
-        kept.last = {name: tensor.detach().clone() for name, tensor in kept._live.items()}
-        kept._shown = kept.last
-        if state.best:
-            saved = {n: t.to(kept.last[n].device, copy=True) for n, t in state.best.items()}
-            kept.best = kept.last | saved
-        return kept
-
-    def follow(self, model: nn.Module) -> None:
-        """Take in what was unfrozen or written to since the last epoch; ``model`` must train."""
-        present = model.state_dict(keep_vars=True)
-        for name in self._live | trained_tensors(model):
+        for name in dict.fromkeys([*self._live, *trained_tensors(model), *also]):
             tensor, shown = present.get(name), self._shown.get(name)
-            if shown is not None and (tensor is None or tensor.shape != shown.shape):
+            if tensor is None or (shown is not None and tensor.shape != shown.shape):
                 raise TrainingError(
                     f"{name} has another shape than in the epochs before. Make a new Trainer for a "
                     "model whose modules have changed."
                 )
-            assert tensor is not None  # it is trained, so the model has it
             self._live[name] = tensor
             if shown is None or not torch.equal(tensor, shown):
                 self.last[name] = tensor.detach().clone()
-                if self.best:
+                if self.best:  # what was frozen until now was the same in the best epoch
                     self.best.setdefault(name, self.last[name])
-        self.show(self.last)
 
     def keep(self, *, best: bool) -> None:
         """Copy the weights at the end of an epoch, which is the best so far or not."""
@@ -115,7 +96,7 @@ class TrainState:
         trainable: Names of the trainable parameters.
         weights: All weights and buffers of the model, after the last whole epoch.
         best: Weights of the best epoch, as far as training changes them; empty without val.
-        moments: State of the optimizer (such as exp_avg), by parameter name.
+        moments: State of the optimizer, by its kind (such as exp_avg) and the parameter's name.
         history: The figures of the epochs so far.
     """
 
@@ -151,10 +132,10 @@ class TrainState:
             "monitor": self.history.monitor,
             "records": [asdict(record) for record in self.history.records],
         }
-        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for name, kinds in self.moments.items():
-            tensors |= {f"{kind}/{name}": tensor for kind, tensor in kinds.items()}
+        parts = {"weights": self.weights, "best": self.best, **self.moments}
+        tensors = {
+            f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()
+        }
         try:
             with replacing(path) as temporary:
                 save_file(tensors, temporary, metadata={_METADATA: json.dumps(facts)})
@@ -181,22 +162,17 @@ class TrainState:
                 f"{path} is of format {facts.get('format')}; this version reads {FORMAT}."
             )
         records = tuple(EpochRecord(**record) for record in facts["records"])
-        weights: Weights = {}
-        best: Weights = {}
-        moments: Moments = {}
+        parts: dict[str, Weights] = {"weights": {}, "best": {}}
         for key, tensor in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind in ("weights", "best"):
-                (weights if kind == "weights" else best)[name] = tensor
-            else:
-                moments.setdefault(name, {})[kind] = tensor
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = tensor
         return cls(
             step=facts["step"],
             options=facts["options"],
             trainable=tuple(facts["trainable"]),
-            weights=weights,
-            best=best,
-            moments=moments,
+            weights=parts.pop("weights"),
+            best=parts.pop("best"),
+            moments=parts,
             history=History(records, facts["monitor"]),
         )
 
@@ -216,7 +192,7 @@ class Run:
         self.history = History(monitor=options.monitor)
         self.step = 0
         self.optimizer: Optimizer | None = None
-        self.weights: KeptWeights | None = None
+        self.weights = KeptWeights()
 
     def begin_epoch(self) -> Optimizer:
         """Put the model into train mode, with the weights of the last whole epoch.
@@ -231,13 +207,13 @@ class Run:
                 "or load it outside."
             )
         self.model.train()
-        if self.weights is None:
-            self.weights = KeptWeights(self.model)
-        else:
-            self.weights.follow(self.model)
+        self.weights.note_changes(self.model)
+        self.weights.show(self.weights.last)
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, self.options)
-        elif held_by(self.optimizer) != {p for p in self.model.parameters() if p.requires_grad}:
+        elif set(parameters_of(self.optimizer)) != {
+            parameter for parameter in self.model.parameters() if parameter.requires_grad
+        }:
             known = moments(self.optimizer, self.model)
             self.optimizer = build_optimizer(self.model, self.options)
             load_moments(self.optimizer, self.model, known)
@@ -246,7 +222,6 @@ class Run:
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Add the figures of the epoch to the history, copy its weights, and show the best."""
-        assert self.weights is not None  # begin_epoch made them
         self.history = History((*self.history.records, record), self.history.monitor)
         self.weights.keep(best=self.history.best_epoch == record.epoch)
         self._show_best()
@@ -259,29 +234,28 @@ class Run:
         self.model.eval()
         self.optimizer = None
         self.step = self.history.records[-1].step if self.history.records else 0
-        if failed and self.weights is not None:
+        if failed:
             self.weights.show(self.weights.last)
         else:
             self._show_best()
 
     def _show_best(self) -> None:
         self.model.eval()
-        if self.weights is not None:
-            best = self.weights.best if self.options.restore_best else {}
-            self.weights.show(best or self.weights.last)
+        best = self.weights.best if self.options.restore_best else {}
+        self.weights.show(best or self.weights.last)
 
     @torch.inference_mode(mode=False)
     def state(self) -> TrainState:
         """Copy all that a resumed run needs, as it was after the last whole epoch."""
-        last, best = (self.weights.last, self.weights.best) if self.weights else ({}, {})
-        kept = {} if self.optimizer is None else moments(self.optimizer, self.model)
+        self.weights.note_changes(self.model)
+        kinds = {} if self.optimizer is None else moments(self.optimizer, self.model)
         return TrainState(
             step=self.step,
             options=plain_options(self.options, self.device),
             trainable=trainable(self.model),
-            weights=_on_cpu(self.model.state_dict() | last),
-            best=_on_cpu(best),
-            moments={name: _on_cpu(values) for name, values in kept.items()},
+            weights=_on_cpu(self.model.state_dict() | self.weights.last),
+            best=_on_cpu(self.weights.best),
+            moments={kind: _on_cpu(named) for kind, named in kinds.items()},
             history=self.history,
         )
 
@@ -301,7 +275,11 @@ class Run:
         self.model.train()
         self.optimizer = build_optimizer(self.model, self.options)
         load_moments(self.optimizer, self.model, state.moments)
-        self.weights = KeptWeights.of_state(self.model, state)
+        self.weights = KeptWeights()
+        self.weights.note_changes(self.model, also=state.best)
+        if state.best:
+            saved = {name: t.to(self.device, copy=True) for name, t in state.best.items()}
+            self.weights.best = self.weights.last | saved
         self.history, self.step = state.history, state.step
         self._show_best()
 

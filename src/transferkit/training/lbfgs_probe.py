@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -42,13 +41,11 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
     start, device = time.perf_counter(), device_of(model)
     if device.type == "mps":  # has no float64
         device = CPU
-    train, val = (
-        _Split.of(extract_features(model, splits[name], cache=options.cache), device)
-        for name in ("train", "val")
-    )
-    labels = train.labels.cpu().numpy()
+    train = extract_features(model, splits["train"], cache=options.cache)
+    val = extract_features(model, splits["val"], cache=options.cache)
+    labels = splits["train"].require_labels("Training")
     path = solve_path(
-        train.features.cpu().numpy(),
+        train.features,
         labels,
         model.num_classes,
         class_weights=class_weights(options.class_weights, labels, model.num_classes),
@@ -58,7 +55,7 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
     history, best = History(monitor=options.monitor), None
     for solution in path:
         step = history.records[-1].step if history.records else 0
-        figures = (*train.scores(solution), *val.scores(solution))
+        figures = (*_scores(solution, train, device), *_scores(solution, val, device))
         seconds, start = time.perf_counter() - start, time.perf_counter()
         record = EpochRecord(
             len(history) + 1, step + solution.iterations, solution.penalty, *figures, seconds
@@ -70,6 +67,19 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
     return history, best
 
 
+def _scores(solution: Solution, data: Features, device: torch.device) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of a solution."""
+    features = torch.as_tensor(data.features, device=device)
+    labels = torch.as_tensor(data.labels, device=device)
+    weight, bias = (
+        torch.as_tensor(array, dtype=torch.float32, device=device)
+        for array in (solution.weight, solution.bias)
+    )
+    logits = features @ weight.T + bias
+    accuracy = (logits.argmax(dim=1) == labels).double().mean()
+    return cross_entropy(logits, labels).item(), accuracy.item()
+
+
 def linear_layer(head: nn.Module) -> nn.Linear:
     """The head, which must be one linear layer with a bias."""
     if isinstance(head, nn.Linear) and head.bias is not None:
@@ -78,27 +88,3 @@ def linear_layer(head: nn.Module) -> nn.Linear:
         f"solver='lbfgs' solves a head of one linear layer, got {type(head).__name__}. Build the "
         "classifier with head='linear' and dropout=0, or take solver='minibatch'."
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Split:
-    """Features (N, D) and labels (N,) on the device."""
-
-    features: torch.Tensor
-    labels: torch.Tensor
-
-    @classmethod
-    def of(cls, features: Features, device: torch.device) -> _Split:
-        """Move the features of a labelled split to ``device``."""
-        return cls(
-            torch.from_numpy(features.features).to(device),
-            torch.as_tensor(features.labels, device=device),
-        )
-
-    def scores(self, solution: Solution) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of a solution."""
-        weight = torch.as_tensor(solution.weight, dtype=torch.float32, device=self.features.device)
-        bias = torch.as_tensor(solution.bias, dtype=torch.float32, device=self.features.device)
-        logits = self.features @ weight.T + bias
-        accuracy = (logits.argmax(dim=1) == self.labels).double().mean()
-        return cross_entropy(logits, self.labels).item(), accuracy.item()

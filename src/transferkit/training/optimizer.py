@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -14,6 +13,7 @@ from transferkit.models.freezing import ParamGroup, param_groups
 from transferkit.training.options import OptimizerName, Options
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
+"""The optimizer's state: by kind, such as ``exp_avg``, and by the parameter's name."""
 
 _WEIGHT_DECAY: dict[OptimizerName, float] = {"adamw": 1e-2, "adam": 0.0, "sgd": 0.0}
 _FUSED = ("cpu", "cuda")
@@ -47,30 +47,30 @@ def _merged(parts: Sequence[ParamGroup]) -> list[dict[str, object]]:
     ]
 
 
-def held_by(optimizer: Optimizer) -> set[nn.Parameter]:
-    """The parameters of the optimizer."""
-    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """The parameters of the optimizer, always in the same order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def moments(optimizer: Optimizer, model: nn.Module) -> Moments:
-    """Copy the optimizer's state of each parameter, by the parameter's name."""
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    return {
-        names[parameter]: {key: value.detach().clone() for key, value in state.items()}
-        for parameter, state in optimizer.state.items()
-    }
+    """Copy the optimizer's state of the parameters of ``model``."""
+    found: Moments = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            found.setdefault(kind, {})[name] = value.detach().clone()
+    return found
 
 
 def load_moments(optimizer: Optimizer, model: nn.Module, saved: Moments) -> None:
     """Set the optimizer's state of the parameters that it holds; others are left out."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    held = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    held = [names[parameter] for parameter in parameters_of(optimizer)]
+    states = [
+        {kind: named[name].clone() for kind, named in saved.items() if name in named}
+        for name in held
+    ]
     packed = optimizer.state_dict()
-    packed["state"] = {
-        place: {key: value.clone() for key, value in saved[name].items()}
-        for place, name in enumerate(held)
-        if name in saved
-    }
+    packed["state"] = {place: state for place, state in enumerate(states) if state}
     optimizer.load_state_dict(packed)
 
 
@@ -79,10 +79,3 @@ def scale_rates(optimizer: Optimizer, multiplier: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * multiplier
     return float(max(group["lr"] for group in optimizer.param_groups))
-
-
-def clip(optimizer: Optimizer, norm: float | None) -> None:
-    """Scale all gradients together so that their norm is ``norm`` at most."""
-    if norm is not None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, norm)

@@ -56,15 +56,10 @@ def exponential(step: int, total: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """Multiply by ``factor`` whenever the monitored figure has not improved for some epochs.
+    """Multiply by ``factor`` after ``patience`` epochs without a relative gain of ``threshold``.
 
-    The rule of ``torch.optim.lr_scheduler.ReduceLROnPlateau`` with a relative threshold and no
-    cooldown, replayed over all figures so far; figures come once per epoch.
-
-    Attributes:
-        factor: The factor, in (0, 1).
-        patience: Epochs without improvement before a reduction.
-        threshold: The relative improvement that counts as one.
+    The rule of ``torch.optim.lr_scheduler.ReduceLROnPlateau`` without a cooldown, replayed over all
+    figures so far; figures come once per epoch.
     """
 
     factor: float = 0.1

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from transferkit._typing import Float64Array, Int64Array
@@ -25,7 +26,7 @@ from transferkit.models.fast_layers import fast_formats
 from transferkit.training.batches import Loader, Loaders, ordered_batches, shuffled_batches
 from transferkit.training.checkpoint import Run
 from transferkit.training.history import EpochRecord
-from transferkit.training.optimizer import clip, scale_rates
+from transferkit.training.optimizer import parameters_of, scale_rates
 from transferkit.training.options import ClassWeights, Options
 from transferkit.training.progress import Progress
 from transferkit.training.schedules import rate_factor, schedule_named, warm_up_steps
@@ -100,7 +101,8 @@ def take_step(
         total = loss(outputs, labels)
         meter.add(total, loss.mass(loader.labels[rows]), outputs[0], labels)
         torch.autograd.backward(total / mass)
-    clip(optimizer, options.clip_norm)
+    if options.clip_norm is not None:
+        clip_grad_norm_(parameters_of(optimizer), options.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
