@@ -194,6 +194,11 @@ class Run:
         self.optimizer: Optimizer | None = None
         self.weights = KeptWeights()
 
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs so far."""
+        return len(self.history.records)
+
     def begin_epoch(self) -> Optimizer:
         """Put the model into train mode, with the weights of the last whole epoch.
 

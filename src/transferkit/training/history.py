@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, TypeAlias
 
 from transferkit._files import replacing
-from transferkit._format import percent, table
+from transferkit._format import percent, plain_fields, table
 from transferkit._typing import JSON
 from transferkit.errors import DataError
 
@@ -73,7 +73,7 @@ class HistorySummary:
 
     def to_dict(self) -> dict[str, JSON]:
         """The fields as plain data."""
-        return asdict(self)
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)

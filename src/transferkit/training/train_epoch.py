@@ -49,7 +49,7 @@ def train_epoch(
 ) -> EpochRecord:
     """Train for one epoch and validate; ``epochs`` is the length of the whole run."""
     started = time.perf_counter()
-    model, options, number = run.model, run.options, len(run.history.records) + 1
+    model, options, number = run.model, run.options, run.epochs_done + 1
     optimizer = run.begin_epoch()
     train_loader, val_loader = loaders.of(train, val, progress, epoch=number)
     labels = train_loader.labels
@@ -117,7 +117,7 @@ def validate(loader: Loader, run: Run) -> tuple[float, float]:
             meter.add(loss((logits,), labels), len(labels), logits, labels)
     mean_loss, accuracy = meter.figures()
     if not math.isfinite(mean_loss):
-        epoch = len(run.history.records) + 1
+        epoch = run.epochs_done + 1
         raise diverged(f"The val loss became {mean_loss} after epoch {epoch}.")
     return mean_loss, accuracy
 

@@ -64,15 +64,6 @@ def check_epochs(epochs: int, done: int) -> None:
         )
 
 
-def check_warmup(warmup: float, steps: int) -> None:
-    """See that the warm-up ends before the run does."""
-    if warm_up_steps(warmup, steps) >= steps:
-        raise ConfigError(
-            f"warmup={warmup} is {warm_up_steps(warmup, steps)} optimizer steps, and the whole run "
-            f"has {steps}; the warm-up must end before the run does."
-        )
-
-
 class Trainer:
     """Trains what is trainable in a classifier.
 
@@ -232,30 +223,35 @@ class Trainer:
         check_data(self.model, train, val)
         train = match_classes(self.model, train)
         val = None if val is None else val.with_classes(self.model.classes)
-        check_epochs(epochs, done=len(self.history))
+        check_epochs(epochs, done=self._run.epochs_done)
         if val is None and options.patience is not None:
             raise ConfigError(
                 "patience counts epochs without a better val figure; give a val split."
             )
         if self._out_of_patience():
             raise ConfigError(
-                f"This run stopped after epoch {len(self.history)}, because patience="
+                f"This run stopped after epoch {self._run.epochs_done}, because patience="
                 f"{options.patience} epochs brought nothing better than epoch "
                 f"{self.history.best_epoch}. To go on, resume from trainer.state in a Trainer with "
                 "more patience."
             )
         batches = number_of_batches(len(train), options.batch_size)
         steps = epochs * math.ceil(batches / options.accumulate)
-        check_warmup(options.warmup, steps)
+        warmup = warm_up_steps(options.warmup, steps)
+        if warmup >= steps:
+            raise ConfigError(
+                f"warmup={options.warmup} is {warmup} optimizer steps, and the whole run has "
+                f"{steps}; the warm-up must end before the run does."
+            )
         return self._epochs(train, val, epochs, steps)
 
     def _epochs(
         self, train: ImageData, val: ImageData | None, epochs: int, steps: int
     ) -> Iterator[EpochRecord]:
         run = self._run
-        shown = Progress(self.options.progress, epochs=epochs, steps=steps, done=run.step)
-        with shown as progress:
-            while len(run.history) < epochs and not self._out_of_patience():
+        show = self.options.progress
+        with Progress(show, epochs=epochs, steps=steps, done=run.step) as progress:
+            while run.epochs_done < epochs and not self._out_of_patience():
                 try:
                     with plain_context(run.device):
                         record = train_epoch(
@@ -273,4 +269,4 @@ class Trainer:
         history, patience = self.history, self.options.patience
         if patience is None or history.best_epoch is None:
             return False
-        return len(history) - history.best_epoch >= patience
+        return self._run.epochs_done - history.best_epoch >= patience

@@ -257,7 +257,7 @@ def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Cl
         )
     if strategy.method == "from_scratch" and classifier.recipe.weights is not None:
         raise ConfigError(
-            f"from_scratch starts from random weights, and this classifier from "
+            f"Training from_scratch starts from random weights, and this classifier has "
             f"{classifier.recipe.weights!r}; build it with create_classifier(..., weights=None)."
         )
     return classifier
