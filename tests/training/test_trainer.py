@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from transferkit.data.image_data import ImageData, Splits
+from transferkit.data.image_data import ImageData
+from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
 from transferkit.models.freezing import freeze, unfreeze
 from transferkit.training.batches import shuffled_batches
