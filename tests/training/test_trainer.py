@@ -469,9 +469,9 @@ def test_training_has_its_own_context(small, train, val, tmp_path, context, froz
     assert same(*models)
 
 
-def test_a_model_made_in_inference_mode_is_refused(small, train):
+def test_a_model_copied_in_inference_mode_is_refused(small, train):
     with torch.inference_mode():
-        model = small()
+        model = copy.deepcopy(small())
     with pytest.raises(TrainingError, match="inference_mode"):
         Trainer(model, **QUIET).fit(train, epochs=1)
 

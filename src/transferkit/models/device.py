@@ -25,10 +25,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
     """Move ``model`` to ``device``, unless that is None; return where the model is then."""
-    if device is not None and torch.device(device) != device_of(model):
+    if device is not None:
         try:
-            model.to(device)
-        except (RuntimeError, AssertionError) as error:
+            if torch.device(device) != device_of(model):
+                model.to(device)
+        except (RuntimeError, AssertionError, TypeError) as error:
             raise ConfigError(f"device={str(device)!r} cannot be used here: {error}") from error
     return device_of(model)
 

@@ -208,8 +208,8 @@ class Run:
         place(self.model, self.device)
         if any(p.is_inference() for p in self.model.parameters()):
             raise TrainingError(
-                "The model was made inside torch.inference_mode(), so torch cannot train it. Build "
-                "or load it outside."
+                "The model was made inside torch.inference_mode(), so torch cannot train it. Make "
+                "it outside."
             )
         self.model.train()
         self.weights.note_changes(self.model)
