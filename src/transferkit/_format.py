@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING
@@ -104,9 +104,10 @@ def plain(value: object) -> JSON:
     raise TypeError(f"{type(value).__name__} has no form in JSON.")
 
 
-def plain_fields(result: DataclassInstance) -> dict[str, JSON]:
-    """The fields of a dataclass as values for JSON."""
-    return {field.name: plain(getattr(result, field.name)) for field in fields(result)}
+def plain_fields(result: DataclassInstance, *, without: Collection[str] = ()) -> dict[str, JSON]:
+    """The fields of a dataclass as values for JSON, except those named in ``without``."""
+    names = [field.name for field in fields(result) if field.name not in without]
+    return {name: plain(getattr(result, name)) for name in names}
 
 
 def describe(value: object) -> str:

@@ -86,8 +86,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the scores as plain values, ready for JSON; NaN is None."""
-        left_out = {"probabilities", "labels"}
-        return {key: value for key, value in plain_fields(self).items() if key not in left_out}
+        return plain_fields(self, without=("probabilities", "labels"))
 
     def __str__(self) -> str:
         blocks = [self._scores_text(), self._classes_text(), self._confusion_text()]
@@ -222,15 +221,7 @@ class Predictions:
 def evaluate_probabilities(
     probabilities: ArrayLike, labels: ArrayLike, *, classes: Sequence[str] | None = None
 ) -> Evaluation:
-    """Judge probabilities against labels, with every score at once.
-
-    Args:
-        probabilities: ``(N, K)``, K at least 2, rows summing to one.
-        labels: True classes ``(N,)``, in ``[0, K)``.
-        classes: K names; ``"0"``, ``"1"``, ... by default. With two, the second is positive.
-
-    Raises:
-        DataError: NaN or infinity, rows off one, labels outside the range, lengths that differ.
+    """Judge probabilities ``(N, K)`` against labels ``(N,)``, with every score at once.
 
     Example:
         >>> from transferkit.metrics.evaluation import evaluate_probabilities
@@ -241,10 +232,7 @@ def evaluate_probabilities(
         >>> scores.confusion.tolist()  # rows are the truth
         [[2, 0], [1, 1]]
     """
-    values = check_probabilities(probabilities)
-    truth = check_labels(labels, num_classes=values.shape[1])
-    check_same_length(labels=truth, probabilities=values)
-    return _evaluate(values, truth, check_classes(classes, values.shape[1]))
+    return Predictions.of(probabilities, labels=labels, classes=classes).evaluation()
 
 
 def _evaluate(

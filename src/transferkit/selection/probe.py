@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.model_selection import (
     StratifiedGroupKFold,
     StratifiedKFold,
     StratifiedShuffleSplit,
 )
 
-from transferkit._format import percent, percent_interval, plain_fields, table
+from transferkit._format import percent, plain_fields, table
 from transferkit._sampling import deal_groups, group_codes, quotas, stratified_order
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit.errors import DataError
-from transferkit.metrics.evaluation import Evaluation, evaluate_probabilities
-from transferkit.metrics.intervals import bootstrap_means, percentile_interval
+from transferkit.metrics.intervals import bootstrap_means, percentile_interval, wilson_interval
 from transferkit.metrics.logistic_regression import Probe, fit_probe
 
 FOLDS = 5
@@ -26,29 +25,11 @@ HELD_OUT = 0.25
 PENALTY = 1e-2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ProbeScore:
-    """What a linear probe reaches under cross-validation.
-
-    Attributes:
-        accuracy: Share of images that are right when their fold is held out.
-        interval: Its interval, 95 %: Wilson's, or a bootstrap of whole groups.
-        folds: Accuracy of each held-out fold ``(F,)``.
-        evaluation: Every score of the held-out probabilities; classes are those that occur.
-    """
+class ProbeScore(NamedTuple):
+    """Accuracy of a cross-validated linear probe, and its interval of 95 %."""
 
     accuracy: float
     interval: tuple[float, float]
-    folds: Float64Array
-    evaluation: Evaluation
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        return plain_fields(self)
-
-    def __str__(self) -> str:
-        folds = ", ".join(percent(value) for value in self.folds.tolist())
-        return f"linear probe {percent_interval(self.accuracy, self.interval)}; folds: {folds}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,20 +83,16 @@ def probe_score(
     ``penalty`` weighs half the squared norm beside the mean loss, on standardised features; no
     group (its code, ``(N,)``) straddles folds.
     """
-    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
-    shares = []
+    classes, right = int(labels.max()) + 1, np.zeros(len(labels))
     for train, held in _folds(labels, groups, seed):
-        probe = _fit(features[train], labels[train], penalty, probabilities.shape[1])
-        probabilities[held] = softmax(probe.scores(features[held]), axis=1)
-        shares.append(float(np.mean(probabilities[held].argmax(axis=1) == labels[held])))
-    evaluation = evaluate_probabilities(probabilities, labels)
-    interval = evaluation.accuracy_interval
-    if groups is not None:
-        right = evaluation.correct.astype(np.float64)
-        interval = percentile_interval(
-            bootstrap_means(right, samples=2000, seed=seed, groups=groups)
-        )
-    return ProbeScore(evaluation.accuracy, interval, np.array(shares), evaluation)
+        probe = _fit(features[train], labels[train], penalty, classes)
+        right[held] = probe.predict(features[held]) == labels[held]
+    if groups is None:
+        interval = wilson_interval(int(right.sum()), len(right))
+    else:
+        means = bootstrap_means(right, samples=2000, seed=seed, groups=groups)
+        interval = percentile_interval(means)
+    return ProbeScore(float(right.mean()), interval)
 
 
 def probe_curve(

@@ -172,9 +172,10 @@ def advise(
     random = pretrained if weights is None else features(part, None)
     curve = probe_curve(pretrained, labels, repeats=3, groups=groups, seed=seed)
     size, evidence = _size(int(train.class_counts().min()), curve)
-    similarity, more = _similarity(
-        *(probe_score(values, labels, groups=groups, seed=seed) for values in (pretrained, random))
+    known, blank = (
+        probe_score(values, labels, groups=groups, seed=seed) for values in (pretrained, random)
     )
+    similarity, more = _similarity(known, blank, len(labels))
     if reference is not None:
         away = features(reference, weights)
         more.append(_distance(pretrained, away, groups, reference.groups, seed))
@@ -212,9 +213,9 @@ def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, list[Evidence]]:
     ]
 
 
-def _similarity(known: ProbeScore, blank: ProbeScore) -> tuple[Similarity, list[Evidence]]:
+def _similarity(known: ProbeScore, blank: ProbeScore, n: int) -> tuple[Similarity, list[Evidence]]:
     """Place the task by the probe on pretrained features and the one on random features."""
-    removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / known.evaluation.n)
+    removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / n)
     return "similar" if removed >= TRANSFERS else "dissimilar", [
         Evidence(
             "probe on pretrained features",
