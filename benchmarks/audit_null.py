@@ -83,12 +83,10 @@ def classifier_p_value(
 
 TESTS: dict[str, Test] = {
     "ks, 1 feature": lambda a, b, g, s: (
-        ks_tests(SplitPair.of(a[:, :1], b[:, :1], groups=g), permutations=99, seed=s)
-        .summary()
-        .p_value
+        ks_tests(SplitPair.of(a[:, :1], b[:, :1], groups=g), permutations=99, seed=s).test.p_value
     ),
     "ks, 8 features": lambda a, b, g, s: (
-        ks_tests(SplitPair.of(a, b, groups=g), permutations=99, seed=s).summary().p_value
+        ks_tests(SplitPair.of(a, b, groups=g), permutations=99, seed=s).test.p_value
     ),
     "scipy ks, 1 feature": lambda a, b, g, s: float(ks_2samp(a[:, 0], b[:, 0]).pvalue),
     "mmd": lambda a, b, g, s: (

@@ -30,7 +30,7 @@ OURS = Suite(
     "transferkit",
     version("transferkit"),
     {
-        "ks": lambda a, b, s: ks_tests(SplitPair.of(a, b)).summary().p_value,
+        "ks": lambda a, b, s: ks_tests(SplitPair.of(a, b)).test.p_value,
         "mmd": lambda a, b, s: mmd_test(SplitPair.of(a, b), seed=s).p_value,
         "classifier": lambda a, b, s: (
             domain_classifier_test(SplitPair.of(a, b), seed=s).test.p_value

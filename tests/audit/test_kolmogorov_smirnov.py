@@ -20,7 +20,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> FeatureTests:
 
 
 def ks_test(a: np.ndarray, b: np.ndarray) -> TwoSampleResult:
-    return compare(a, b).summary()
+    return compare(a, b).test
 
 
 def deviations(members: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_a_constant_feature_differs_in_nothing_and_a_disjoint_one_in_all() -> No
     assert found.distances.tolist() == [0, 1]
     assert found.superiority.tolist() == [0.5, 1]
     assert found.p_values[1] < 1e-10
-    assert "feature[1]" in found.summary().note
+    assert "feature[1]" in found.test.note
     assert found.intervals[0, 0] == 0
 
 
@@ -91,7 +91,7 @@ def test_groups_are_permuted_and_not_their_rows() -> None:
     a, b = np.repeat([0.0, 1.0], 50), np.repeat([2.0, 3.0], 50)
     groups = (np.repeat([0, 1], 50), np.repeat([2, 3], 50))
     assert ks_test(a, b).p_value < 1e-10
-    by_group = ks_tests(SplitPair.of(a, b, groups=groups), permutations=300).summary()
+    by_group = ks_tests(SplitPair.of(a, b, groups=groups), permutations=300).test
     assert by_group.p_value == pytest.approx(1 / 3, abs=0.1)
 
 
@@ -102,7 +102,7 @@ def test_large_samples_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = ks_tests(SplitPair.of(a, b, names=("x", "y", "z")))
     truth = [ks_2samp(a[:, i], b[:, i], method="asymp").pvalue for i in range(3)]
     assert found.p_values == pytest.approx(truth, rel=0.15)
-    assert "y, higher in the second" in found.summary().note
+    assert "y, higher in the second" in found.test.note
     low, high = found.intervals[1]
     assert 0 < low < found.distances[1] < high
 

@@ -188,9 +188,13 @@ def shift_test(
     level = alpha / comparisons
     # The smallest p-value, 1 / (1 + B), times the number of tests must stay below the level.
     permutations = max(199, round(2 * len(tests) * len(scopes) / level) - 1)
-    run = partial(_outcomes, tests, permutations, 1 - level, seed)
-    outcomes = [run(part) for _, part in scopes]
-    results = [[_summary(outcome) for outcome in some] for some in outcomes]
+    outcomes = [
+        [test(part, permutations=permutations, confidence=1 - level, seed=seed) for test in tests]
+        if min(part.n_a, part.n_b) >= FEWEST
+        else []
+        for _, part in scopes
+    ]
+    results = [[_result(outcome) for outcome in some] for some in outcomes]
     corrected = holm([one.p_value for some in results for one in some]) * comparisons
     remaining = iter(np.minimum(corrected, 1.0).tolist())
     return [
@@ -215,20 +219,8 @@ def located(scopes: Sequence[ScopeShift], alpha: float) -> list[str]:
     return [name for name, effect in ordered if effect >= largest / 2]
 
 
-def _outcomes(
-    tests: Sequence[ShiftTest], permutations: int, confidence: float, seed: int, pair: SplitPair
-) -> list[Outcome]:
-    if min(pair.n_a, pair.n_b) < FEWEST:
-        return []
-    return [
-        test(pair, permutations=permutations, confidence=confidence, seed=seed) for test in tests
-    ]
-
-
-def _summary(outcome: Outcome) -> TwoSampleResult:
-    if isinstance(outcome, FeatureTests):
-        return outcome.summary()
-    return outcome.test if isinstance(outcome, DomainClassifierResult) else outcome
+def _result(outcome: Outcome) -> TwoSampleResult:
+    return outcome if isinstance(outcome, TwoSampleResult) else outcome.test
 
 
 def _findings(

@@ -48,7 +48,8 @@ class FeatureTests:
     intervals: Float64Array
     superiority: Float64Array
 
-    def summary(self) -> TwoSampleResult:
+    @property
+    def test(self) -> TwoSampleResult:
         """The strongest feature as one result, its p-value corrected for all features."""
         i = int(np.lexsort((-self.distances, self.p_values))[0])  # then the largest distance
         low, high = (float(end) for end in self.intervals[i])

@@ -58,11 +58,12 @@ def mmd_test(
     # is one statistic, whose permutation test is exact.
     spread = values.std(axis=1, keepdims=True)
     standard = (values - values.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
-    value = float(squared_mmd(sums, members[:1])[:, 0].mean())
+    value = float(squared_mmd(sums, members[:1]).mean())
     low, high = _interval(sums, pair, value, confidence)
     # Mean kernel within the first split plus that within the second, rows with themselves too.
-    second = sums.total - 2 * sums.touching[:, 0] + sums.within[:, 0]
-    whole = float(np.mean(sums.within[:, 0] / pair.n_a**2 + second / pair.n_b**2))
+    second = (sums.to_all - sums.to_first) / pair.n_b**2
+    similar = np.where(pair.member, sums.to_first / pair.n_a**2, second)
+    whole = float(similar.sum(axis=1).mean())
     low, effect, high = (min(1.0, max(0.0, x / whole)) for x in (low, value, high))
     return TwoSampleResult(
         test="mmd",
@@ -126,15 +127,11 @@ class KernelSums:
 
     Attributes:
         within: ``(J, R)`` sums ``p'Kp`` over pairs in the first sample, per membership.
-        touching: ``(J, R)`` sums ``p'K1`` over pairs that start in the first sample.
-        total: ``(J,)`` sums ``1'K1`` over all pairs.
         to_first: ``(J, N)`` per row, its sum with the observed first sample.
         to_all: ``(J, N)`` per row, its sum with all rows.
     """
 
     within: Float64Array
-    touching: Float64Array
-    total: Float64Array
     to_first: Float64Array
     to_all: Float64Array
 
@@ -166,11 +163,7 @@ def kernel_sums(rows: FloatArray, members: BoolArray) -> KernelSums:
                 back = block.T @ left[:, [0, -1]]
                 to_first[j, there] += back[:, 0]
                 to_all[j, there] += back[:, 1]
-    # p'K1 for 64 memberships at a time, as their float64 copies need memory.
-    touching = [to_all @ members[i : i + 64].T.astype(np.float64) for i in range(0, count, 64)]
-    return KernelSums(
-        within, np.concatenate(touching, axis=1), to_all.sum(axis=1), to_first, to_all
-    )
+    return KernelSums(within, to_first, to_all)
 
 
 def _block_pairs(total: int) -> Iterator[tuple[slice, slice]]:
@@ -196,15 +189,19 @@ def squared_mmd(sums: KernelSums, members: BoolArray, *, unbiased: bool = True) 
     """
     n = members.sum(axis=1).astype(np.float64)
     m = members.shape[1] - n
-    # With q = 1 - p: p'Kq = p'K1 - p'Kp and q'Kq = 1'K1 - 2 p'K1 + p'Kp. A row's kernel with
-    # itself is 1: unbiased, the diagonals, n and m, are taken off.
-    cross = sums.touching - sums.within
-    second = sums.total[:, None] - 2 * sums.touching + sums.within
+    # p'K1 for 64 memberships at a time, as their float64 copies need memory. With q = 1 - p:
+    # p'Kq = p'K1 - p'Kp and q'Kq = 1'K1 - 2 p'K1 + p'Kp. A row's kernel with itself is 1:
+    # unbiased, the diagonals, n and m, are taken off.
+    starts = range(0, len(members), 64)
+    parts = [sums.to_all @ members[i : i + 64].T.astype(np.float64) for i in starts]
+    touching = np.concatenate(parts, axis=1)
+    within = sums.within[:, : len(members)]
+    second = sums.to_all.sum(axis=1)[:, None] - 2 * touching + within
     own = 1 if unbiased else 0
     values: Float64Array = (
-        (sums.within - own * n) / (n * (n - own))
+        (within - own * n) / (n * (n - own))
         + (second - own * m) / (m * (m - own))
-        - 2 * cross / (n * m)
+        - 2 * (touching - within) / (n * m)
     )
     return values
 
