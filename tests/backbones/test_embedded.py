@@ -139,7 +139,7 @@ def test_weights_from_a_file_of_the_whole_network(tmp_path: Path) -> None:
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=NAME):
-        SOURCE.spec("formula_resnet")
+        get_backbone_spec("transferkit/formula_resnet")
     with pytest.raises(UnknownNameError, match="FORMULA_V1"):
         build(weights="FORMULA_V9")
     with pytest.raises(ConfigError, match="positive"):

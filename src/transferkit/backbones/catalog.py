@@ -98,15 +98,15 @@ def list_backbones(
         check_text("source", source)
     if max_params is not None:
         check_number("max_params", max_params, least=0)
-    chosen = _sources() if source is None else iter([_source(source)])
-    prefix, slash, _ = pattern.partition("/")
+    prefix, slash, _ = pattern.lower().partition("/")
     found = []
-    for one in chosen:
-        if slash and not fnmatchcase(one.name, prefix.lower()):
+    for one in _sources() if source is None else [_source(source)]:
+        if slash and not fnmatchcase(one.name, prefix):
             continue
-        found += [f"{one.name}/{name}" for name in one.names() if _matches(name, one, pattern)]
-    if pretrained:
-        found = [name for name in found if _has_weights(name)]
+        for name in one.names():
+            text = f"{one.name}/{name}" if slash else name
+            if fnmatchcase(text.lower(), pattern.lower()) and (not pretrained or one.weights(name)):
+                found.append(f"{one.name}/{name}")
     if max_params is not None:
         found = [name for name in found if count_params(name) <= max_params]
     return found
@@ -302,21 +302,12 @@ def _unknown(sources: list[Source], name: str) -> UnknownNameError:
         tags = [spec.tag for source in having for spec in source.weights(bare)]
         return UnknownNameError.among(f"weights of {prefix}{bare}", tag, dict.fromkeys(tags))
     kind = f"{sources[0].name} backbone" if prefix else "backbone"
-    renamed = next(filter(None, (source.renamed(bare) for source in sources)), None)
+    retired: Callable[[str], str | None] = import_module(_LIBRARIES["timm"]).renamed
+    renamed = retired(bare) if _library("timm") in sources else None
     if renamed:
         return UnknownNameError(f"Unknown {kind} {name!r}. It is now named {renamed!r}.")
     known = dict.fromkeys(known for source in sources for known in source.names())
     return UnknownNameError.among(kind, name, known, hint=_HINT)
-
-
-def _matches(name: str, source: Source, pattern: str) -> bool:
-    text = f"{source.name}/{name}" if "/" in pattern else name
-    return fnmatchcase(text.lower(), pattern.lower())
-
-
-def _has_weights(full_name: str) -> bool:
-    source, _, name = full_name.partition("/")
-    return bool(_source(source).weights(name))
 
 
 def _own_name(name: str) -> tuple[str, str]:

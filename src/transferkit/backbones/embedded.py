@@ -31,7 +31,6 @@ from transferkit.backbones.meta_forward import (
 from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.weights import StateDict, choose_weights, own_layout, read_state_dict
-from transferkit.errors import UnknownNameError
 
 NAME = "formula_resnet18"
 _FILE = f"{NAME}.safetensors"
@@ -61,13 +60,7 @@ class EmbeddedSource:
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The packaged weights."""
-        if name != NAME:
-            raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
         return (_WEIGHTS,)
-
-    def renamed(self, name: str) -> str | None:
-        """No old names are known."""
-        return None
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure the backbone."""

@@ -23,7 +23,7 @@ from transferkit.backbones.meta_forward import (
 from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.weights import choose_weights, own_layout, read_state_dict
-from transferkit.errors import ConfigError, UnknownNameError, WeightsError
+from transferkit.errors import ConfigError, WeightsError
 
 _HEADS = frozenset({"classifier", "fc", "head", "heads", "last_linear", "logits", "output"})
 
@@ -77,23 +77,19 @@ class RegisteredSource:
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The registered weights file, under the tag ``"file"``; empty where there is none."""
-        entry = self._entry(name)
+        entry = self.entries[name]
         return () if entry.file is None else (entry.facts,)
-
-    def renamed(self, name: str) -> str | None:
-        """No old names are known."""
-        return None
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure a registered network, built with random weights."""
-        channels = self._entry(name).facts.input_size[0]
+        channels = self.entries[name].facts.input_size[0]
         return describe(self, name, self.build(name, None, channels, None))
 
     def build(
         self, name: str, weights: Weights, in_channels: int, image_size: Size | None
     ) -> Network:
         """Build a registered network, with its weights file or what ``build`` returns."""
-        entry, full = self._entry(name), f"{self.name}/{name}"
+        entry, full = self.entries[name], f"{self.name}/{name}"
         size = image_size or entry.facts.input_size[1:]
         module = entry.module()
         anatomy = _anatomy(full, entry, module, size)
@@ -114,16 +110,11 @@ class RegisteredSource:
 
     def _file(self, name: str, weights: Weights) -> Path | None:
         """The weights file to load; None to keep what ``build`` returned."""
-        file = self._entry(name).file
+        file = self.entries[name].file
         if weights == "default" and file is None:
             return None  # the network may carry weights of its own
         chosen = choose_weights(weights, self.weights(name), name=f"{self.name}/{name}")
         return file if isinstance(chosen, WeightsSpec) else chosen
-
-    def _entry(self, name: str) -> Registration:
-        if name not in self.entries:
-            raise UnknownNameError.among(f"{self.name} backbone", name, self.entries)
-        return self.entries[name]
 
 
 def _anatomy(full: str, entry: Registration, module: nn.Module, size: Size) -> Anatomy:

@@ -33,9 +33,6 @@ class Source(Protocol):
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The pretrained weights of a backbone, the default first; cheap, builds nothing."""
 
-    def renamed(self, name: str) -> str | None:
-        """The full name of a backbone that once had this one, where the source knows."""
-
     def spec(self, name: str) -> BackboneSpec:
         """The facts of a backbone, measured on a network without memory."""
 

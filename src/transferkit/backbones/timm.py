@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, cast
 
 import timm
 from huggingface_hub import constants, try_to_load_from_cache
@@ -43,12 +43,12 @@ from transferkit.backbones.weights import (
     read_state_dict,
     warn_of_licence,
 )
-from transferkit.errors import ConfigError, UnknownNameError
+from transferkit.errors import ConfigError
 
 _CODE_LICENCE = "apache-2.0"
 _UNTAGGED = "default"  # the tag of weights that timm tags with nothing
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
-_lock = threading.Lock()
+_lock = threading.Lock()  # of timm's loading function
 
 Filter = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
@@ -64,14 +64,7 @@ class TimmSource:
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The tags of ``name`` that have weights, its default first."""
-        if name not in _names():
-            raise UnknownNameError.among(f"{self.name} backbone", name, _names())
         return tuple(_weights_spec(name, tag) for tag in _tags().get(name, ()))
-
-    def renamed(self, name: str) -> str | None:
-        """The network that timm itself would load, with a warning, for an old name."""
-        new = timm.models.get_deprecated_models().get(name)
-        return f"{self.name}/{new}" if new else None
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
@@ -92,18 +85,19 @@ class TimmSource:
             raise ConfigError(f"{full} has a fixed stem for 3 channels: in_channels must be 3.")
         check_size(full, size, lambda tried: _anatomy(name, tag, tried))
         anatomy = _anatomy(name, tag, size)
-        construct = partial(_construct, name, tag, anatomy.img_size)
+        construct = _constructor(name, tag, anatomy.img_size)
         if chosen is None:
-            module = construct(in_channels=in_channels)
+            module = construct(in_chans=in_channels)
         elif isinstance(chosen, Path):
             dropped = (*anatomy.removed, *_classifiers(_config(name, tag)))
             module = _with_file(construct, chosen, in_channels, size, name=full, dropped=dropped)
         else:
             warn_of_licence(chosen, name=full)
-            fetch(lambda: None, name=full, tag=chosen.tag, url=_address(_config(name, tag)))
-            with _deferred_loads() as loads:
-                module = construct(pretrained=True)
-            fetch(loads[-1].run, name=full, tag=chosen.tag)
+            url = _address(_config(name, tag))
+            with _lock:
+                module = fetch(
+                    lambda: construct(pretrained=True), name=full, tag=chosen.tag, url=url
+                )
             module = _widened(construct, module, in_channels, size)
         _reset(module)
         return assemble(module, anatomy, facts, name=full, in_channels=in_channels, size=size)
@@ -112,23 +106,15 @@ class TimmSource:
 SOURCE = TimmSource()
 
 
-def _construct(
-    name: str,
-    tag: str | None,
-    img_size: Size | None,
-    *,
-    pretrained: bool = False,
-    in_channels: int = RGB,
-) -> nn.Module:
-    """Have timm make a network with its own classifier; random weights unless ``pretrained``."""
-    module: nn.Module = timm.create_model(
-        name,
-        pretrained=pretrained,
-        pretrained_cfg=tag,
-        in_chans=in_channels,
-        img_size=img_size,  # None is left out
-    )
-    return module
+def renamed(name: str) -> str | None:
+    """The full name of the network that timm itself would load, with a warning, for an old name."""
+    new = timm.models.get_deprecated_models().get(name)
+    return f"{SOURCE.name}/{new}" if new else None
+
+
+def _constructor(name: str, tag: str | None, img_size: Size | None) -> Callable[..., nn.Module]:
+    """Has timm make a network with its own classifier; an ``img_size`` of None is left out."""
+    return partial(timm.create_model, name, pretrained_cfg=tag, img_size=img_size, in_chans=RGB)
 
 
 @lru_cache(maxsize=512)
@@ -149,7 +135,7 @@ def _anatomy(name: str, tag: str | None, size: Size) -> Anatomy:
 
 
 def _measure(name: str, tag: str | None, img_size: Size | None, size: Size) -> Anatomy:
-    module = skeleton(lambda: _construct(name, tag, img_size))
+    module = skeleton(_constructor(name, tag, img_size))
     if size != _config(name, tag).input_size[1:]:
         _check_patches(module, size)
     num_params, before = count_parameters(module), dict.fromkeys(module.state_dict())
@@ -200,17 +186,16 @@ def _with_file(
     dropped: Sequence[str],
 ) -> nn.Module:
     """Make the network with the weights of a local file, as timm would load a published one."""
-    with _deferred_loads() as loads:
-        module = construct(pretrained=True)
-    load, plain = loads[-1], own_layout(read_state_dict(path), module)
+    module, checkpoint_filter, strict = _caught_load(construct)
+    plain = own_layout(read_state_dict(path), module)
     early = in_channels != RGB and is_adapted(plain, module, in_channels)
     if early:  # it was saved from a network with those channels
-        module = construct(in_channels=in_channels)
+        module = construct(in_chans=in_channels)
     state: Mapping[str, Tensor] = plain
-    if load.filter is not None:
+    if checkpoint_filter is not None:
         with suppress(Exception):  # a foreign file can trip it anywhere; misfits are listed
-            state = load.filter(dict(plain), module)
-    origin, spare = str(path), not load.strict
+            state = checkpoint_filter(dict(plain), module)
+    origin, spare = str(path), not strict
     load_weights(module, OrderedDict(state), name=name, origin=origin, dropped=dropped, spare=spare)
     return module if early else _widened(construct, module, in_channels, size)
 
@@ -221,7 +206,7 @@ def _widened(
     """The network for so many channels, with the weights of one for three."""
     if in_channels == RGB:
         return module
-    wide = construct(in_channels=in_channels)
+    wide = construct(in_chans=in_channels)
     widen(module, wide, (RGB, *size))
     return wide
 
@@ -270,40 +255,27 @@ def _url(facts: PretrainedCfg) -> str | None:
     return facts.url if isinstance(facts.url, str) else None
 
 
-class _DeferredLoad(NamedTuple):
-    """One load of weights that timm was about to do."""
+def _caught_load(
+    construct: Callable[..., nn.Module],
+) -> tuple[nn.Module, Filter | None, bool]:
+    """Make a network, with timm's filter for its checkpoints, and whether timm wants every key."""
+    # timm offers no other way to a network's checkpoint filter than the moment of loading. Its
+    # loading function is replaced for that moment, one thread at a time.
+    caught: list[tuple[Filter | None, bool]] = []
 
-    run: Callable[[], None]  # as timm would: fetches the published weights and loads them
-    filter: Filter | None  # brings a state dict to the network's layout and image size
-    strict: bool  # whether timm would insist on every key
-
-
-@contextmanager
-def _deferred_loads() -> Iterator[list[_DeferredLoad]]:
-    """Have ``timm.create_model(..., pretrained=True)`` note its load instead of doing it."""
-    # timm offers no other way to a network's checkpoint filter. Its loading function is replaced
-    # while the context lasts, one thread at a time.
-    loads: list[_DeferredLoad] = []
-    load_pretrained = _builder.load_pretrained
-
-    def note(
-        model: nn.Module,
-        pretrained_cfg: dict[str, object] | None = None,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        filter_fn: Filter | None = None,
-        strict: bool = True,
-        cache_dir: str | Path | None = None,
+    def catch(
+        _: nn.Module, *, filter_fn: Filter | None = None, strict: bool = True, **__: object
     ) -> None:
-        options = (pretrained_cfg, num_classes, in_chans, filter_fn, strict, cache_dir)
-        loads.append(_DeferredLoad(partial(load_pretrained, model, *options), filter_fn, strict))
+        caught.append((filter_fn, strict))
 
     with _lock:
-        _builder.load_pretrained = note
+        load_pretrained = _builder.load_pretrained
+        _builder.load_pretrained = cast(Any, catch)
         try:
-            yield loads
+            module = construct(pretrained=True)
         finally:
             _builder.load_pretrained = load_pretrained
+    return module, *caught[-1]
 
 
 def _address(config: PretrainedCfg) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isnan, isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from torch import nn
@@ -36,7 +36,6 @@ from transferkit.backbones.weights import (
     state_dict_of,
     warn_of_licence,
 )
-from transferkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -60,14 +59,10 @@ class TorchvisionSource:
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
         """The tags of ``name``, its default first."""
-        enum = self._enum(name)
+        enum = models.get_model_weights(name)
         default = enum["DEFAULT"]
         others = [member for member in enum if member is not default]
         return tuple(map(_weights_spec, (default, *others)))
-
-    def renamed(self, name: str) -> str | None:
-        """No old names are known."""
-        return None
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
@@ -102,24 +97,20 @@ class TorchvisionSource:
         network.aux = aux
         return _normalised_plainly(network) if aux and in_channels != RGB else network
 
-    def _enum(self, name: str) -> type[WeightsEnum]:
-        if name not in self.names():
-            raise UnknownNameError.among(f"{self.name} backbone", name, self.names())
-        return cast("type[WeightsEnum]", models.get_model_weights(name))
-
     def _read(self, name: str, chosen: WeightsSpec | Path) -> StateDict:
         """The weights of a file or a tag, before any network is built."""
         if isinstance(chosen, Path):
             return read_state_dict(chosen)
-        full, member = f"{self.name}/{name}", self._enum(name)[chosen.tag]
+        full, member = f"{self.name}/{name}", models.get_model_weights(name)[chosen.tag]
         warn_of_licence(chosen, name=full)
         address = None if _is_cached(member) else member.url
-        state = fetch(lambda: _download(member), name=full, tag=chosen.tag, url=address)
-        if chosen.num_classes:
-            return state
+        download = partial(member.get_state_dict, check_hash=True, weights_only=True)
+        state = fetch(download, name=full, tag=chosen.tag, url=address)
         # VGG16's features alone: its fully connected layers are NaN in the file, and start random.
-        kept = ((k, v) for k, v in state.items() if not k.startswith(f"{_VGG_CLASSIFIER}."))
-        return state_dict_of(state, kept)
+        left_out = () if chosen.num_classes else (f"{_VGG_CLASSIFIER}.",)
+        return state_dict_of(
+            state, ((k, v) for k, v in state.items() if not k.startswith(left_out))
+        )
 
 
 SOURCE = TorchvisionSource()
@@ -158,12 +149,6 @@ def _normalised_plainly(network: Network) -> Network:
     network.module.__dict__["transform_input"] = False
     half = (0.5,) * network.input_size[0]
     return replace(network, mean=half, std=half)
-
-
-def _download(member: WeightsEnum) -> StateDict:
-    """Fetch a published state dict into torch's cache, its hash checked, nothing unpickled."""
-    state = member.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    return state_dict_of(state, state.items())
 
 
 def _is_cached(member: WeightsEnum) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import textwrap
 import urllib.error
 import urllib.request
@@ -26,7 +27,7 @@ StateDict = OrderedDict[str, Tensor]
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _TORCH = (b"PK", b"\x80")  # how a zip archive and a pickle begin
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
+_PREFIXES = re.compile(r"^(_orig_mod\.|module\.)+")  # of compiled and parallel modules
 _COUNTER = "num_batches_tracked"  # a batch norm's step count: absent from old files, unused here
 _SHOWN = 5
 _REACH_SECONDS = 10.0
@@ -39,7 +40,11 @@ def choose_weights(
     if weights is None:
         return None
     if isinstance(weights, Path) or weights.endswith(_SUFFIXES):
-        return _existing(Path(weights), name)
+        path = Path(weights)
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise WeightsError(f"The weights file of {name}, {path}, {what}.")
+        return path
     tags = {spec.tag: spec for spec in specs}
     if weights in tags:
         return tags[weights]
@@ -73,7 +78,8 @@ def read_state_dict(path: Path) -> StateDict:
             raise _unreadable(path, f"its entry {key!r} is of type {type(value).__name__}")
         if value.is_meta or value.is_quantized or value.layout is not torch.strided:
             raise _unreadable(path, f"its tensor {key!r} is sparse, quantised or without numbers")
-    return state_dict_of(state, ((_clean(key), _full(value)) for key, value in state.items()))
+    cleaned = ((_PREFIXES.sub("", key), value) for key, value in state.items())
+    return state_dict_of(state, ((key, _as_float32(value)) for key, value in cleaned))
 
 
 def own_layout(state: StateDict, module: nn.Module) -> StateDict:
@@ -121,7 +127,10 @@ def load_weights(
     if not any(misfits.values()):
         # Loading may rename old keys, so that torch knows better what is missing then.
         fitting.__dict__.setdefault("_metadata", _root_version(own))
-        missing, unexpected = _load(module, fitting, name=name, origin=origin)
+        try:
+            missing, unexpected = module.load_state_dict(fitting, strict=False)
+        except (RuntimeError, ValueError) as error:
+            raise WeightsError(f"{origin} does not fit {name}: {error}.") from error
     else:
         missing = [key for key in own if key not in fitting]
         unexpected = [key for key in fitting if key not in own]
@@ -188,15 +197,6 @@ def _first_sentence(error: Exception) -> str:
     return first or type(error).__name__
 
 
-def _existing(path: Path, name: str) -> Path:
-    if path.is_file():
-        return path
-    what = "is not a file" if path.exists() else "does not exist"
-    raise WeightsError(
-        f"The weights file of {name} must be a .safetensors or .pth file, got {path}, which {what}."
-    )
-
-
 def _read(path: Path) -> object:
     """What a file holds, by its first bytes and not by its suffix; nothing in it is executed."""
     try:
@@ -225,13 +225,7 @@ def _unreadable(path: Path, reason: str) -> WeightsError:
     )
 
 
-def _clean(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
-
-
-def _full(value: Tensor) -> Tensor:
+def _as_float32(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() and value.element_size() < 4 else value
 
 
@@ -253,17 +247,6 @@ def _root_version(own: Mapping[str, Tensor]) -> dict[str, object]:
     # as a sign to bring old keys up to date.
     versions: dict[str, object] = getattr(own, "_metadata", {})
     return {"": versions[""]} if "" in versions else {}
-
-
-def _load(
-    module: nn.Module, state: StateDict, *, name: str, origin: str
-) -> tuple[list[str], list[str]]:
-    """Load what fits; return the keys that are missing and those that are unexpected."""
-    try:
-        result = module.load_state_dict(state, strict=False)
-    except (RuntimeError, ValueError) as error:
-        raise WeightsError(f"{origin} does not fit {name}: {error}") from error
-    return list(result.missing_keys), list(result.unexpected_keys)
 
 
 def _listed(keys: Sequence[str]) -> str:
