@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from transferkit.backbones.meta_forward import record_calls
+from transferkit.backbones.meta_forward import record_calls, skeleton
 from transferkit.backbones.stages import Stage, trace_stages
 from transferkit.errors import ConfigError
 
@@ -63,10 +63,11 @@ NAMED = {
 
 def build(name: str) -> nn.Module:
     source, _, bare = name.partition("/")
-    with torch.device("meta" if "regnet" not in name else "cpu"):
-        if source == "timm":
-            return timm.create_model(bare, num_classes=7)
-        return torchvision.models.get_model(bare, weights=None, num_classes=7)
+    if source == "torchvision":
+        return skeleton(lambda: torchvision.models.get_model(bare, weights=None, num_classes=7))
+    if bare not in timm.list_models():
+        pytest.skip("the installed timm is older than this network")
+    return skeleton(lambda: timm.create_model(bare, num_classes=7))
 
 
 def check_laws(module: nn.Module, stages: tuple[Stage, ...]) -> None:

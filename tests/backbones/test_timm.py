@@ -26,7 +26,13 @@ SMALL = (
 )  # fmt: skip
 
 
+def needs(name: str) -> None:
+    if name not in SOURCE.names():
+        pytest.skip("the installed timm is older than this network")
+
+
 def original(name: str, **options: object) -> nn.Module:
+    needs(name.partition(".")[0])
     module: nn.Module = timm.create_model(name, **options)
     generator = torch.Generator().manual_seed(0)
     for tensor in module.state_dict().values():
@@ -81,6 +87,7 @@ def test_stems_over_gathered_pixels_keep_their_weights(name: str, tmp_path: Path
 
 
 def test_a_fixed_stem_refuses_other_channels() -> None:
+    needs("csatv2")
     with pytest.raises(ConfigError, match=r"csatv2.*in_channels must be 3"):
         build_network("csatv2", weights=None, in_channels=1)
 
@@ -91,6 +98,8 @@ def test_a_fixed_stem_refuses_other_channels() -> None:
      ("swin_tiny_patch4_window7_224", 28), ("convnext_atto", 32), ("deit_tiny_patch16_224", 64)],
 )  # fmt: skip
 def test_other_sizes(name: str, size: int | tuple[int, int]) -> None:
+    if name.startswith("swin"):
+        needs("gemma4_vit_167m_enc")  # an older timm's windows cannot be so small
     network = build_network(f"timm/{name}", weights=None, image_size=size)
     height, width = (size, size) if isinstance(size, int) else size
     assert network.input_size == (3, height, width)
@@ -242,6 +251,7 @@ def test_timms_loading_is_put_back(hub: Hub) -> None:
 
 
 def test_an_encoder_without_classifier_gives_vectors() -> None:
+    needs("gemma4_vit_167m_enc")
     encoders = {name for name in SOURCE.names() if name.endswith("_enc")}
     assert len(encoders) >= 7
     spec = get_backbone_spec("timm/mobilenetv5_300m_enc")

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from transferkit.backbones.catalog import resolve
@@ -19,6 +20,10 @@ sys.path.append(str(FOLDER))
 weights_paths, weights_check = map(import_module, ("weights_paths", "weights_check"))
 sys.path.remove(str(FOLDER))
 
+# The tables were made with a newer timm than the oldest that the package works with.
+needs_recent_timm = pytest.mark.skipif(
+    "gemma4_vit_167m_enc" not in timm.list_models(), reason="the tables are of a newer timm"
+)
 FIXED_STEM = {"timm/csatv2", "timm/csatv2_21m"}
 SMALL = "timm/test_vit"
 
@@ -27,6 +32,7 @@ def spec_of(name: str, tag: str) -> WeightsSpec:
     return next(spec for spec in weights_paths.tags(name) if spec.tag == tag)
 
 
+@needs_recent_timm
 @pytest.mark.parametrize("source", ["torchvision", "timm"])
 def test_every_tag_has_one_row_and_none_failed(source: str) -> None:
     rows = weights_paths.read(weights_paths.table(source))
@@ -39,6 +45,7 @@ def test_every_tag_has_one_row_and_none_failed(source: str) -> None:
     assert all("fixed stem for 3 channels" in reason for reason in wrong.values())
 
 
+@needs_recent_timm
 def test_what_takes_the_same_path_names_a_tag_that_was_loaded() -> None:
     rows = weights_paths.read(weights_paths.table("timm"))
     loaded = {(row["name"], row["tag"]) for row in rows if row["how"] in ("run", "shapes")}
@@ -51,6 +58,7 @@ def test_what_takes_the_same_path_names_a_tag_that_was_loaded() -> None:
         assert (ours.num_classes, ours.input_size) == (its.num_classes, its.input_size)
 
 
+@needs_recent_timm
 def test_the_page_says_what_the_tables_say(tmp_path: Path) -> None:
     page = tmp_path / "coverage.md"
     text = weights_paths.PAGE.read_text("utf-8")
@@ -59,6 +67,7 @@ def test_the_page_says_what_the_tables_say(tmp_path: Path) -> None:
     assert page.read_text("utf-8") == text
 
 
+@needs_recent_timm
 @pytest.mark.parametrize("numbers", [True, False])
 def test_a_sound_tag_is_found_sound(numbers: bool) -> None:
     spec = resolve(SMALL).source.weights("test_vit")[0]

@@ -219,9 +219,9 @@ def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"), _WithoutMemory():
             module = build()
-    except (NotImplementedError, RuntimeError):
-        # torchvision's regnets compute their layout with small tensors and read the numbers back,
-        # which the meta device cannot do: those tensors stay real.
+    except (NotImplementedError, RuntimeError, ConfigError):
+        # torchvision's regnets and older transformers of timm compute their layout with small
+        # tensors and read the numbers back, which the meta device cannot do: those stay real.
         with _WithoutMemory():
             module = build()
     return module.to("meta").eval()
