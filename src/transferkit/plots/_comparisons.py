@@ -208,7 +208,10 @@ def accuracy_vs_time(
     check_type(evaluations, Mapping, SEVERAL)
     check_type(seconds, Mapping, "a mapping from names of models to seconds beside the evaluations")
     if not evaluations or evaluations.keys() != seconds.keys():
-        raise DataError("accuracy_vs_time needs an evaluation and a time for each model.")
+        raise DataError(
+            f"Expected an evaluation and a time for each model, got evaluations of "
+            f"{list(evaluations)} and times of {list(seconds)}."
+        )
     drawn = axes_or_new(ax, size=(6.4, 4.4))
     scores = {name: result.accuracy for name, result in evaluations.items()}
     front = _pareto_front(scores, seconds)

@@ -39,7 +39,7 @@ def matplotlib_module(name: str) -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             "Figures need matplotlib, which is not installed. "
-            "Install it with: pip install 'transferkit[plots]'"
+            "Install it with: pip install 'transferkit[plots]'."
         ) from error
 
 
@@ -124,7 +124,7 @@ def save(drawn: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """
     target = to_path("path", path)
     if not hasattr(drawn, "figure"):
-        raise DataError(f"save writes axes or a figure, got {describe(drawn)}.")
+        raise DataError(f"This writes axes or a figure, got {describe(drawn)}.")
     owner = drawn.figure
     if owner is None:
         raise OutputError("These axes have left their figure, so there is nothing to write.")

@@ -107,8 +107,8 @@ def lr_find(
     check_whole("steps", steps)
     if not lowest < highest or steps < 10:
         raise ConfigError(
-            f"lr_find needs 0 < lowest < highest and 10 steps or more, got {lowest}, {highest} "
-            f"and {steps}."
+            f"lowest must be below highest, and steps 10 or more, got lowest={lowest}, "
+            f"highest={highest} and steps={steps}."
         )
     check_option_names(options, owner="lr_find", beside=("lowest", "highest", "steps"))
     chosen = Options(lr=lowest, **options)
