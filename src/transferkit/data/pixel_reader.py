@@ -306,6 +306,6 @@ def read_one(source: Source, name: str, size: tuple[int, int], options: ReadOpti
 def unreadable(name: str, reason: object) -> DataError:
     """Build the error for a file that cannot be read."""
     return DataError(
-        f"Cannot read {name}: {str(reason).rstrip('.')}. Repair or remove it; tk.load_splits with on_error='skip' "
-        "leaves such files out and lists them."
+        f"Cannot read {name}: {str(reason).rstrip('.')}. Repair or remove it; "
+        "tk.load_splits with on_error='skip' leaves such files out and lists them."
     )
