@@ -145,6 +145,25 @@ def test_a_new_head_of_the_same_shape_between_two_fits(small, train, val):
     assert held == set(model.parameters())
 
 
+def test_a_state_asked_for_within_an_epoch_is_that_of_the_last_whole_one(small, train, val):
+    model, states = small(), []
+
+    def look(images):
+        states.append(trainer.state)
+        if len(states) == 12:  # the second batch of the second epoch is past
+            raise KeyboardInterrupt
+        return images
+
+    trainer = Trainer(model, **OPTIONS, augment=look, restore_best=False)
+    run = trainer.epochs(train, val, epochs=3)
+    next(run)
+    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert all(torch.equal(tensor, after[n]) for n, tensor in states[-1].weights.items())
+    assert all(torch.equal(tensor, after[n]) for n, tensor in model.state_dict().items())
+
+
 def test_a_finished_state_gives_back_its_best_model(small, train, val, tmp_path):
     model, other = small(), small(seed=99)
     trainer = Trainer(model, **{**OPTIONS, "lr": 0.3})

@@ -63,7 +63,7 @@ def train_command(
     image_size: int | None,
     out: Path,
 ) -> None:
-    """Train a classifier on DATA, a folder of images or an .npz file, and judge it.
+    """Train a classifier on DATA, a folder of images or an .npz file, and evaluate it.
 
     DATA holds train, val and test (val may be absent: a share of train is split off). Writes
     classifier.safetensors, history.csv, evaluation.json and figures into the folder --out.

@@ -193,6 +193,7 @@ class Run:
         self.step = 0
         self.optimizer: Optimizer | None = None
         self.weights = KeptWeights()
+        self._within_epoch = False
 
     @property
     def epochs_done(self) -> int:
@@ -214,6 +215,7 @@ class Run:
         self.model.train()
         self.weights.note_changes(self.model)
         self.weights.show(self.weights.last)
+        self._within_epoch = True
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, self.options)
         elif set(parameters_of(self.optimizer)) != {
@@ -236,15 +238,14 @@ class Run:
 
         The optimizer was stopped within an epoch; it belongs to none and is dropped.
         """
-        self.model.eval()
         self.optimizer = None
         self.step = self.history.records[-1].step if self.history.records else 0
+        self._show_best()
         if failed:
             self.weights.show(self.weights.last)
-        else:
-            self._show_best()
 
     def _show_best(self) -> None:
+        self._within_epoch = False
         self.model.eval()
         best = self.weights.best if self.options.restore_best else {}
         self.weights.show(best or self.weights.last)
@@ -252,7 +253,8 @@ class Run:
     @torch.inference_mode(mode=False)
     def state(self) -> TrainState:
         """Copy all that a resumed run needs, as it was after the last whole epoch."""
-        self.weights.note_changes(self.model)
+        if not self._within_epoch:
+            self.weights.note_changes(self.model)
         kinds = {} if self.optimizer is None else moments(self.optimizer, self.model)
         return TrainState(
             step=self.step,
@@ -266,11 +268,7 @@ class Run:
 
     @torch.inference_mode(mode=False)
     def restore(self, state: TrainState) -> None:
-        """Go where ``state`` was: weights, freezing, optimizer, best weights and history.
-
-        Raises:
-            TrainingError: The state is of another model, or of other options that matter.
-        """
+        """Go where ``state`` was: weights, freezing, optimizer, best weights and history."""
         _check_same_options(plain_options(self.options, self.device), state.options)
         try:
             self.model.load_state_dict(state.weights)

@@ -64,12 +64,7 @@ def check_option_names(
     owner: str = "Trainer",
     beside: Sequence[str] = ("lr", "restore_best"),
 ) -> None:
-    """See that ``names`` are options of training; ``owner`` takes them, and others ``beside``.
-
-    Raises:
-        ConfigError: A name stands among the options that belongs beside them.
-        UnknownNameError: A name is no option; the message gives the nearest ones.
-    """
+    """See that ``names`` are options of training; ``owner`` takes them, and others ``beside``."""
     for name in names:
         if name in beside:
             raise ConfigError(f"{name} stands beside options: {owner}(..., {name}=...).")
