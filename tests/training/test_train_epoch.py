@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
@@ -22,8 +22,7 @@ from transferkit.training.batches import (
     reader_of_tensors,
     shuffled_batches,
 )
-from transferkit.training.history import EpochRecord
-from transferkit.training.progress import Progress
+from transferkit.training.history import EpochRecord, Progress
 from transferkit.training.train_epoch import AUX_WEIGHT, Loss, Meter, class_weights
 
 CPU = torch.device("cpu")
@@ -67,6 +66,7 @@ def test_loaders_of_images_and_of_tensors(train, monkeypatch):
     assert second.shape == (3, 3, 4)
 
 
+@settings(deadline=None)  # the first call of torch takes its time
 @given(st.integers(0, 99), st.sampled_from([0.0, 0.1]), st.booleans())
 def test_loss_over_mass_is_torchs_mean(seed, smoothing, weighted):
     generator = torch.Generator().manual_seed(seed)

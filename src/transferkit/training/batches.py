@@ -33,8 +33,8 @@ from transferkit.models.prefix_cache import (
     prefix_key,
     tensor_versions,
 )
+from transferkit.training.history import Progress
 from transferkit.training.options import Augmentation, Options
-from transferkit.training.progress import Progress
 
 Read: TypeAlias = Callable[[Int64Array], tuple[Tensor, ...]]
 """From the row numbers of a batch to its inputs, B rows each."""

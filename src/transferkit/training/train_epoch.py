@@ -25,10 +25,9 @@ from transferkit.models.device import autocast, seeded
 from transferkit.models.fast_layers import fast_formats
 from transferkit.training.batches import Loader, Loaders, ordered_batches, shuffled_batches
 from transferkit.training.checkpoint import Run
-from transferkit.training.history import EpochRecord
+from transferkit.training.history import EpochRecord, Progress
 from transferkit.training.optimizer import parameters_of, scale_rates
 from transferkit.training.options import ClassWeights, Options
-from transferkit.training.progress import Progress
 from transferkit.training.schedules import rate_factor, schedule_named, warm_up_steps
 
 AUX_WEIGHT = 0.3

@@ -17,9 +17,8 @@ from transferkit.models.classifier import Classifier, match_classes
 from transferkit.models.device import plain_context
 from transferkit.training.batches import Loaders, number_of_batches
 from transferkit.training.checkpoint import Run, TrainState
-from transferkit.training.history import EpochRecord, History
+from transferkit.training.history import EpochRecord, History, Progress
 from transferkit.training.options import Options, TrainOptions, check_option_names
-from transferkit.training.progress import Progress
 from transferkit.training.schedules import warm_up_steps
 from transferkit.training.train_epoch import train_epoch
 
