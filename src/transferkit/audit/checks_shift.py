@@ -53,19 +53,19 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Findin
     test = chi_square_test(
         data.labels[a], data.labels[b], groups=groups, permutations=enough, seed=data.seed
     )
-    shares, evidence = [], []
-    for split, own in zip((a, b), groups or (None, None), strict=True):
-        found, ends = class_shares(
-            data.labels[split], len(data.classes), groups=own, seed=data.seed
+    sides = [
+        class_shares(data.labels[split], len(data.classes), groups=own, seed=data.seed)
+        for split, own in zip((a, b), groups or (None, None), strict=True)
+    ]
+    evidence = [
+        Evidence((), f"{name}: {percent_interval(share, (low, high))} of {split}")
+        for split, (shares, ends) in zip((a, b), sides, strict=True)
+        for name, share, (low, high) in zip(
+            data.classes, shares.tolist(), ends.tolist(), strict=True
         )
-        shares.append(found)
-        evidence += [
-            Evidence((), f"{name}: {percent_interval(share, (low, high))} of {split}")
-            for name, share, (low, high) in zip(
-                data.classes, found.tolist(), ends.tolist(), strict=True
-            )
-        ]
-    most = int(np.argmax(np.abs(shares[1] - shares[0])))
+    ]
+    shares_a, shares_b = (shares for shares, _ in sides)
+    most = int(np.argmax(np.abs(shares_b - shares_a)))
     p_value = min(1.0, test.p_value * comparisons)
     severity = data.config.label_shift.severity(
         test.effect, interval=test.interval, p_value=p_value, alpha=data.alpha
@@ -79,9 +79,8 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Findin
         p_value=p_value,
         effect=test.effect,
         interval=test.interval,
-        message=f"Class shares {verdict}: "
-        f"{data.classes[most]} makes up {percent(float(shares[0][most]))} of {a} and "
-        f"{percent(float(shares[1][most]))} of {b}.",
+        message=f"Class shares {verdict}: {data.classes[most]} makes up "
+        f"{percent(float(shares_a[most]))} of {a} and {percent(float(shares_b[most]))} of {b}.",
         evidence=tuple(evidence[: data.config.evidence]),
         advice=""
         if severity == "info"

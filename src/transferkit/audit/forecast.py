@@ -205,15 +205,10 @@ def forecast_accuracy(
     to the class shares that BBSE sees in the target, and where two forecasts contradict each other.
     Without ``features`` of both a shift that the outputs do not show goes unseen.
     """
-    weights = _weights(scored)
-    outputs = residual_shift(scored, weights)
-    inputs = None
-    if features is not None:
-        inputs = _feature_shift(scored, weights, features, seed)
-    common = _doubt(outputs, inputs)
+    doubt = _doubt(scored, features, seed)
     forecasts = [
         Forecast(method=name, reason=reason)
-        if (reason := common or _unsettled(name, scored))
+        if (reason := doubt or _unsettled(name, scored))
         else _forecast(name, method, scored, samples, seed)
         for name, method in METHODS.items()
     ]
@@ -278,11 +273,16 @@ def _feature_shift(
     return max(0.0, result.test.interval[0])
 
 
-def _doubt(outputs: float, inputs: float | None) -> str:
-    if inputs is not None and inputs > TOLERANCE:
-        return f"features shifted within classes ({inputs:.2f} > {TOLERANCE})"
-    if outputs > TOLERANCE:
-        return f"outputs shifted within classes ({outputs:.2f} > {TOLERANCE})"
+def _doubt(scored: Scored, features: tuple[FloatArray, FloatArray] | None, seed: int) -> str:
+    """Say what shifted within classes, or return nothing."""
+    weights = _weights(scored)
+    if features is not None:
+        shift = _feature_shift(scored, weights, features, seed)
+        if shift > TOLERANCE:
+            return f"features shifted within classes ({shift:.2f} > {TOLERANCE})"
+    shift = residual_shift(scored, weights)
+    if shift > TOLERANCE:
+        return f"outputs shifted within classes ({shift:.2f} > {TOLERANCE})"
     return ""
 
 
