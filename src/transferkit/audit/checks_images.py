@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -69,7 +68,7 @@ def image_sizes(data: AuditData) -> Iterator[Finding]:
     if len(kinds) == 1:
         height, width = kinds.pop()
         message = f"All images are {height:.0f} x {width:.0f}."
-        yield replace(nothing_found("image_size_shift", tuple(sizes), message), interval=(0.0, 0.0))
+        yield nothing_found("image_size_shift", tuple(sizes), message)
         return
     for a, b in combinations(sizes, 2):
         if sizes[a].keys() & sizes[b].keys():
@@ -176,12 +175,10 @@ def outlying_images(data: AuditData) -> Iterator[Finding]:
 
 
 def robust_scores(values: FloatArray) -> Float64Array:
-    """Return deviations from the median in robust standard deviations (N,).
-
-    1.4826 x the median absolute deviation; where more than half of the values are equal, the
-    mean absolute deviation takes its place; where all are, the scores are 0.
-    """
+    """Return deviations from the median in robust standard deviations (N,)."""
     deviation = np.asarray(values, np.float64) - np.median(values)
+    # The median absolute deviation of a Gaussian is 1 / 1.4826 of its standard deviation. It is 0
+    # where more than half of the values are equal; then the mean one (1 / 1.2533) takes its place.
     spread = 1.4826 * float(np.median(np.abs(deviation)))
     if spread <= 1e-9 * max(1.0, float(np.abs(values).max())):
         spread = 1.2533 * float(np.abs(deviation).mean())

@@ -64,10 +64,9 @@ def audit_splits(
         splits: Split to images; any names. With labelled train, val and test the gap is explained
             too; splits without labels get a forecast instead.
         model: A trained :class:`~transferkit.Classifier`, whose outputs are tested for shift and
-            whose gap is explained (with a head that was never trained, only its features are
-            used, and the report says so); the name of a backbone; a function of images
-            (N, H, W, C) to features (N, D); None takes the embedded backbone, and downloads
-            nothing.
+            whose gap is explained (of a head that was never trained, only the features are used,
+            and the report says so); the name of a backbone; a function of images (N, H, W, C) to
+            features (N, D); None takes the embedded backbone, and downloads nothing.
         groups: What must not straddle splits: a regular expression whose match in a file name is
             the group, or a mapping of split to one group per image; None takes the groups of the
             data, if there are.
@@ -149,9 +148,9 @@ def explain_gap(
             features. A backbone that was itself trained on train flatters them: give it by name,
             untrained on these images.
         groups: As for :func:`audit_splits`.
-        epoch_predictions: Predicted classes of val after each epoch (E, N), to measure what
-            choosing the best epoch adds; without them, choosing the best of five regularisation
-            strengths of the probe is measured.
+        epoch_predictions: Predicted classes of val after each epoch (E, N), numbered as those of
+            the model, to measure what choosing the best epoch adds; without them, choosing the
+            best of five regularisation strengths of the probe is measured.
         seeds: Seeds of the reshuffle experiment, one re-split each.
         samples: Bootstrap draws.
         seed: Seed of the bootstrap.
