@@ -147,12 +147,8 @@ class Classifier(nn.Module):
 
     @property
     def head_is_trained(self) -> bool:
-        """Whether the head was ever trained or loaded.
-
-        That is, whether its weights are others than those it was created with. A head without
-        weights needs no training.
-        """
-        weights = dict(self.head.named_parameters())
+        """Whether the head was ever trained or loaded: its weights are not the initial ones."""
+        weights = dict(self.head.named_parameters())  # a head without any needs no training
         return not weights or hash_tensors(weights.items()) != self._fresh_head
 
     def _mark_head_as_fresh(self) -> None:
@@ -222,8 +218,8 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
     """A copy of the modules of ``model`` that shares its parameters, hooks and buffers.
 
-    What is done to the copy's modules (modes, replaced weights, skipped calls) cannot be seen by
-    another thread that uses the model. With ``buffers=False`` it has copies of the buffers.
+    Changes to the copy's modules (modes, replaced weights, skipped calls) cannot be seen by another
+    thread that uses the model. With ``buffers=False`` it has copies of the buffers.
     """
 
     def stand_in(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ convolutions are faster with the channels first. The choice is a rule and not a 
 run: on a busy machine a measurement would come out now one way and now the other, and two runs with
 the same seed would not give the same weights bit for bit.
 
-What both are worth: ``benchmarks/ablation.py``.
+Their gains: ``benchmarks/ablation.py``.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _after(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor] | None:
-    """What a batch norm does after normalising; None for kinds that are not known here."""
+    """The steps of a batch norm after normalising; None for kinds that are not known here."""
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()
     if [name for name, _ in norm.named_children()] == ["drop", "act"]:  # timm's own kind
@@ -137,7 +137,7 @@ def choose_formats(model: Classifier) -> list[RemovableHandle]:
 
 
 def _dense(model: Classifier, stage: Stage) -> bool:
-    """Whether a stage has convolutions over neighbours, and none of them is depthwise."""
+    """Whether a stage has convolutions larger than 1 x 1, and none of them is depthwise."""
     inside = (m for name in stage.modules for m in model.get_submodule(name).modules())
     spatial = [m for m in inside if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
     return bool(spatial) and not any(m.groups == m.in_channels > 1 for m in spatial)

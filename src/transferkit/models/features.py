@@ -80,7 +80,7 @@ def extract_features(
         ((60, 384), (60,))
     """
     where = place(require_classifier(model), device)
-    require_images("What features are made of", data)
+    require_images("The data", data)
     if len(data) == 0:
         raise DataError("There are no images to extract features from.")
     with plain_context(where):

@@ -1,10 +1,10 @@
-"""The boundary cut: run the frozen stages once, store what crosses, train the rest on that alone.
+"""The boundary cut: run the frozen stages once, store their activations, train the rest on these.
 
 No graph is traced. The tail is the whole network, in which the calls of the frozen stages do no
-work: the last of them returns what was stored, those before it return NaN, and the calls after it
-run for real. A value that reaches the result by another way, such as a skip connection over the
-boundary, would make it NaN, so a hidden dependency cannot pass unseen; the calls that it came from
-are then stored too. Each cut is checked against the uncut model before it is used.
+work: the last of them returns the stored activations, those before it return NaN, and the calls
+after it run for real. A value that reaches the result by another way, such as a skip connection
+over the boundary, would make it NaN, so a hidden dependency cannot pass unseen; the calls that it
+came from are then stored too. Each cut is checked against the uncut model before it is used.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Cut(ABC):
 
     @abstractmethod
     def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What crosses the boundary for images (B, C, H, W): contiguous tensors (B, ...)."""
+        """Activations at the boundary for images (B, C, H, W): contiguous tensors (B, ...)."""
 
     @abstractmethod
-    def tail(self, *crossing: Tensor) -> Tensor:
-        """Logits (B, K) from what ``prefix`` returned, or from float16 copies of it."""
+    def tail(self, *activations: Tensor) -> Tensor:
+        """Logits (B, K) from the activations, which may be float16 copies."""
 
     def folded(self, example: Tensor) -> Cut:
         """The same cut, with the batch norms of its prefix folded."""
@@ -85,16 +85,16 @@ def cut_at_boundary(model: Classifier, example: Tensor) -> Cut | NoCut:
 
 
 class HeadCut(Cut):
-    """The backbone is the prefix, the head is the tail, and features cross."""
+    """The backbone is the prefix, the head is the tail, and features are the activations."""
 
     def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features (B, D)."""
         with torch.no_grad():
             return (self.frozen.features(images).contiguous(),)
 
-    def tail(self, *crossing: Tensor) -> Tensor:
+    def tail(self, *activations: Tensor) -> Tensor:
         """Logits (B, K) of features (B, D)."""
-        (features,) = crossing
+        (features,) = activations
         return self.model.classify(features)
 
 
@@ -112,7 +112,7 @@ class StageCut(Cut):
     live: tuple[int, ...]  # the calls whose outputs the tail needs; -1 is the backbone's input
     dense: bool = False  # skipped calls return tensors with memory: the tail writes to them
     early: bool = False  # live outputs are copied at once: a later call writes to them
-    copied: bool = True  # what crosses is copied: the tail writes to it
+    copied: bool = True  # the activations are copied: the tail writes to them
 
     @classmethod
     def between(cls, model: Classifier, frozen: int, images: Tensor) -> StageCut:
@@ -148,10 +148,10 @@ class StageCut(Cut):
                 self.frozen.backbone(source)
         return tuple(t for i in self.live for t in self._template(i).pack(outputs[i]))
 
-    def tail(self, *crossing: Tensor) -> Tensor:
+    def tail(self, *activations: Tensor) -> Tensor:
         """Run the stages after the boundary; see ``Cut``."""
-        count, device = len(crossing[0]), crossing[0].device
-        packed = iter([tensor.clone() for tensor in crossing] if self.copied else crossing)
+        count, device = len(activations[0]), activations[0].device
+        packed = iter([tensor.clone() for tensor in activations] if self.copied else activations)
         stored = {i: self._template(i).unpack(packed) for i in self.live}
         last = len(self.templates) - 1
 
@@ -215,8 +215,8 @@ def _settle(cut: StageCut, images: Tensor) -> StageCut | None:
         earlier = tuple(range(_INPUT, len(cut.templates) - 1))
         if not works(cut.live + earlier):
             return None
-        others = _needed(earlier, cut.live, works)
-        cut = replace(cut, live=others if works(others) else cut.live + others)
+        needed = _needed(earlier, cut.live, works)
+        cut = replace(cut, live=needed if works(needed) else cut.live + needed)
     for option in (replace(cut, copied=False), cut):
         if predicts_alike(cut.model, option, images) and learns_alike(cut.model, option, images):
             return option
@@ -241,14 +241,14 @@ def _needed(
 
 
 def predicts_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
-    """Whether the logits agree in eval mode, on some rows of what crosses, out of order."""
+    """Whether the logits agree in eval mode, on some rows of the activations, out of order."""
     rows = torch.tensor([2, 0], device=images.device)
     model.eval()
     with torch.no_grad():
         return _agrees(
             {"logits": model(images[rows])},
             lambda: [tensor[rows] for tensor in cut.prefix(images)],
-            lambda crossing: {"logits": cut.tail(*crossing)},
+            lambda activations: {"logits": cut.tail(*activations)},
         )
 
 
@@ -258,7 +258,7 @@ def learns_alike(model: Classifier, cut: Cut, images: Tensor) -> bool:
     return _agrees(
         _step(model, lambda: model.outputs(images)),
         lambda: cut.prefix(images),
-        lambda crossing: _step(model, lambda: (cut.tail(*crossing),)),
+        lambda activations: _step(model, lambda: (cut.tail(*activations),)),
     )
 
 
@@ -267,17 +267,17 @@ def _agrees(
     prefix: Callable[[], Sequence[Tensor]],
     tail: Callable[[Sequence[Tensor]], Mapping[str, Tensor]],
 ) -> bool:
-    """Whether a cut gives what is wanted, and leaves what crosses as it was."""
+    """Whether a cut gives the wanted tensors, and leaves the activations as they were."""
     try:
-        crossing = prefix()
-        versions = [tensor._version for tensor in crossing]  # count the writes to a tensor
-        got = tail(crossing)
+        activations = prefix()
+        versions = [tensor._version for tensor in activations]  # count the writes to a tensor
+        got = tail(activations)
     except _FAILURES as error:
         # says nothing about the cut; that of the CPU has no type of its own
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise MemoryError(str(error)) from error
         return False
-    if [tensor._version for tensor in crossing] != versions or want.keys() != got.keys():
+    if [tensor._version for tensor in activations] != versions or want.keys() != got.keys():
         return False
     return all(_close(got[name], tensor) for name, tensor in want.items())
 

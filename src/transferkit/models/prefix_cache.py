@@ -68,9 +68,9 @@ class Held:
 class Cache:
     """Where the outputs of the frozen stages are kept between epochs, and between uses.
 
-    One cache that is passed to several trainings, rankings and audits is shared by them: what one
-    has computed, in memory or on disk, the next one finds. A name (``cache="auto"``) makes a new
-    one each time, which shares what is on disk only.
+    One cache that is passed to several trainings, rankings and audits is shared by them: results of
+    one, in memory or on disk, are found by the next. A name (``cache="auto"``) makes a new cache
+    each time, which shares only the disk.
 
     Example:
         >>> import transferkit as tk
@@ -128,7 +128,7 @@ class Cache:
 
 
 def cache_named(cache: Cache | Where | None, *, shared: bool = False) -> Cache | None:
-    """The cache that a name stands for; ``shared`` ones hold what is in memory for later uses."""
+    """The cache that a name stands for; a ``shared`` one keeps results in memory for later uses."""
     if cache is None or isinstance(cache, Cache):
         return cache
     return Cache(where=cache) if shared else Cache(where=cache, held=None)
@@ -195,16 +195,16 @@ def encode(
     if len(data) == 0:
         raise DataError("There are no images to encode.")
     whole: Encoded = ()
-    for start in range(0, len(data), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(data)))
-        with plain_context(device), torch.inference_mode():
-            parts = prefix(data.batch(rows).to(device, non_blocking=True))
-        if not whole:
-            with plain_context(device):
+    with plain_context(device):
+        for start in range(0, len(data), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(data)))
+            with torch.inference_mode():
+                parts = prefix(data.batch(rows).to(device, non_blocking=True))
+            if not whole:
                 whole = tuple(allocate((len(data), *part.shape[1:]), part.dtype) for part in parts)
-        for tensor, part in zip(whole, parts, strict=True):
-            tensor[start : start + len(rows)].copy_(part)
-        on_batch(len(rows))
+            for tensor, part in zip(whole, parts, strict=True):
+                tensor[start : start + len(rows)].copy_(part)
+            on_batch(len(rows))
     return whole
 
 
@@ -214,7 +214,7 @@ class Job:
 
     prefix: Prefix
     data: ImageData
-    key: Callable[[], str] | None  # None where no key can say what the prefix computes
+    key: Callable[[], str] | None  # None where nothing identifies the prefix
 
 
 def keep(
@@ -227,7 +227,7 @@ def keep(
 ) -> list[Encoded] | None:
     """Encode some splits, and keep the results where ``cache`` says; None if there is no room.
 
-    What is kept in memory is on the GPU where that has ample room, and else on the CPU.
+    In memory they are on the GPU where that has ample room, and else on the CPU.
     """
     shapes = _shapes(jobs[0], device)
     needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(len(job.data) for job in jobs)
@@ -255,7 +255,7 @@ def keep(
 
 
 def _check_room(cache: Cache, needed: int, *, fits: bool, named: bool) -> None:
-    """Refuse what the cache asks for where that cannot be; warn where it leaves the choice."""
+    """Refuse an impossible choice of the cache; warn where ``"auto"`` finds no room."""
     too_small = (
         f"The cache needs {needed / 1e6:.1f} MB of memory, and its budget is "
         f"{cache.memory_budget() / 1e6:.1f} MB."
@@ -335,7 +335,7 @@ def tensor_versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, int, int]
 
 
 def prefix_key(model: Classifier, tensors: Mapping[str, Tensor], data: ImageData, *how: str) -> str:
-    """The key of what a part of ``model`` computes from ``data``, the same in every process.
+    """The key of the outputs of a part of ``model`` for ``data``, the same in every process.
 
     It changes with everything that the numbers depend on: the values of the part's ``tensors``,
     how they are used (the architecture's name, torch's version), the images and their

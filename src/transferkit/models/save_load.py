@@ -100,7 +100,7 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
 def load_classifier(
     path: str | Path, *, device: str | torch.device | None = None, head: HeadBuilder | None = None
 ) -> Classifier:
-    """Load a saved classifier, in eval mode; it predicts what the saved one did.
+    """Load a saved classifier, in eval mode; its predictions are those of the saved one.
 
     Args:
         path: A file that ``save_classifier`` wrote.
@@ -139,7 +139,7 @@ def load_classifier(
 
 def _check_loadable(model: Classifier, saved: _Saved) -> None:
     """Refuse a classifier whose modules or tensors are not those that its recipe builds."""
-    own = saved.recipe.head == "custom"  # nothing says what the callable builds
+    own = saved.recipe.head == "custom"  # only the user has the callable
     make_head = (lambda _: copy.deepcopy(model.head)) if own else _head_maker(saved, None)
     try:
         built: nn.Module = skeleton(lambda: _build(saved, make_head))
@@ -165,7 +165,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _differences(verb: str, ours: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """What is wrong with our named parts, in the order of their names."""
+    """The parts that are missing, unexpected or different, in the order of their names."""
     return sorted(
         [f"{name} is missing" for name in expected.keys() - ours.keys()]
         + [f"{name} is unexpected" for name in ours.keys() - expected.keys()]

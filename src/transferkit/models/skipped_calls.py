@@ -1,4 +1,4 @@
-"""Module calls that are skipped: how they are intercepted, and what they return instead."""
+"""Skipped module calls: how they are intercepted, and which values they return instead."""
 
 from __future__ import annotations
 
