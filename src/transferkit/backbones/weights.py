@@ -145,7 +145,7 @@ def load_weights(
         lines = (f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in misfits.items() if keys)
         raise WeightsError(
             f"{origin} does not fit {name}. Its keys must be in the layout of the backbone's own "
-            "library:\n" + "\n".join(lines)
+            "library:\n" + "\n".join(lines) + "."
         )
 
 
