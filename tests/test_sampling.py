@@ -21,8 +21,8 @@ from transferkit.errors import DataError
 def test_group_codes_follow_the_sorted_names() -> None:
     assert group_codes(["b", "a", "b", "c"], 4).tolist() == [1, 0, 1, 2]
     assert group_codes(None, 3).tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match=r"Expected strata of shape \(3,\), one value per image"):
-        group_codes([1, 2], 3, what="strata")
+    with pytest.raises(DataError, match=r"Expected groups of shape \(3,\), one value per image"):
+        group_codes([1, 2], 3)
 
 
 def test_quotas_add_up_and_are_proportional() -> None:

@@ -11,7 +11,7 @@ from transferkit._typing import Float64Array, Int64Array
 from transferkit.errors import DataError
 
 
-def group_codes(groups: ArrayLike | None, count: int, *, what: str = "groups") -> Int64Array:
+def group_codes(groups: ArrayLike | None, count: int) -> Int64Array:
     """Number of each row's group ``(N,)``, from 0 in sorted order; without groups, each its own.
 
     Raises:
@@ -22,7 +22,7 @@ def group_codes(groups: ArrayLike | None, count: int, *, what: str = "groups") -
     array = np.asarray(groups)
     if array.shape != (count,):
         raise DataError(
-            f"Expected {what} of shape ({count},), one value per image, got {array.shape}."
+            f"Expected groups of shape ({count},), one value per image, got {array.shape}."
         )
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Checks of options (ConfigError) and of arrays (DataError); a message names what was wrong.
+"""Checks of options (ConfigError) and of arrays (DataError); a message names the option or array.
 
 Options come in as ``object``, because who passes a text for a number does not run a type checker.
 """

@@ -1,4 +1,4 @@
-"""The report of the gap from val to test: what it is made of, and what each part costs."""
+"""The report of the gap from val to test: its parts, and the cost of each."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ class GapReport:
             share). A class of one side only counts as prior shift.
         worst_class: The class with the largest part.
         classes: Shares and recalls of each class on both sides.
-        threshold: What a moved decision threshold would add to the test score; each image is
+        threshold: Gain in test score by a moved decision threshold; each image is
             classified with the threshold that is best on other test images.
         sampling_noise: How far val and test of these sizes lie apart by chance in 95 of 100
             draws from one source.
-        leakage: What the images that also lie in train add to the scores of val and test; empty
+        leakage: Gain in the scores of val and test by images that also lie in train; empty
             where there are none, or nothing else, or they were not looked for.
-        optimism: What choosing the best epoch, or setting, on val adds to its score, or None.
+        optimism: Gain in the val score by choosing the best epoch, or setting, on it, or None.
         reshuffled: Test score after pooling and re-splitting at random, and where one more such
             score would lie, or None if the experiment was not run.
         reshuffled_by_group: The same with no group in two splits, or None.
-        group_gain: What a random re-split gains by leaking groups, or None.
+        group_gain: Gain of a random re-split by leaking groups, or None.
         experiment: All scores of the reshuffle experiment, or None.
         swap: Val and test in each other's place, or None.
-        scored: What gave the scores, such as "a probe on transferkit features".
+        scored: Source of the scores, such as "a probe on features of transferkit/formula_resnet18".
         splits: Names of the two sides.
     """
 

@@ -1,4 +1,4 @@
-"""What the gap from val to test is made of: class shares, recalls, leaks, threshold, choice."""
+"""The parts of the gap from val to test: class shares, recalls, leaks, threshold, choice."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _leakage(split: ScoredSplit, leaked: BoolArray, num_classes: int) -> Estimat
 
 
 def threshold_gain(test: ScoredSplit, *, samples: int = 1000, seed: int = 0) -> Estimate:
-    """Estimate what a moved threshold would gain on test, each image by a threshold from others."""
+    """Estimate the gain of a moved threshold on test, each image by a threshold from others."""
     codes, predicted = test.codes, test.scores.argmax(axis=1)
     rng = np.random.default_rng([seed, 2])
     folds = fold_numbers(test.labels, FOLDS, codes, rng=rng)
@@ -209,7 +209,7 @@ def threshold_gain(test: ScoredSplit, *, samples: int = 1000, seed: int = 0) -> 
 
 
 def best_offsets(scores: Float64Array, labels: Int64Array) -> Float64Array:
-    """What to add to each class's score (N, K) so that the most images are right: (K,).
+    """Offsets (K,) of the classes' scores (N, K) that make the most images right.
 
     With two classes this is the exact best threshold; with more, one class is moved at a time,
     exactly, until nothing improves. All zero where no threshold beats the plain one.
@@ -310,11 +310,11 @@ def _optimism(
 ) -> float:
     half = rng.permuted(np.tile(np.arange(len(sizes)) % 2, (halvings, 1)), axis=1)
     chosen = np.concatenate([half, 1 - half]) * weights
-    judged = np.concatenate([1 - half, half]) * weights
+    others = np.concatenate([1 - half, half]) * weights
     best = (chosen @ hits).argmax(axis=1)
-    scored = np.take_along_axis(judged @ hits, best[:, None], axis=1)[:, 0]
+    scored = np.take_along_axis(others @ hits, best[:, None], axis=1)[:, 0]
     flattered = float((weights @ hits).max() / (weights @ sizes))
-    images = judged @ sizes
+    images = others @ sizes
     filled = images > 0  # a draw may put all its groups into one half
     if not filled.any():
         return 0.0

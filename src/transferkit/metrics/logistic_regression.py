@@ -28,7 +28,7 @@ _MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
-    """A solved linear head: weights (K, D) and biases (K,) for the features as they came."""
+    """A solved linear head: weights (K, D) and biases (K,) for features that are not scaled."""
 
     weight: Float64Array
     bias: Float64Array

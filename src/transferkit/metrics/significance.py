@@ -16,7 +16,7 @@ from transferkit.metrics.intervals import bootstrap_means, normal_quantile, perc
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """The verdict on two models judged on the same images.
+    """A test of two models on the same images.
 
     Attributes:
         method: Name of the test.

@@ -1,4 +1,4 @@
-"""The linear probe: a logistic regression on frozen features, judged on images it has not seen."""
+"""The linear probe: logistic regression on frozen features, scored on held-out images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ProbeCurve:
     Attributes:
         sizes: Training images ``(S,)``, rising.
         accuracies: Held-out accuracy ``(S, R)`` of each size in each repeat.
-        held_out: Images that each repeat is judged on.
+        held_out: Test images of each repeat.
     """
 
     sizes: Int64Array
@@ -78,7 +78,7 @@ def probe_score(
     groups: Int64Array | None = None,
     seed: int = 0,
 ) -> ProbeScore:
-    """Cross-validate a linear probe: each image is judged by a probe that has not seen it.
+    """Cross-validate a linear probe: each image is predicted by a probe fitted without it.
 
     ``penalty`` weighs half the squared norm beside the mean loss, on standardised features; no
     group (its code, ``(N,)``) straddles folds.

@@ -84,7 +84,7 @@ def _evidence(
 ) -> Float64Array:
     """Log evidence ``(K,)`` at ``ratio = alpha / beta``, with the best beta for it.
 
-    At a fixed ratio, L is ``N/2 log beta - beta Q / 2`` plus what beta does not touch, with
+    At a fixed ratio, L is ``N/2 log beta - beta Q / 2`` plus terms without beta, with
     ``Q = |F m - y|^2 + ratio m'm``: the best beta is ``N / Q``.
     """
     misfit = rest + (powers * ratio / (ratio + eigenvalues)).sum(axis=0)
@@ -154,7 +154,7 @@ def knn_accuracy(
 
     Each image is given the majority class of its nearest others, none of its own group; between
     classes with equally many votes, the one with the nearer neighbours wins (by rank). Of more
-    than ``max_queries`` images so many are drawn and judged against all the others: the cost then
+    than ``max_queries`` images so many are drawn and compared with all the others: the cost then
     grows linearly with N, not with its square.
     """
     points = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)

@@ -133,10 +133,10 @@ def advise(
 ) -> Advice:
     """Place a task in the four quadrants (size by similarity) and recommend a strategy.
 
-    Everything is measured on the train split. Size: images of the smallest class, and what the
-    last doubling of the images brings a linear probe. Similarity: the share of errors that
+    Everything is measured on the train split. Size: images of the smallest class, and the gain
+    of a linear probe from the last doubling of the images. Similarity: the share of errors that
     pretrained features remove from a probe on the same network with random weights. Where the
-    images have groups (patients), a probe is never judged on a group that it has learnt from.
+    images have groups (patients), no group is on both sides of a cross-validation.
 
     Args:
         splits: With a labelled ``"train"``.
@@ -225,8 +225,7 @@ def _similarity(known: ProbeScore, blank: ProbeScore, n: int) -> tuple[Similarit
         Evidence(
             "probe on random features",
             blank.accuracy,
-            f"right on {percent_interval(blank.accuracy, blank.interval)}: what no pretraining "
-            "gives",
+            f"right on {percent_interval(blank.accuracy, blank.interval)} of unseen images",
         ),
         Evidence(
             "errors removed by pretraining",
