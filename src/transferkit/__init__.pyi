@@ -13,8 +13,7 @@ from .data.image_inputs import load_images
 from .data.load import load_splits
 from .data.phantom import phantom_splits
 from .data.phantom_imaging import PhantomSite
-from .data.splits import Splits
-from .data.splitting import resplit
+from .data.splits import Splits, resplit
 from .errors import (
     ConfigError,
     DataError,

@@ -14,7 +14,7 @@ from PIL import Image
 
 import transferkit as tk
 from transferkit.data.array_conversion import to_group_names
-from transferkit.data.splitting import groups_from_names
+from transferkit.data.splits import groups_from_names
 
 
 def data(groups: object, start: int = 0) -> tk.ImageData:

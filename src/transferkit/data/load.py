@@ -28,8 +28,7 @@ from transferkit.data.pixel_reader import (
     unreadable,
 )
 from transferkit.data.split_names import SplitFolders
-from transferkit.data.splits import SkippedFile, Splits
-from transferkit.data.splitting import divide, groups_from_names
+from transferkit.data.splits import SkippedFile, Splits, divide, groups_from_names
 from transferkit.data.value_range import chunks, report_depth
 from transferkit.errors import ConfigError, DataError
 

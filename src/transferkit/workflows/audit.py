@@ -26,8 +26,7 @@ from transferkit.audit.report import AuditReport, report_of
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.data.array_conversion import to_group_names
 from transferkit.data.image_data import ImageData
-from transferkit.data.splits import Splits, require_splits
-from transferkit.data.splitting import groups_from_names
+from transferkit.data.splits import Splits, groups_from_names, require_splits
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
 from transferkit.models.device import device_of

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from transferkit._sampling import quotas
 from transferkit.data.image_data import ImageData
-from transferkit.data.splits import Splits
-from transferkit.data.splitting import divide, groups_from_names, pool, resplit
+from transferkit.data.splits import Splits, divide, groups_from_names, pool, resplit
 from transferkit.errors import DataError
 
 
