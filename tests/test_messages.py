@@ -55,7 +55,7 @@ def messages() -> list[tuple[str, str]]:
 
 def begins_well(text: str) -> bool:
     word = text.replace("=", " ").replace(",", " ").split(" ")[0]
-    return text[0].isupper() or text[0] == PLACEHOLDER or word in OPTIONS
+    return text[0].isupper() or text[0] == PLACEHOLDER or word in OPTIONS or word[:2] == "--"
 
 
 MESSAGES = messages()
