@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example may take long where the machine is busy, and the first call of torch always does.
+settings.register_profile("transferkit", deadline=None)
+settings.load_profile("transferkit")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

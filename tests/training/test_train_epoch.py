@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
@@ -66,7 +66,6 @@ def test_loaders_of_images_and_of_tensors(train, monkeypatch):
     assert second.shape == (3, 3, 4)
 
 
-@settings(deadline=None)  # the first call of torch takes its time
 @given(st.integers(0, 99), st.sampled_from([0.0, 0.1]), st.booleans())
 def test_loss_over_mass_is_torchs_mean(seed, smoothing, weighted):
     generator = torch.Generator().manual_seed(seed)
