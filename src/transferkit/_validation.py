@@ -103,9 +103,9 @@ def check_finite(
     if len(bad):
         row, column = map(int, bad[0])
         raise DataError(
-            f"{what} must be finite, got {features[row, column]} in column {column} of "
-            f"{images[row]!r}; {len(set(bad[:, 0].tolist()))} of {len(features)} images have such "
-            "values. Remove these images, or look into the model that made the features."
+            f"{what} must be finite, got {features[row, column]} in {images[row]!r}, column "
+            f"{column}; {len(set(bad[:, 0].tolist()))} of {len(features)} images have such values. "
+            "Remove these images, or look into the model that made the features."
         )
 
 

@@ -180,10 +180,8 @@ def advise(
         away = features(reference, weights)
         more.append(_distance(pretrained, away, groups, reference.groups, seed))
     strategy, *others = STRATEGIES[size, similarity]
-    reason = _WHY[size, similarity]
-    return Advice(
-        backbone, size, similarity, strategy, tuple(others), (*evidence, *more), reason, curve
-    )
+    every, reason = (*evidence, *more), _WHY[size, similarity]
+    return Advice(backbone, size, similarity, strategy, tuple(others), every, reason, curve)
 
 
 def _sample(
