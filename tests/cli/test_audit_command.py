@@ -60,8 +60,8 @@ def test_missing_data_are_an_error_not_a_shut_gate(run: Run, tmp_path: Path) -> 
 def test_cache_shows_and_clears(run: Run, tmp_path: Path) -> None:
     for folder, key in (("images", "abc"), ("boundary", "def"), (".", "ghi")):
         store = ArrayStore(tmp_path / folder, limit=10**6)
-        with store.writing(key, [((250, 4), np.float32)]) as (array,):
-            array[:] = 1
+        with store.adding(key) as entry:
+            entry.add((250, 4), np.float32)[:] = 1
     shown = run("cache", "--folder", tmp_path).output
     for what, key in (("decoded images", "abc"), ("activations", "def"), ("other", "ghi")):
         assert f"{what} {key}" in " ".join(shown.split())

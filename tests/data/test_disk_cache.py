@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferkit.data import disk_cache
 from transferkit.data.disk_cache import (
     ArrayStore,
     default_folder,
@@ -26,9 +25,9 @@ def store(tmp_path) -> ArrayStore:
 
 
 def put(store: ArrayStore, key: str, value: float = 1.0, count: int = 1000) -> None:
-    with store.writing(key, [((count, 2), np.float32), ((count,), np.float16)]) as (wide, narrow):
-        wide[:] = value
-        narrow[:] = value + 1
+    with store.adding(key) as entry:
+        entry.add((count, 2), np.float32)[:] = value
+        entry.add((count,), np.float16)[:] = value + 1
 
 
 def test_what_is_written_comes_back(store):
@@ -50,8 +49,8 @@ def test_a_reader_cannot_change_the_store(store):
 
 def test_a_failing_block_leaves_nothing(store):
     def write() -> None:
-        with store.writing("a", [((10,), np.float32)]) as (array,):
-            array[:5] = 1
+        with store.adding("a") as entry:
+            entry.add((10,), np.float32)[:5] = 1
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
@@ -96,8 +95,8 @@ def test_room_is_claimed_where_the_system_has_no_call_for_it(store, monkeypatch)
 
 
 def test_the_first_of_two_writers_wins(store):
-    with store.writing("a", [((4,), np.float32)]) as (slow,):
-        slow[:] = 1
+    with store.adding("a") as entry:
+        entry.add((4,), np.float32)[:] = 1
         put(store, "a", 3.0)
     assert (store.get("a")[0] == 3).all()
     assert [path.name for path in store.folder.iterdir()] == ["arrays-a"]
@@ -214,7 +213,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk_cache, "reserve", full)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(OutputError, match=r"No room for 0\.00 GiB .*cache_folder"):
         temporary_pixels((5, 4, 5, 1), limit=0, folder=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import cast
@@ -45,13 +46,9 @@ SAMPLE_BYTES = 1 << 16
 
 
 def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImages:
-    """Map the images that an earlier run kept, or read them, and keep them where it pays.
-
-    Raises:
-        DataError: An image cannot be read, and that is an error.
-        OutputError: No room for a temporary file.
-    """
-    paths = image_paths(parts)
+    """Map the images that an earlier run kept, or read them, and keep them where it pays."""
+    sources = [(part.source, part.names) for part in parts.values()]
+    paths = {n: s.root / n for s, names in sources if isinstance(s, FileSource) for n in names}
     if options.cache is None or not paths:
         return read_images(parts, working_size(parts, options), options, options.reserve)
     key, total = cache_key(paths, options)
@@ -60,7 +57,8 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
     if found is not None:
         return found
     size, reserve = working_size(parts, options), options.reserve
-    if options.cache == "disk" or pays(total, len(paths), size, options):
+    pixels = prod((len(paths), *size, 3 if options.channels == 3 else 1))
+    if options.cache == "disk" or total > WORTH_KEEPING or pixels > options.memory_limit:
         try:
             with store.adding(key) as entry:
                 write(entry, parts, size, options)
@@ -79,22 +77,11 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
     return read_images(parts, size, options, reserve)
 
 
-def image_paths(parts: Mapping[str, Part]) -> dict[str, Path]:
-    """Return the files of all parts by name; none where pixels come from arrays."""
-    return {
-        name: part.source.root / name
-        for part in parts.values()
-        if isinstance(part.source, FileSource)
-        for name in part.names
-    }
-
-
 def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int]:
     """Return the key of these files once decoded, and their total size in bytes.
 
-    The key covers every file's name, size and time of change, the first bytes of some, the options
-    that change pixels, and the versions of the decoders. It covers neither the splits nor the
-    folder's own path, so another seed, or a copy that keeps the times, finds the same entry.
+    The key covers neither the splits nor the folder's own path, so that another seed, or a copy
+    that keeps the times of change, finds the same entry.
     """
     digest = hashlib.blake2b(digest_size=16)
     versions = (LAYOUT, VERSION, PIL.__version__)
@@ -102,36 +89,16 @@ def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int
     digest.update(repr(settings).encode())
     names, total = sorted(paths), 0
     for name in names:
-        size, changed = size_and_time(paths[name])
+        size = changed = 0  # of a file that cannot be looked at
+        with suppress(OSError):
+            found = paths[name].stat()
+            size, changed = found.st_size, found.st_mtime_ns
         total += size
         digest.update(f"{name}\0{size}\0{changed}\n".encode(errors="surrogateescape"))
     for place in np.linspace(0, len(names) - 1, SAMPLES).astype(int):
-        digest.update(first_bytes(paths[names[place]]))
+        with suppress(OSError), paths[names[place]].open("rb") as file:
+            digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest(), total
-
-
-def size_and_time(path: Path) -> tuple[int, int]:
-    """Return a file's size and time of change in ns; zeros if it cannot be looked at."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-def first_bytes(path: Path) -> bytes:
-    """Read the beginning of a file; nothing if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(SAMPLE_BYTES)
-    except OSError:
-        return b""
-
-
-def pays(total: int, count: int, size: tuple[int, int], options: ReadOptions) -> bool:
-    """Say whether keeping saves seconds, or whether the pixels need a file in any case."""
-    channels = 3 if options.channels == 3 else 1
-    return total > WORTH_KEEPING or prod((count, *size, channels)) > options.memory_limit
 
 
 def write(
@@ -161,11 +128,10 @@ def look_up(store: ArrayStore, key: str) -> DecodedImages | None:
         pixels, sizes, text = arrays
         found = json.loads(text.tobytes())
         names, skipped, bits = found["names"], found["skipped"], int(found["bits"])
+        fits = pixels.ndim == 4 and pixels.dtype == np.uint8 and len(pixels) >= len(names)
+        if not fits or sizes.shape != (len(names) + 1, 2):
+            raise ValueError("The shapes do not belong together.")
     except (ValueError, KeyError, TypeError):
-        store.remove(key)
-        return None
-    fits = pixels.ndim == 4 and pixels.dtype == np.uint8 and len(pixels) >= len(names)
-    if not fits or sizes.shape != (len(names) + 1, 2):
         store.remove(key)
         return None
     return DecodedImages(cast(UInt8Array, pixels), names, sizes[1:].astype(int), skipped, bits)

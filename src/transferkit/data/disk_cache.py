@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +57,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ArrayStore:
-    """A folder with one subfolder per key, each holding ``.npy`` files, within ``limit`` bytes.
+    """A folder with one subfolder of ``.npy`` files per key, within ``limit`` bytes.
 
-    Several processes may share a folder: an entry is written beside its place and moved there
-    whole, and the first to finish wins. Beyond the limit the least recently used entries go.
+    Several processes may share it: an entry is written beside its place and then renamed.
     """
 
     folder: Path
@@ -68,11 +67,12 @@ class ArrayStore:
 
     def entries(self) -> tuple[Entry, ...]:
         """Return all entries, the least recently used first."""
-        if not self.folder.is_dir():
-            return ()
-        found = [_entry(path) for path in self.folder.iterdir() if _is_entry(path)]
-        there = [entry for entry in found if entry is not None]
-        return tuple(sorted(there, key=lambda entry: entry.used))
+        found = []
+        for path in self.folder.glob(f"{_PREFIX}*/"):
+            with suppress(FileNotFoundError):  # another process removes it at this moment
+                size = sum(file.stat().st_size for file in path.glob("*.npy"))
+                found.append(Entry(path.name.removeprefix(_PREFIX), size, path.stat().st_mtime))
+        return tuple(sorted(found, key=lambda entry: entry.used))
 
     def size(self) -> int:
         """Return the bytes in use."""
@@ -104,35 +104,24 @@ class ArrayStore:
     def clear(self) -> int:
         """Remove all entries, also unfinished ones; return the bytes freed."""
         freed = self.size()
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if _is_entry(path) or _is_unfinished(path):
-                    shutil.rmtree(path, ignore_errors=True)
+        for path in (*self.folder.glob(f"{_PREFIX}*/"), *self._all_unfinished()):
+            shutil.rmtree(path, ignore_errors=True)
         return freed
 
     @contextmanager
-    def writing(
-        self, key: str, shapes: Sequence[tuple[tuple[int, ...], DTypeLike]]
-    ) -> Iterator[tuple[Stored, ...]]:
-        """Yield arrays of these shapes and types to fill; see :meth:`adding`."""
-        self.make_room(sum(count_bytes(shape, dtype) for shape, dtype in shapes))
-        with self.adding(key) as entry:
-            yield tuple(entry.add(shape, dtype) for shape, dtype in shapes)
-
-    @contextmanager
     def adding(self, key: str) -> Iterator[NewEntry]:
-        """Yield a new entry, stored under ``key`` if the block ends well, else removed.
-
-        Raises:
-            OutputError: The disk is full or cannot be written, or the arrays exceed the limit.
-        """
+        """Yield a new entry, stored under ``key`` if the block ends well, else removed."""
         entry = NewEntry(self._unfinished(key), self.make_room)
         try:
             entry.folder.mkdir(parents=True)
             yield entry
             for array in entry.arrays:
                 array.flush()  # a power cut must not leave an entry of zeros
-            _move(entry.folder, self._place(key))
+            try:
+                entry.folder.rename(self._place(key))
+            except OSError:
+                if not self._place(key).is_dir():  # else another process was first
+                    raise
         except OutputError:
             raise
         except OSError as error:
@@ -144,16 +133,15 @@ class ArrayStore:
             shutil.rmtree(entry.folder, ignore_errors=True)
 
     def make_room(self, needed: int) -> None:
-        """Remove the least recently used entries until ``needed`` bytes keep within the limit.
-
-        Raises:
-            OutputError: They exceed the limit by themselves.
-        """
+        """Remove the least recently used entries until there is room for ``needed`` bytes."""
         if needed > self.limit:
             raise OutputError(
                 f"{needed / 1e6:.0f} MB exceed the cache's limit of {self.limit / 1e6:.0f} MB."
             )
-        self._remove_abandoned()
+        for path in self._all_unfinished():
+            with suppress(OSError):  # another process may finish it right now
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
         held = self.entries()
         excess = needed + sum(entry.size for entry in held) - self.limit
         for entry in held:
@@ -169,14 +157,8 @@ class ArrayStore:
         """Return a new path for an entry being written or removed."""
         return self.folder / f".{_PREFIX}{key}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def _remove_abandoned(self) -> None:
-        """Remove unfinished entries that killed processes left."""
-        if not self.folder.is_dir():
-            return
-        for path in self.folder.iterdir():
-            with suppress(OSError):  # another process may end its entry right now
-                if _is_unfinished(path) and time.time() - path.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(path, ignore_errors=True)
+    def _all_unfinished(self) -> Iterator[Path]:
+        return self.folder.glob(f".{_PREFIX}*/")
 
 
 class NewEntry:
@@ -213,38 +195,8 @@ def stores_below(folder: Path) -> dict[str, ArrayStore]:
     return {**below, "other": ArrayStore(folder, limit=0)}
 
 
-def _is_entry(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith(_PREFIX)
-
-
-def _is_unfinished(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith(f".{_PREFIX}")
-
-
-def _entry(path: Path) -> Entry | None:
-    """Describe an entry; None if another process removes it at this moment."""
-    try:
-        sizes = [file.stat().st_size for file in path.glob("*.npy")]
-        return Entry(path.name.removeprefix(_PREFIX), sum(sizes), path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
-
-
-def _move(unfinished: Path, final: Path) -> None:
-    """Move an entry to its place, unless another process was first."""
-    try:
-        unfinished.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise
-
-
 def temporary_pixels(shape: tuple[int, ...], *, limit: int, folder: Path | None) -> UInt8Array:
-    """Return a new array in memory, or beyond ``limit`` bytes in a file that goes with the array.
-
-    Raises:
-        OutputError: The file cannot be made, or there is no room for it.
-    """
+    """Return a new array, above ``limit`` bytes in a file that is removed with the array."""
     size = count_bytes(shape, np.uint8)
     if size <= limit:
         return np.empty(shape, np.uint8)
@@ -273,24 +225,17 @@ def map_new_file(
     """Make an ``.npy`` file of the full size and map it; OSError where the disk has no room."""
     array: np.memmap[tuple[int, ...], np.dtype[np.generic]]
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    with path.open("r+b") as file:
-        reserve(file.fileno(), array.offset, path.stat().st_size)
+    # A mapped file is sparse at first. If the disk is full when its pages are written, the kernel
+    # kills the process (SIGBUS) and Python has nothing to catch; allocated now, it is an OSError.
+    end, zeros = path.stat().st_size, bytes(1 << 20)
+    with path.open("r+b", buffering=0) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, end)
+            return array
+        file.seek(array.offset)
+        for place in range(array.offset, end, len(zeros)):
+            file.write(zeros[: end - place])
     return array
-
-
-def reserve(handle: int, start: int, end: int) -> None:
-    """Have the file system allocate the blocks of a file now.
-
-    A mapped file is sparse at first. If the disk is full when its pages are written, the kernel
-    kills the process (SIGBUS) and Python has nothing to catch; here it is an OSError.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, end)
-        return
-    zeros = bytes(1 << 20)
-    os.lseek(handle, start, os.SEEK_SET)
-    for place in range(start, end, len(zeros)):
-        os.write(handle, zeros[: end - place])
 
 
 def remove_with(array: Stored, path: Path) -> None:

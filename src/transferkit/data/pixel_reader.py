@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,8 @@ OnError: TypeAlias = Literal["raise", "skip"]
 CacheChoice: TypeAlias = Literal["auto", "disk"]
 Reserve: TypeAlias = Callable[[tuple[int, ...]], UInt8Array]
 """Makes a new array of this shape, to be filled."""
+
+T = TypeVar("T")
 
 CHUNK = 16
 """Images that one worker reads before it hands them over."""
@@ -173,51 +174,40 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedImages:
-    """All images of a dataset that could be read, whatever split they are in.
+    """All N images of a dataset that could be read, whatever split they are in."""
 
-    Attributes:
-        pixels: (M, H, W, C) with M >= N; row i belongs to name i, rows at the end may be empty.
-        names: N names.
-        sizes: Original heights and widths, (N, 2).
-        skipped: Why a file was left out, by name.
-        bits: Largest bit depth of the images before they became uint8.
-    """
-
-    pixels: UInt8Array
+    pixels: UInt8Array  # (M, H, W, C), M >= N; rows beyond N are empty
     names: Sequence[str]
-    sizes: Int64Array
-    skipped: Mapping[str, str]
-    bits: int
+    sizes: Int64Array  # original heights and widths, (N, 2)
+    skipped: Mapping[str, str]  # name of a file that was left out, to the reason
+    bits: int  # largest bit depth of the images before they became uint8
 
 
 def working_size(parts: Mapping[str, Part], options: ReadOptions) -> tuple[int, int]:
     """Return the height and width to store images at."""
     if options.size is not None:
         return options.size
-    with ThreadPoolExecutor(options.threads) as pool:
-        found = pool.map(lambda job: [job[0].size(name) for name in job[1]], jobs(parts))
-        sizes: list[tuple[int, int]] = [size for chunk in found for size in chunk if size]
+    found = map_images(parts, lambda source, name: source.size(name), options.threads)
+    sizes = [size for _, size in found if size]
     if len(set(sizes)) == 1:
         return sizes[0]
     side = min(LARGEST, int(np.median(sizes))) if sizes else 1
     return side, side
 
 
-def jobs(parts: Mapping[str, Part]) -> Iterator[tuple[Source, Sequence[str]]]:
-    """Cut the names of every part into pieces of work."""
-    for part in parts.values():
-        for start in range(0, len(part.names), CHUNK):
-            yield part.source, part.names[start : start + CHUNK]
-
-
 def read_images(
     parts: Mapping[str, Part], size: tuple[int, int], options: ReadOptions, reserve: Reserve
 ) -> DecodedImages:
-    """Read all images into one array, part by part.
+    """Read all images into one array, part by part."""
 
-    Raises:
-        DataError: An image cannot be read, and ``options.on_error`` is ``"raise"``.
-    """
+    def read(source: Source, name: str) -> tuple[UInt8Array, tuple[int, ...]] | DataError:
+        try:
+            image = source.read(name)
+        except DataError as error:
+            return error
+        grey = luminance(image) if options.channels == 1 else image
+        return fit(grey, size, options.resize), image.shape[:2]
+
     total = sum(len(part.names) for part in parts.values())
     pixels = PixelBuffer((total, *size, 3 if options.channels == 3 else 1), reserve)
     names: list[str] = []
@@ -225,7 +215,7 @@ def read_images(
     skipped: dict[str, str] = {}
     hide = None if options.progress is None else not options.progress
     with tqdm(total=total, desc="reading images", unit="image", disable=hide) as bar:
-        for name, result in read_in_order(parts, size, options):
+        for name, result in map_images(parts, read, options.threads):
             bar.update()
             if isinstance(result, DataError):
                 if options.on_error == "raise":
@@ -245,11 +235,7 @@ def read_images(
 
 
 class PixelBuffer:
-    """A uint8 array (N, H, W, C) that is filled image by image.
-
-    It starts with one channel and goes over to three when the first coloured image comes, so that
-    grey data never take three times the room.
-    """
+    """A uint8 array (N, H, W, C), filled image by image: grey until the first coloured one."""
 
     def __init__(self, shape: tuple[int, ...], reserve: Reserve) -> None:
         """Reserve room for as many images as may come."""
@@ -267,40 +253,25 @@ class PixelBuffer:
         self.used += 1
 
 
-Outcome: TypeAlias = tuple[UInt8Array, tuple[int, ...]] | DataError
+def map_images(
+    parts: Mapping[str, Part], function: Callable[[Source, str], T], threads: int
+) -> Iterator[tuple[str, T]]:
+    """Call ``function`` on all images in threads; yield names and results in order."""
+    pieces = [
+        (part.source, part.names[start : start + CHUNK])
+        for part in parts.values()
+        for start in range(0, len(part.names), CHUNK)
+    ]
 
+    def work(piece: tuple[Source, Sequence[str]]) -> list[tuple[str, T]]:
+        source, names = piece
+        return [(name, function(source, name)) for name in names]
 
-def read_in_order(
-    parts: Mapping[str, Part], size: tuple[int, int], options: ReadOptions
-) -> Iterator[tuple[str, Outcome]]:
-    """Read all images in threads, a bounded number ahead; yield name and outcome in order."""
-    work = list(jobs(parts))
-    window = 2 * options.threads
-    read = partial(read_chunk, size=size, options=options)
-    with ThreadPoolExecutor(options.threads) as pool:
-        for start in range(0, len(work), window):
-            for results in pool.map(read, work[start : start + window]):
+    window = 2 * threads  # bounds the results that wait in memory
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(pieces), window):
+            for results in pool.map(work, pieces[start : start + window]):
                 yield from results
-
-
-def read_chunk(
-    job: tuple[Source, Sequence[str]], *, size: tuple[int, int], options: ReadOptions
-) -> list[tuple[str, Outcome]]:
-    """Read some images of a source."""
-    source, names = job
-    return [(name, read_one(source, name, size, options)) for name in names]
-
-
-def read_one(source: Source, name: str, size: tuple[int, int], options: ReadOptions) -> Outcome:
-    """Read one image and bring it to the working size; an error is returned, not raised."""
-    try:
-        image = source.read(name)
-    except DataError as error:
-        return error
-    original = image.shape[:2]
-    if options.channels == 1:
-        image = luminance(image)
-    return fit(image, size, options.resize), original
 
 
 def unreadable(name: str, reason: object) -> DataError:

@@ -246,7 +246,7 @@ def keep(
 
     if named and (cache.where == "disk" or not fits):
         try:
-            return [_on_disk(run, job, shapes, cache) for job in jobs]
+            return [_on_disk(run, job, cache) for job in jobs]
         except OutputError as error:
             instead = "is kept in memory instead" if fits else "runs in every epoch"
             warnings.warn(f"{error} The frozen part {instead}.", CacheWarning, stacklevel=2)
@@ -300,20 +300,14 @@ def _in_memory(
     return found
 
 
-def _on_disk(
-    run: Callable[[Job, Allocate], Encoded],
-    job: Job,
-    shapes: Sequence[tuple[int, ...]],
-    cache: Cache,
-) -> Encoded:
+def _on_disk(run: Callable[[Job, Allocate], Encoded], job: Job, cache: Cache) -> Encoded:
     """The tensors that the store on disk has of this job, or new ones, mapped from their files."""
     assert job.key is not None  # the caller has seen to it
     store, key = cache.store(), f"{job.key()}-{cache.precision}"
     arrays = store.get(key)
     if arrays is None:
-        with store.writing(key, [((len(job.data), *s), cache.precision) for s in shapes]) as files:
-            left = list(files)
-            run(job, lambda shape, dtype: torch.from_numpy(left.pop(0)))
+        with store.adding(key) as entry:
+            run(job, lambda shape, _: torch.from_numpy(entry.add(shape, cache.precision)))
         arrays = store.get(key)
     if arrays is None:
         raise OutputError(f"The cache {store.folder} lost what was written to it.")
