@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -9,9 +10,10 @@ from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
+from torchvision.transforms import v2
 
 import transferkit as tk
-from transferkit.training.options import Options, TrainOptions
+from transferkit.training.options import Options, TrainOptions, plain_option
 
 OWN = {"lr", "restore_best"}
 
@@ -94,3 +96,19 @@ def test_an_invalid_value_ends_in_an_error_of_ours(small, train, val, option, va
     with pytest.raises(tk.TransferkitError) as caught:
         tk.Trainer(small(), **{"progress": False, option: value}).fit(train, val, epochs=1)
     assert option in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (v2.RandomRotation([-10, 10]), v2.RandomRotation([-20, 20])),
+        (
+            v2.Compose([v2.RandomApply([v2.Grayscale()], p=0.3)]),
+            v2.Compose([v2.RandomApply([v2.Grayscale()], p=0.7)]),
+        ),
+        (tk.Augment(rotation=10), tk.Augment(rotation=20)),
+    ],
+)
+def test_augmentations_of_other_settings_have_other_texts(one: object, other: object) -> None:
+    texts = [plain_option(copy.deepcopy(one)), plain_option(one), plain_option(other)]
+    assert texts[0] == texts[1] != texts[2]

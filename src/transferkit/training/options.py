@@ -133,14 +133,29 @@ class Options:
 
 
 def plain_option(value: object) -> JSON:
-    """An option's value as plain data: a function is its module and name, an object its repr."""
+    """An option's value as plain data: a function is its module and name, an object its settings."""
     if isinstance(value, torch.device):
         return str(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
     if callable(value) or is_dataclass(value):
-        return repr(value)
+        return _settings(value)
     return plain(value)
+
+
+def _settings(value: object) -> str:
+    """The text of a value in which two objects with other settings differ.
+
+    A repr may leave settings out, as that of torchvision's RandomApply leaves out p, so the public
+    attributes follow it.
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_settings, value))}]"
+    if not callable(value) or is_dataclass(value):
+        return str(value)
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
+    own.pop("training", None)  # of torch modules: no setting
+    return f"{value!r} {', '.join(f'{k}={_settings(v)}' for k, v in own.items())}".strip()
 
 
 _NUMBERS_DO_NOT_DEPEND_ON = ("restore_best", "patience", "device", "progress", "compiled", "cache")
