@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from transferkit._files import make_folder
-from transferkit.cli.options import (
-    FILE,
-    OnError,
-    batch_size_option,
-    cache_option,
-    data_argument,
-    seed_option,
-    skip_broken_option,
-    weights_argument,
-)
+from transferkit.cli import options
 
 if TYPE_CHECKING:
     from transferkit._typing import FloatArray, UInt8Array
@@ -28,11 +19,11 @@ GATE_STATUS = 1
 
 
 @click.command("audit")
-@data_argument
-@click.option("--html", type=FILE, help="Write the report as one HTML file.")
-@click.option("--json", "json_file", type=FILE, help="Write the findings as JSON.")
+@options.data
+@click.option("--html", type=options.FILE, help="Write the report as one HTML file.")
+@click.option("--json", "json_file", type=options.FILE, help="Write the findings as JSON.")
 @click.option("--groups", help="Regular expression; its match in a file name is the group.")
-@click.option("--model", type=FILE, help="A trained classifier.safetensors to audit with.")
+@click.option("--model", type=options.FILE, help="A trained classifier.safetensors to audit with.")
 @click.option("--backbone", help="Backbone for the embeddings.  [default: the embedded one]")
 @click.option("--weights", default="default", show_default=True, help="Of --backbone.")
 @click.option(
@@ -40,10 +31,10 @@ GATE_STATUS = 1
     type=click.Choice(["warning", "error"]),
     help="End with status 1 if there is a finding of this severity or a higher one.",
 )
-@skip_broken_option
-@batch_size_option
-@cache_option
-@seed_option
+@options.skip_broken
+@options.batch_size
+@options.cache
+@options.seed
 @click.pass_context
 def audit_command(
     ctx: click.Context,
@@ -55,7 +46,7 @@ def audit_command(
     backbone: str | None,
     weights: str,
     fail_on: Literal["warning", "error"] | None,
-    on_error: OnError,
+    on_error: options.OnError,
     batch_size: int,
     cache: Where | None,
     seed: int,
@@ -75,7 +66,7 @@ def audit_command(
     splits = load_splits(data, seed=seed, on_error=on_error)
     embedder: Embedder = backbone if model is None else load_classifier(model)
     if backbone is not None and weights != "default":
-        embedder = features_of(backbone, weights_argument(weights), batch_size, cache)
+        embedder = features_of(backbone, options.none_or(weights), batch_size, cache)
     report = audit_splits(
         splits, model=embedder, groups=groups, seed=seed, batch_size=batch_size, cache=cache
     )

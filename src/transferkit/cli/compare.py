@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from transferkit._files import make_folder, replacing
-from transferkit.cli.options import (
-    FILE,
-    FOLDER,
-    batch_size_option,
-    cache_option,
-    data_argument,
-    device_option,
-    image_size_option,
-    save_figures,
-    seed_option,
-    weights_argument,
-)
+from transferkit.cli import options
 from transferkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +19,16 @@ if TYPE_CHECKING:
     from transferkit.workflows.comparison import Comparison
 
 INTERRUPTED_STATUS = 130
+
+
+class Settings(TypedDict):
+    """Options of both commands that go to the library as they are."""
+
+    weights: str | dict[str, str | Path | None] | None
+    image_size: int | None
+    batch_size: int
+    device: str | None
+    cache: Where | None
 
 
 def comma_list(text: str) -> list[str]:
@@ -51,12 +50,12 @@ def weights_by_name(values: tuple[str, ...]) -> str | dict[str, str | Path | Non
     """One value for all backbones, or a mapping from names; a mixture is a ConfigError."""
     named = dict(text.split("=", 1) for text in values if "=" in text)
     if named and len(named) == len(values):
-        return {name: weights_argument(value) for name, value in named.items()}
+        return {name: options.none_or(value) for name, value in named.items()}
     if len(values) > 1:
         raise ConfigError(
             f"--weights must be one value for all backbones, or NAME=... for each, got {values}."
         )
-    return weights_argument(values[0]) if values else "default"
+    return options.none_or(values[0]) if values else "default"
 
 
 backbones_option = click.option(
@@ -74,7 +73,7 @@ weights_option = click.option(
 
 
 @click.command("compare")
-@data_argument
+@options.data
 @backbones_option
 @click.option(
     "--strategies",
@@ -85,13 +84,13 @@ weights_option = click.option(
 @click.option("--seeds", default="0", show_default=True, help="Numbers, with commas between.")
 @weights_option
 @click.option("--epochs", type=click.IntRange(1), help="[default: that of each strategy]")
-@batch_size_option
-@image_size_option
-@device_option
-@cache_option
+@options.batch_size
+@options.image_size
+@options.device
+@options.cache
 @click.option(
     "--out",
-    type=FOLDER,
+    type=options.FOLDER,
     required=True,
     help="Folder for cells, tables and figures; the same folder again continues the run.",
 )
@@ -100,13 +99,9 @@ def compare_command(
     backbones: list[str],
     strategies: str,
     seeds: str,
-    weights: str | dict[str, str | Path | None] | None,
     epochs: int | None,
-    batch_size: int,
-    image_size: int | None,
-    device: str | None,
-    cache: Where | None,
     out: Path,
+    **settings: Unpack[Settings],
 ) -> None:
     """Train every backbone by every strategy on DATA, and compare the results.
 
@@ -126,16 +121,12 @@ def compare_command(
         chosen,
         splits,
         seeds=numbers,
-        weights=weights,
-        image_size=image_size,
         epochs=epochs,
-        batch_size=batch_size,
-        device=device,
         out=out,
-        cache=cache,
+        **settings,
     )
     click.echo(f"{comparison}\n")
-    for path in save_figures(lambda: figures(comparison), out):
+    for path in options.save_figures(lambda: figures(comparison), out):
         click.echo(f"wrote {path}")
     if comparison.interrupted:
         click.get_current_context().exit(INTERRUPTED_STATUS)
@@ -157,7 +148,7 @@ def figures(comparison: Comparison) -> dict[str, Axes]:
 
 
 @click.command("rank")
-@data_argument
+@options.data
 @backbones_option
 @weights_option
 @click.option(
@@ -167,23 +158,19 @@ def figures(comparison: Comparison) -> dict[str, Axes]:
     show_default=True,
     help="The score that orders them.",
 )
-@batch_size_option
-@image_size_option
-@seed_option
-@device_option
-@cache_option
-@click.option("--json", "json_file", type=FILE, help="Write the ranking as JSON.")
+@options.batch_size
+@options.image_size
+@options.seed
+@options.device
+@options.cache
+@click.option("--json", "json_file", type=options.FILE, help="Write the ranking as JSON.")
 def rank_command(
     data: Path,
     backbones: list[str],
-    weights: str | dict[str, str | Path | None] | None,
     by: str,
-    batch_size: int,
-    image_size: int | None,
     seed: int,
-    device: str | None,
-    cache: Where | None,
     json_file: Path | None,
+    **settings: Unpack[Settings],
 ) -> None:
     """Order backbones by their features on the train split of DATA; nothing is trained."""
     from transferkit.data.load import load_splits
@@ -193,12 +180,8 @@ def rank_command(
         backbones,
         load_splits(data, seed=seed),
         by=score_named(by),
-        weights=weights,
-        image_size=image_size,
-        batch_size=batch_size,
-        device=device,
         seed=seed,
-        cache=cache,
+        **settings,
     )
     click.echo(str(ranking))
     if json_file is not None:

@@ -12,54 +12,40 @@ from transferkit.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from transferkit.models.prefix_cache import Where
-
 OnError: TypeAlias = Literal["raise", "skip"]
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-PLACES: Mapping[str, Where | None] = {
-    "auto": "auto",
-    "memory": "memory",
-    "disk": "disk",
-    "none": None,
-}
 
-data_argument = click.argument("data", type=click.Path(path_type=Path))
-out_option = click.option(
-    "--out", type=FOLDER, required=True, help="Folder for the results; made if absent."
-)
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
-device_option = click.option(
+data = click.argument("data", type=click.Path(path_type=Path))
+seed = click.option("--seed", type=int, default=0, show_default=True)
+device = click.option(
     "--device", help="cpu, cuda, cuda:1, mps.  [default: the GPU if there is one]"
 )
-batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), default=32, show_default=True
-)
-image_size_option = click.option(
+batch_size = click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+image_size = click.option(
     "--image-size",
     type=click.IntRange(1),
     help="Side of the network's input, in pixels.  [default: the weights' own]",
 )
-skip_broken_option = click.option(
+skip_broken = click.option(
     "--skip-broken",
     "on_error",
     is_flag=True,
     callback=lambda _context, _option, skip: "skip" if skip else "raise",
     help="Skip images that cannot be read, and count them.",
 )
-cache_option = click.option(
+cache = click.option(
     "--cache",
-    type=click.Choice(list(PLACES)),
-    callback=lambda _context, _option, place: PLACES[place],
+    type=click.Choice(["auto", "memory", "disk", "none"]),
+    callback=lambda _context, _option, place: none_or(place),
     default="auto",
     show_default=True,
     help="Where to keep the activations of frozen layers; later commands reuse those on disk.",
 )
 
 
-def weights_argument(text: str) -> str | None:
-    """The weights that a ``--weights`` text means: ``none`` is random initialisation."""
+def none_or(text: str) -> str | None:
+    """The text, or None where it says ``none``: no cache, random weights."""
     return None if text.lower() == "none" else text
 
 

@@ -13,18 +13,7 @@ import click
 
 from transferkit._files import make_folder
 from transferkit._format import percent, percent_interval, table
-from transferkit.cli.options import (
-    OnError,
-    batch_size_option,
-    data_argument,
-    device_option,
-    image_size_option,
-    out_option,
-    save_figures,
-    seed_option,
-    skip_broken_option,
-    weights_argument,
-)
+from transferkit.cli import options
 from transferkit.cli.recipe import STRATEGY, help_text, recipe_options, typed_strategy
 
 if TYPE_CHECKING:
@@ -34,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@data_argument
+@options.data
 @click.option("--backbone", required=True, help="A name of 'transferkit list'.")
 @click.option(
     "--weights", default="default", show_default=True, help="default, none, a tag, or a file."
@@ -48,9 +37,11 @@ if TYPE_CHECKING:
 )
 @click.option("--augment", is_flag=True, help="Random flips, small rotations, crops and exposure.")
 @recipe_options
-@skip_broken_option
-@image_size_option
-@out_option
+@options.skip_broken
+@options.image_size
+@click.option(
+    "--out", type=options.FOLDER, required=True, help="Folder for the results; made if absent."
+)
 @click.pass_context
 def train_command(
     context: click.Context,
@@ -59,7 +50,7 @@ def train_command(
     weights: str,
     method: str,
     augment: bool,
-    on_error: OnError,
+    on_error: options.OnError,
     image_size: int | None,
     out: Path,
 ) -> None:
@@ -77,7 +68,7 @@ def train_command(
     strategy = typed_strategy(context, method, augment=augment)
     splits = load_splits(data, seed=strategy.options.get("seed", 0), on_error=on_error)
     click.echo(f"{splits}\n")
-    chosen = weights_argument(weights)
+    chosen = options.none_or(weights)
     model = new_classifier(strategy, backbone, splits, weights=chosen, image_size=image_size)
     result = run(strategy, model, splits)
     click.echo(f"{result}\n")
@@ -94,12 +85,12 @@ IMAGE_SIZE = 64
 @click.command("demo")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     default=Path("transferkit-demo"),
     show_default=True,
     help="Folder for the classifiers and figures.",
 )
-@seed_option
+@options.seed
 def demo_command(out: Path, seed: int) -> None:
     """Probe and fine-tune a backbone on synthetic chest radiographs, in under two minutes.
 
@@ -161,7 +152,7 @@ def write_result(result: Result, folder: Path) -> list[Path]:
     result.history.to_csv(paths[1])
     scores = {"val": result.val.to_dict(), "test": result.test and result.test.to_dict()}
     paths[2].write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    return paths + save_figures(lambda: figures(result), folder)
+    return paths + options.save_figures(lambda: figures(result), folder)
 
 
 def figures(result: Result) -> dict[str, Axes]:
@@ -180,8 +171,8 @@ def figures(result: Result) -> dict[str, Axes]:
 @click.command("predict")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@batch_size_option
-@device_option
+@options.batch_size
+@options.device
 def predict_command(
     model: Path, images: tuple[Path, ...], batch_size: int, device: str | None
 ) -> None:

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from transferkit._format import describe, percent
 from transferkit.errors import DataError
-from transferkit.plots._style import (
-    ANNOTATION,
-    GREY,
-    LEGEND,
-    PALETTE,
-    REFERENCE,
-    TEXT,
-    axes_or_new,
-    check_each_type,
-    check_type,
-    label_axes,
-    line_style,
-    matplotlib_module,
-    percent_axis,
-    shorten,
-)
+from transferkit.plots import _style as style
 from transferkit.selection.probe import ProbeCurve
 from transferkit.selection.ranking import Ranking
 from transferkit.training.history import History
@@ -61,11 +46,11 @@ def learning_curves(history: History | Mapping[str, History], *, ax: Axes | None
     if isinstance(history, History):
         runs: Mapping[str, History] = {"": history}
     else:
-        check_each_type(history, History, "a History, such as result.history")
+        style.check_each_type(history, History, "a History, such as result.history")
         runs = history
     if not runs or not all(len(run) for run in runs.values()):
         raise DataError("Learning curves need at least one finished epoch in every history.")
-    frame = axes_or_new(ax, size=(9, 3.8))
+    frame = style.axes_or_new(ax, size=(9, 3.8))
     frame.set_axis_off()
     _draw_panel(frame.inset_axes((0.0, 0, 0.44, 1)), runs, "loss", unit="loss (nats)")
     _draw_panel(frame.inset_axes((0.56, 0, 0.44, 1)), runs, "accuracy", unit="accuracy")
@@ -73,66 +58,41 @@ def learning_curves(history: History | Mapping[str, History], *, ax: Axes | None
 
 
 def _draw_panel(panel: Axes, runs: Mapping[str, History], quantity: Quantity, unit: str) -> None:
-    label_axes(panel, quantity.capitalize(), x="epoch", y=unit)
+    style.label_axes(panel, quantity.capitalize(), x="epoch", y=unit)
     if quantity == "accuracy":
-        percent_axis(panel, "y")
-    names = shorten(list(runs), width=28)
+        style.percent_axis(panel, "y")
+    names = style.shorten(list(runs), width=28)
     for index, (name, run) in enumerate(zip(names, runs.values(), strict=True)):
         if name or len(runs) > 1:
-            _draw_one_of_many(panel, run, quantity, name=name, index=index)
-        else:
-            _draw_single(panel, run, quantity)
+            colour, dashes = style.line_style(index)
+            has_val = any(getattr(record, f"val_{quantity}") is not None for record in run.records)
+            train_look = {"color": colour, "linestyle": dashes, "linewidth": 0.9, "alpha": 0.55}
+            label = None if has_val else f"{name} (train)"
+            _draw_line(panel, run, f"train_{quantity}", label=label, markersize=2.5, **train_look)
+            _draw_line(panel, run, f"val_{quantity}", label=name, color=colour, linestyle=dashes)
+            continue
+        _draw_line(panel, run, f"train_{quantity}", color=style.PALETTE[0], label="train")
+        _draw_line(panel, run, f"val_{quantity}", color=style.PALETTE[1], label="val")
+        if run.best_epoch is not None and len(run) > 1:
+            label = f"best epoch ({run.best_epoch})"
+            panel.axvline(run.best_epoch, label=label, **style.REFERENCE)
     # an axis that shows noise in the last digit, or half epochs, misleads
     low, high = panel.get_ylim()
     missing = max(0.0, 0.05 - (high - low)) / 2
     panel.set_ylim(low - missing, high + missing)
     first, last = panel.get_xlim()
     panel.set_xlim(min(first, 0.8), max(last, 1.2))
-    locator = matplotlib_module("ticker").MaxNLocator(integer=True, min_n_ticks=1)
+    locator = style.matplotlib_module("ticker").MaxNLocator(integer=True, min_n_ticks=1)
     panel.xaxis.set_major_locator(locator)
-    panel.legend(loc="best", **LEGEND)
+    panel.legend(loc="best", **style.LEGEND)
 
 
-def _draw_single(panel: Axes, run: History, quantity: Quantity) -> None:
-    _draw_line(panel, run, f"train_{quantity}", colour=PALETTE[0], label="train")
-    _draw_line(panel, run, f"val_{quantity}", colour=PALETTE[1], label="val")
-    if run.best_epoch is not None and len(run) > 1:
-        label = f"best epoch ({run.best_epoch})"
-        panel.axvline(run.best_epoch, label=label, **REFERENCE)
-
-
-def _draw_one_of_many(
-    panel: Axes, run: History, quantity: Quantity, *, name: str, index: int
-) -> None:
-    colour, style = line_style(index)
-    has_val = any(getattr(record, f"val_{quantity}") is not None for record in run.records)
-    train_label = None if has_val else f"{name} (train)"
-    _draw_line(panel, run, f"train_{quantity}", colour, train_label, style=style, thin=True)
-    _draw_line(panel, run, f"val_{quantity}", colour, name, style=style)
-
-
-def _draw_line(
-    panel: Axes,
-    run: History,
-    field: str,
-    colour: str,
-    label: str | None,
-    *,
-    style: str = "-",
-    thin: bool = False,
-) -> None:
+def _draw_line(panel: Axes, run: History, field: str, **look: Any) -> None:
     points = [(r.epoch, getattr(r, field)) for r in run.records if getattr(r, field) is not None]
     if points:
-        panel.plot(
-            *zip(*points, strict=True),
-            color=colour,
-            label=label,
-            linestyle=style,
-            linewidth=0.9 if thin else 1.8,
-            alpha=0.55 if thin else 1.0,
-            marker="o" if len(points) <= FEW_EPOCHS else None,
-            markersize=2.5 if thin else 4,
-        )
+        marker = "o" if len(points) <= FEW_EPOCHS else None
+        look = {"linewidth": 1.8, "marker": marker, "markersize": 4} | look
+        panel.plot(*zip(*points, strict=True), **look)
 
 
 def comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
@@ -161,25 +121,27 @@ def accuracy_intervals(
     ``evaluations`` maps models to evaluations (anything with ``accuracy`` and
     ``accuracy_interval``), or models to splits to evaluations, with one colour for each split.
     """
-    check_type(evaluations, Mapping, SEVERAL)
+    style.check_type(evaluations, Mapping, SEVERAL)
     rows = {m: dict(e) if isinstance(e, Mapping) else {"": e} for m, e in evaluations.items()}
     splits = list(dict.fromkeys(split for row in rows.values() for split in row))
     if not splits:
         raise DataError("There is nothing to draw: the mapping holds no evaluation.")
-    drawn = axes_or_new(ax, size=(7.2, 1.5 + 0.2 * (1 + len(splits)) * len(rows)))
+    drawn = style.axes_or_new(ax, size=(7.2, 1.5 + 0.2 * (1 + len(splits)) * len(rows)))
     for index, split in enumerate(splits):
         shift = 0.32 * (index - (len(splits) - 1) / 2)
         points = {
             place + shift: row[split] for place, row in enumerate(rows.values()) if split in row
         }
-        _draw_intervals(drawn, points, label=split, colour=PALETTE[index % len(PALETTE)])
-    label_axes(drawn, "Accuracy", subtitle="with 95 % Wilson intervals", x="accuracy", y="")
-    drawn.set_yticks(range(len(rows)), shorten(list(rows), width=36))
+        _draw_intervals(
+            drawn, points, label=split, colour=style.PALETTE[index % len(style.PALETTE)]
+        )
+    style.label_axes(drawn, "Accuracy", subtitle="with 95 % Wilson intervals", x="accuracy", y="")
+    drawn.set_yticks(range(len(rows)), style.shorten(list(rows), width=36))
     drawn.set_ylim(len(rows) - 0.4, -0.6)
     drawn.margins(x=0.18)
-    percent_axis(drawn, "x")
+    style.percent_axis(drawn, "x")
     if len(splits) > 1:
-        drawn.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(splits), **LEGEND)
+        drawn.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(splits), **style.LEGEND)
     return drawn
 
 
@@ -195,7 +157,7 @@ def _draw_intervals(
     )
     for place, result in points.items():
         text, end = percent(result.accuracy), (result.accuracy_interval[1], place)
-        drawn.annotate(text, end, xytext=(5, 0), va="center", color=colour, **ANNOTATION)
+        drawn.annotate(text, end, xytext=(5, 0), va="center", color=colour, **style.ANNOTATION)
 
 
 def accuracy_vs_time(
@@ -205,40 +167,44 @@ def accuracy_vs_time(
 
     A line joins the models that no other beats on both.
     """
-    check_type(evaluations, Mapping, SEVERAL)
-    check_type(seconds, Mapping, "a mapping from names of models to seconds beside the evaluations")
+    style.check_type(evaluations, Mapping, SEVERAL)
+    style.check_type(
+        seconds, Mapping, "a mapping from names of models to seconds beside the evaluations"
+    )
     if not evaluations or evaluations.keys() != seconds.keys():
         raise DataError(
             f"Expected an evaluation and a time for each model, got evaluations of "
             f"{list(evaluations)} and times of {list(seconds)}."
         )
-    drawn = axes_or_new(ax, size=(6.4, 4.4))
+    drawn = style.axes_or_new(ax, size=(6.4, 4.4))
     scores = {name: result.accuracy for name, result in evaluations.items()}
     front = _pareto_front(scores, seconds)
     times, heights = [seconds[name] for name in front], [scores[name] for name in front]
-    drawn.plot(times, heights, "--", color=GREY, linewidth=1, label="best for its time", zorder=1)
-    for name, shown in zip(scores, shorten(list(scores), width=26), strict=True):
+    drawn.plot(
+        times, heights, "--", color=style.GREY, linewidth=1, label="best for its time", zorder=1
+    )
+    for name, shown in zip(scores, style.shorten(list(scores), width=26), strict=True):
         low, high = evaluations[name].accuracy_interval
         spread = [[scores[name] - low], [high - scores[name]]]
-        colour = PALETTE[0] if name in front else GREY
+        colour = style.PALETTE[0] if name in front else style.GREY
         drawn.errorbar(seconds[name], scores[name], yerr=spread, fmt="o", color=colour)
         point = (seconds[name], scores[name])
-        drawn.annotate(shown, point, xytext=(6, 4), color=TEXT, **ANNOTATION)
-    label_axes(
+        drawn.annotate(shown, point, xytext=(6, 4), color=style.TEXT, **style.ANNOTATION)
+    style.label_axes(
         drawn,
         "Accuracy against training time",
         subtitle="with 95 % Wilson intervals",
         x="training time (s), logarithmic",
         y="accuracy",
     )
-    ticker = matplotlib_module("ticker")
+    ticker = style.matplotlib_module("ticker")
     drawn.set_xscale("log")
     drawn.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     drawn.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     drawn.xaxis.set_minor_locator(ticker.NullLocator())
     drawn.margins(x=0.25)
-    percent_axis(drawn, "y")
-    drawn.legend(loc="lower right", bbox_to_anchor=(1, 1), **LEGEND)
+    style.percent_axis(drawn, "y")
+    drawn.legend(loc="lower right", bbox_to_anchor=(1, 1), **style.LEGEND)
     return drawn
 
 
@@ -254,27 +220,27 @@ def _pareto_front(scores: Mapping[str, float], seconds: Mapping[str, float]) -> 
 
 def ranking(ranking: Ranking, *, ax: Axes | None = None) -> Axes:
     """Draw the score of each backbone, the best at the top, with its interval and its speed."""
-    check_type(ranking, Ranking, "a Ranking of tk.rank_backbones")
+    style.check_type(ranking, Ranking, "a Ranking of tk.rank_backbones")
     rows = [(row, row.score) for row in ranking.rows if row.score is not None]
     if not rows:
         raise DataError("There is nothing to draw: no backbone has a score.")
-    drawn = axes_or_new(ax, size=(7.2, 1.5 + 0.4 * len(rows)))
+    drawn = style.axes_or_new(ax, size=(7.2, 1.5 + 0.4 * len(rows)))
     for place, (row, score) in enumerate(rows):
         low, high = row.interval or (score, score)
-        colour = PALETTE[0] if row.interval else GREY
+        colour = style.PALETTE[0] if row.interval else style.GREY
         spread = [[max(score - low, 0)], [max(high - score, 0)]]
         drawn.errorbar(score, place, xerr=spread, fmt="o", color=colour, markersize=5)
         speed = "" if row.images_per_second is None else f"{row.images_per_second:.0f} images/s"
         end = (max(high, score), place)
-        drawn.annotate(speed, end, xytext=(6, 0), va="center", color=TEXT, **ANNOTATION)
-    label_axes(
+        drawn.annotate(speed, end, xytext=(6, 0), va="center", color=style.TEXT, **style.ANNOTATION)
+    style.label_axes(
         drawn,
         "Backbones by their features",
         subtitle="with 95 % intervals; grey: left before the last round",
         x=ranking.by,
         y="",
     )
-    drawn.set_yticks(range(len(rows)), shorten([row.name for row, _ in rows], width=36))
+    drawn.set_yticks(range(len(rows)), style.shorten([row.name for row, _ in rows], width=36))
     drawn.set_ylim(len(rows) - 0.4, -0.6)
     drawn.margins(x=0.22)
     return drawn
@@ -282,12 +248,14 @@ def ranking(ranking: Ranking, *, ax: Axes | None = None) -> Axes:
 
 def probe_curve(curve: ProbeCurve, *, ax: Axes | None = None) -> Axes:
     """Draw the accuracy of a linear probe against the training images; see ``Advice.curve``."""
-    check_type(curve, ProbeCurve, "the learning curve of a probe, such as Advice.curve")
-    drawn = axes_or_new(ax, size=(6.4, 4.0))
+    style.check_type(curve, ProbeCurve, "the learning curve of a probe, such as Advice.curve")
+    drawn = style.axes_or_new(ax, size=(6.4, 4.0))
     lows, highs = curve.accuracies.min(axis=1), curve.accuracies.max(axis=1)
-    drawn.fill_between(curve.sizes, lows, highs, color=PALETTE[0], alpha=0.15, label="all repeats")
-    drawn.plot(curve.sizes, curve.means, "o-", color=PALETTE[0], label="mean")
-    label_axes(
+    drawn.fill_between(
+        curve.sizes, lows, highs, color=style.PALETTE[0], alpha=0.15, label="all repeats"
+    )
+    drawn.plot(curve.sizes, curve.means, "o-", color=style.PALETTE[0], label="mean")
+    style.label_axes(
         drawn,
         "Learning curve of the linear probe",
         subtitle=f"the last doubling brought {100 * curve.gain_per_doubling:+.1f} points",
@@ -296,7 +264,7 @@ def probe_curve(curve: ProbeCurve, *, ax: Axes | None = None) -> Axes:
     )
     drawn.set_xscale("log", base=2)
     drawn.set_xticks(curve.sizes.tolist(), [str(size) for size in curve.sizes.tolist()])
-    drawn.xaxis.set_minor_locator(matplotlib_module("ticker").NullLocator())
-    percent_axis(drawn, "y")
-    drawn.legend(loc="best", **LEGEND)
+    drawn.xaxis.set_minor_locator(style.matplotlib_module("ticker").NullLocator())
+    style.percent_axis(drawn, "y")
+    drawn.legend(loc="best", **style.LEGEND)
     return drawn

@@ -14,21 +14,7 @@ from transferkit._validation import check_whole
 from transferkit.metrics.classification import ReliabilityCurve, reliability_curve
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.metrics.intervals import wilson_interval
-from transferkit.plots._style import (
-    LEGEND,
-    LIGHT,
-    MUTED,
-    PALETTE,
-    REFERENCE,
-    TEXT,
-    axes_or_new,
-    check_each_type,
-    check_type,
-    label_axes,
-    line_style,
-    percent_axis,
-    shorten,
-)
+from transferkit.plots import _style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,15 +31,15 @@ MEAN = "mean of classes"
 
 def confusion_matrix(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     """Draw how each true class was predicted: counts, and shares of the row as colour."""
-    check_type(evaluation, Evaluation, EVALUATION)
+    style.check_type(evaluation, Evaluation, EVALUATION)
     num_classes = len(evaluation.classes)
     side = float(np.clip(3.2 + 0.45 * num_classes, 4.2, 11))
-    margin = 0.07 * max(map(len, shorten(evaluation.classes)))
-    drawn = axes_or_new(ax, size=(side + 0.8 + margin, side))
+    margin = 0.07 * max(map(len, style.shorten(evaluation.classes)))
+    drawn = style.axes_or_new(ax, size=(side + 0.8 + margin, side))
     support = evaluation.confusion.sum(axis=1, keepdims=True)
     shares = evaluation.confusion / np.maximum(support, 1)
     picture = drawn.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    label_axes(
+    style.label_axes(
         drawn,
         "Confusion matrix",
         subtitle=f"{np.trace(evaluation.confusion)} of {evaluation.n} images right "
@@ -68,10 +54,10 @@ def confusion_matrix(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     figure = drawn.get_figure()
     if figure is not None:
         bar = figure.colorbar(picture, ax=drawn, shrink=0.82, aspect=24)
-        bar.set_label("share of the true class", fontsize=9, color=TEXT)
+        bar.set_label("share of the true class", fontsize=9, color=style.TEXT)
         bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=8, colors=TEXT)
-        percent_axis(bar.ax, "y")
+        bar.ax.tick_params(length=0, labelsize=8, colors=style.TEXT)
+        style.percent_axis(bar.ax, "y")
     return drawn
 
 
@@ -80,7 +66,7 @@ def _name_classes(drawn: Axes, classes: tuple[str, ...]) -> None:
         spine.set_visible(False)
     if len(classes) > NAMED_CLASSES:
         return
-    names, places = shorten(classes), range(len(classes))
+    names, places = style.shorten(classes), range(len(classes))
     drawn.set_yticks(places, names)
     drawn.set_xticks(places, names)
     if max(map(len, names)) * len(names) > 50:
@@ -94,7 +80,7 @@ def _write_counts(drawn: Axes, evaluation: Evaluation, shares: Float64Array) -> 
     for (row, column), count in np.ndenumerate(evaluation.confusion):
         share = float(shares[row, column])
         text = f"{count}\n{percent(share)}" if few else str(count)
-        colour = "white" if share > 0.55 else TEXT
+        colour = "white" if share > 0.55 else style.TEXT
         drawn.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
@@ -106,26 +92,26 @@ def roc(evaluation: Evaluation | Mapping[str, Evaluation], *, ax: Axes | None = 
     """
     if isinstance(evaluation, Evaluation):
         curves = _class_curves(evaluation)
-        two, positive = len(evaluation.classes) == 2, shorten(evaluation.classes, width=40)[1]
+        two, positive = len(evaluation.classes) == 2, style.shorten(evaluation.classes, width=40)[1]
         subtitle = f"positive class: {positive}" if two else "one against rest"
     else:
-        check_each_type(evaluation, Evaluation, EVALUATION)
+        style.check_each_type(evaluation, Evaluation, EVALUATION)
         curves, subtitle = _named_curves(evaluation), ""
-    drawn = axes_or_new(ax, size=(5.0, 5.0))
-    label_axes(
+    drawn = style.axes_or_new(ax, size=(5.0, 5.0))
+    style.label_axes(
         drawn, "ROC curve", subtitle=subtitle, x="false positive rate", y="true positive rate"
     )
-    drawn.plot([0, 1], [0, 1], label="chance", **REFERENCE)
+    drawn.plot([0, 1], [0, 1], label="chance", **style.REFERENCE)
     for index, (name, (rates, area)) in enumerate(curves.items()):
-        colour, style = (TEXT, "-") if name == MEAN and index else line_style(index)
+        colour, dashes = (style.TEXT, "-") if name == MEAN and index else style.line_style(index)
         label = f"{name}, AUROC {area:.3f}" if name else f"AUROC {area:.3f}"
-        drawn.plot(*rates, color=colour, linestyle=style, linewidth=1.8, label=label)
+        drawn.plot(*rates, color=colour, linestyle=dashes, linewidth=1.8, label=label)
     drawn.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    percent_axis(drawn, "xy")
+    style.percent_axis(drawn, "xy")
     if curves:
-        drawn.legend(loc="best", **LEGEND)
+        drawn.legend(loc="best", **style.LEGEND)
     else:
-        text = drawn.text(0.5, 0.5, "undefined:\nimages of one class only", color=MUTED)
+        text = drawn.text(0.5, 0.5, "undefined:\nimages of one class only", color=style.MUTED)
         text.set(transform=drawn.transAxes, ha="center", va="center", backgroundcolor="white")
     return drawn
 
@@ -136,11 +122,11 @@ def reliability(evaluation: Evaluation, *, bins: int = 15, ax: Axes | None = Non
     There are ``bins`` bins of equal width over [0, 1]. Points carry Wilson intervals; grey bars
     show the share of the images in each bin.
     """
-    check_type(evaluation, Evaluation, EVALUATION)
+    style.check_type(evaluation, Evaluation, EVALUATION)
     check_whole("bins", bins, least=1)
     curve = reliability_curve(evaluation.labels, evaluation.probabilities, bins=bins)
-    drawn = axes_or_new(ax, size=(5.4, 4.9))
-    label_axes(
+    drawn = style.axes_or_new(ax, size=(5.4, 4.9))
+    style.label_axes(
         drawn,
         "Reliability",
         subtitle=f"expected calibration error {percent(curve.error)}",
@@ -149,13 +135,13 @@ def reliability(evaluation: Evaluation, *, bins: int = 15, ax: Axes | None = Non
     )
     centres = (curve.edges[1:] + curve.edges[:-1]) / 2
     shares = curve.counts / evaluation.n
-    drawn.bar(centres, shares, width=0.9 / bins, color=LIGHT, label="share of images")
-    drawn.plot([0, 1], [0, 1], label="perfect", **REFERENCE)
+    drawn.bar(centres, shares, width=0.9 / bins, color=style.LIGHT, label="share of images")
+    drawn.plot([0, 1], [0, 1], label="perfect", **style.REFERENCE)
     _draw_bins(drawn, curve)
     lowest = 1 / len(evaluation.classes)
     drawn.set(xlim=(lowest - 0.02 if lowest >= 0.2 else -0.02, 1.02), ylim=(0, 1.02))
-    percent_axis(drawn, "xy")
-    drawn.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, **LEGEND)
+    style.percent_axis(drawn, "xy")
+    drawn.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, **style.LEGEND)
     return drawn
 
 
@@ -168,7 +154,7 @@ def _draw_bins(drawn: Axes, curve: ReliabilityCurve) -> None:
         x,
         y,
         yerr=np.abs(np.transpose(ends) - y),
-        color=PALETTE[0],
+        color=style.PALETTE[0],
         marker="o",
         markersize=5,
         linewidth=1.6,
@@ -180,7 +166,7 @@ def _draw_bins(drawn: Axes, curve: ReliabilityCurve) -> None:
 def _named_curves(evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[Float64Array, float]]:
     """One curve for each name: of the second of two classes, or the mean of more."""
     curves = {}
-    names = shorten(list(evaluations), width=28)
+    names = style.shorten(list(evaluations), width=28)
     for name, evaluation in zip(names, evaluations.values(), strict=True):
         own = list(_class_curves(evaluation).values())
         if own:
@@ -192,7 +178,7 @@ def _class_curves(evaluation: Evaluation) -> dict[str, tuple[Float64Array, float
     """Map each class to its rates (2, T) and area; the mean of several classes comes last."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
     two = len(evaluation.classes) == 2
-    names = ["", ""] if two else shorten(evaluation.classes)
+    names = ["", ""] if two else style.shorten(evaluation.classes)
     curves = {}
     for k in [1] if two else range(len(evaluation.classes)):
         positive = labels == k

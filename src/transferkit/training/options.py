@@ -133,7 +133,7 @@ class Options:
 
 
 def plain_option(value: object) -> JSON:
-    """An option's value as plain data: a function is its module and name, an object its settings."""
+    """An option's value as plain data: a function is its module and name, an object its repr."""
     if isinstance(value, torch.device):
         return str(value)
     if callable(value) or is_dataclass(value):
