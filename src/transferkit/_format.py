@@ -73,9 +73,14 @@ class Table:
         )
 
 
-def percent(value: float, *, digits: int = 1) -> str:
-    """Format a share in [0, 1] as a percentage: ``0.8125`` is ``"81.2 %"``."""
-    return f"{100 * value:.{digits}f} %"
+def percent(value: float | None, *, digits: int = 1) -> str:
+    """Format a share in [0, 1] as a percentage: ``0.8125`` is ``"81.2 %"``, None a dash."""
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None) -> str:
+    """Format a number with four decimals, None as a dash."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def percent_interval(value: float, interval: tuple[float, float], *, digits: int = 1) -> str:

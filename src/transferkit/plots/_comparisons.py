@@ -23,6 +23,7 @@ Quantity: TypeAlias = Literal["loss", "accuracy"]
 FEW_EPOCHS = 20
 """Up to this many epochs each has a marker: a single epoch would draw no line at all."""
 SEVERAL = "a mapping from names of models to evaluations"
+TIMES = "a mapping from names of models to seconds beside the evaluations"
 
 
 class Scored(Protocol):
@@ -168,9 +169,7 @@ def accuracy_vs_time(
     A line joins the models that no other beats on both.
     """
     style.check_type(evaluations, Mapping, SEVERAL)
-    style.check_type(
-        seconds, Mapping, "a mapping from names of models to seconds beside the evaluations"
-    )
+    style.check_type(seconds, Mapping, TIMES)
     if not evaluations or evaluations.keys() != seconds.keys():
         raise DataError(
             f"Expected an evaluation and a time for each model, got evaluations of "

@@ -62,10 +62,7 @@ class Loader:
 
 
 def reader_of_images(data: ImageData, device: torch.device) -> Read:
-    """Read uint8 images (B, C, H, W): from a GPU with ample room for all of them, else from memory.
-
-    They are taken by fancy indexing, never collated one by one.
-    """
+    """Read uint8 images (B, C, H, W): from a GPU where all of them fit, else from memory."""
     if not has_room(device, data.images.nbytes):
         return lambda rows: (data.batch(rows),)
     pixels = torch.as_tensor(np.ascontiguousarray(data.images), device=device)  # (N, H, W, C)
@@ -125,19 +122,14 @@ def apply_augmentation(augment: Augmentation, images: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         if isinstance(augment, Augment):
             return augment(images, torch.default_generator)
-        changed: object = (
-            _by_image(augment, images) if _is_of_torchvision(augment) else augment(images)
-        )
+        of_torchvision = type(augment).__module__.startswith("torchvision.transforms")
+        changed: object = _by_image(augment, images) if of_torchvision else augment(images)
     if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == len(images):
         return changed
     raise TrainingError(
         f"augment must return a tensor of {len(images)} images (B, C, H, W), "
         f"got {describe(changed)}."
     )
-
-
-def _is_of_torchvision(augment: object) -> bool:
-    return type(augment).__module__.startswith("torchvision.transforms")
 
 
 def _by_image(transform: Callable[[Tensor], Tensor], images: Tensor) -> object:
@@ -163,10 +155,7 @@ def augmented_view(
 
 
 class Loaders:
-    """Makes the loaders of a run, and makes them anew when freezing, frozen weights or data change.
-
-    Where a cache has room, the frozen layers run once per image, and the loaders read their output.
-    """
+    """The loaders of a run, made anew when freezing, frozen weights or data change."""
 
     def __init__(self, model: Classifier, options: Options, device: torch.device) -> None:
         self._model = model
@@ -227,7 +216,7 @@ class Loaders:
 
         readers = [reader_of_images(data, self._device) for data in splits]
         loaders = [
-            Loader(read, labels_of(data), forward, size)
+            Loader(read, data.require_labels("Training"), forward, size)
             for read, data in zip(readers, splits, strict=True)
         ]
         if augment is not None:
@@ -270,7 +259,7 @@ class Loaders:
 
         size = _HEAD_BATCH if cut.stage == "head" else 2 * self._options.batch_size
         return [
-            Loader(reader_of_tensors(tensors), labels_of(job.data), tail, size)
+            Loader(reader_of_tensors(tensors), job.data.require_labels("Training"), tail, size)
             for tensors, job in zip(cached, jobs, strict=True)
         ]
 
@@ -304,8 +293,3 @@ def _compiled(forward: Forward) -> Forward:
     """``forward`` through ``torch.compile``; dropout draws the numbers that it would without."""
     result: Forward = torch.compile(forward, options={"fallback_random": True})
     return result
-
-
-def labels_of(data: ImageData) -> Int64Array:
-    """The labels, which were checked before."""
-    return data.require_labels("Training")

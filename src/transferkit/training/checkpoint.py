@@ -178,10 +178,7 @@ class TrainState:
 
 
 class Run:
-    """A training run: the model and everything else that changes as it trains.
-
-    It stands between two epochs, except from :meth:`begin_epoch` to :meth:`end_epoch`.
-    """
+    """A training run: the model and everything else that changes as it trains."""
 
     @torch.inference_mode(mode=False)
     def __init__(self, model: Classifier, options: Options) -> None:
@@ -201,11 +198,7 @@ class Run:
         return len(self.history.records)
 
     def begin_epoch(self) -> Optimizer:
-        """Put the model into train mode, with the weights of the last whole epoch.
-
-        Returns:
-            The optimizer, which holds exactly the parameters that are trainable now.
-        """
+        """Put the model into train mode with its last weights; return the optimizer for it."""
         place(self.model, self.device)
         if any(p.is_inference() for p in self.model.parameters()):
             raise TrainingError(
@@ -219,7 +212,7 @@ class Run:
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, self.options)
         elif set(parameters_of(self.optimizer)) != {
-            parameter for parameter in self.model.parameters() if parameter.requires_grad
+            p for p in self.model.parameters() if p.requires_grad
         }:
             known = moments(self.optimizer, self.model)
             self.optimizer = build_optimizer(self.model, self.options)
@@ -307,14 +300,13 @@ def refreeze(model: nn.Module, names: tuple[str, ...]) -> None:
 
 
 def _on_cpu(tensors: Weights) -> Weights:
-    copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-    return {name: value.contiguous() for name, value in copies.items()}
+    return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
 
 
 def _check_same_options(ours: dict[str, JSON], theirs: dict[str, JSON]) -> None:
     for name, value in ours.items():
-        if name not in theirs or theirs[name] != value:
-            saved = theirs.get(name)
+        saved = theirs.get(name)
+        if name not in theirs or saved != value:
             raise TrainingError(
                 f"The training state was made with {name}={saved!r}, and this trainer with "
                 f"{name}={value!r}. Make the trainer with {name}={saved!r}."

@@ -15,7 +15,7 @@ from typing import Literal, NoReturn, Self, TypeAlias
 from tqdm import tqdm
 
 from transferkit._files import replacing
-from transferkit._format import percent, plain_fields, table
+from transferkit._format import number, percent, plain_fields, table
 from transferkit._typing import JSON
 from transferkit.errors import DataError
 
@@ -64,14 +64,14 @@ class HistorySummary:
     def __str__(self) -> str:
         header = ("final train loss", "best train acc", "final val loss", "best val acc",
                   "best val loss (epoch)", "seconds")  # fmt: skip
-        best = _number(self.best_val_loss)
+        best = number(self.best_val_loss)
         if self.best_val_loss_epoch is not None:
             best += f" ({self.best_val_loss_epoch})"
         cells = (
-            _number(self.final_train_loss),
-            _share(self.best_train_accuracy),
-            _number(self.final_val_loss),
-            _share(self.best_val_accuracy),
+            number(self.final_train_loss),
+            percent(self.best_train_accuracy, digits=2),
+            number(self.final_val_loss),
+            percent(self.best_val_accuracy, digits=2),
             best,
             f"{self.seconds:.1f}",
         )
@@ -172,37 +172,24 @@ class History:
 
     def __str__(self) -> str:
         header = ("epoch", "lr", "train loss", "train acc", "val loss", "val acc", "seconds", "")
-        best = self.best_epoch
-        rows = [_row(record, best=record.epoch == best) for record in self.records]
+        rows = [
+            (
+                str(r.epoch),
+                f"{r.lr:.2e}",
+                number(r.train_loss),
+                percent(r.train_accuracy, digits=2),
+                number(r.val_loss),
+                percent(r.val_accuracy, digits=2),
+                f"{r.seconds:.1f}",
+                "best" if r.epoch == self.best_epoch else "",
+            )
+            for r in self.records
+        ]
         return table(header, rows, left=0)
 
 
-def _row(record: EpochRecord, *, best: bool) -> tuple[str, ...]:
-    return (
-        str(record.epoch),
-        f"{record.lr:.2e}",
-        _number(record.train_loss),
-        _share(record.train_accuracy),
-        _number(record.val_loss),
-        _share(record.val_accuracy),
-        f"{record.seconds:.1f}",
-        "best" if best else "",
-    )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value, digits=2)
-
-
 class Progress:
-    """Shows on standard error how far a run is: ``done`` of so many ``steps`` at the start.
-
-    ``show`` True is a bar, False nothing; None a bar on a terminal, and lines elsewhere.
-    """
+    """Progress of a run on standard error: a bar, lines or nothing; see Trainer(progress=...)."""
 
     def __init__(self, show: bool | None, *, epochs: int, steps: int, done: int) -> None:
         self._epochs = epochs

@@ -21,11 +21,7 @@ from transferkit.training.trainer import check_data
 
 
 def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
-    """Solve the head of ``model`` on train for each penalty, and keep the one that is best on val.
-
-    Of the options only class weights, label smoothing, monitor and cache matter. The history has
-    one record per penalty, from strong to weak.
-    """
+    """Solve the head on train, from strong to weak penalties, and keep the best on val."""
     head = linear_layer(model.head)
     check_data(model, splits["train"], splits["val"])
     with plain_context(device_of(model)):

@@ -138,11 +138,7 @@ def schedule_factor(run: Run, total: int) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loss:
-    """Cross-entropy as a sum over samples, to be divided by :meth:`mass`.
-
-    The quotient is the mean over samples, or with class weights (K,) the weighted mean. Sum and
-    mass apart make the mean right over batches of any size.
-    """
+    """Cross-entropy as a sum over samples; divided by :meth:`mass`, it is the (weighted) mean."""
 
     weights: Float64Array | None = None
     label_smoothing: float = 0.0

@@ -114,25 +114,28 @@ def compare(
         [('linear_probe', 0, 30), ('top', 0, 30)]
     """
     check_option_names(options, owner="compare", beside=("seeds", "epochs"))
-    progress = options.get("progress") is not False
     options["cache"] = cache_named(Options(**options).cache, shared=True)  # one for all cells
     parts = labelled_splits(splits)
     recipes = _recipes(strategies, epochs, options)
     check_backbones("backbones", backbones, weights)
-    _check_seeds(seeds)
-    _check_executor(executor)
+    _check_filled("seeds", seeds)
+    for seed in seeds:
+        check_whole("Each of seeds", seed)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ConfigError(f"executor must be one of concurrent.futures, got {executor!r}.")
     grid = product(dict.fromkeys(backbones), recipes, dict.fromkeys(seeds))
     tasks = [
         Task(_full_name(name), recipe, seed, weights_of(name, weights), image_size)
         for name, recipe, seed in grid
     ]
     store = None if out is None else CellStore(to_path("out", out), parts, recipes)
-    cells = _collect(tasks, parts, store, executor, progress=progress)
+    cells = _collect(tasks, parts, store, executor, options.get("progress"))
+    groups = parts["test"].groups if "test" in parts else None
     comparison = Comparison(
         cells=tuple(cells[task.name] for task in tasks if task.name in cells),
         pending=tuple(task.name for task in tasks if task.name not in cells),
         looks=sum(c.test is not None for c in cells.values()) if store is None else store.looks(),
-        groups=_shared_groups(parts),
+        groups=groups if groups and len(set(groups)) < len(groups) else None,
     )
     if out is not None:
         comparison.save(out)
@@ -178,8 +181,7 @@ def _collect(
     splits: Splits,
     store: CellStore | None,
     executor: Executor | None,
-    *,
-    progress: bool,
+    progress: bool | None,
 ) -> dict[str, Cell]:
     """The cells by name: those in the store, then the others as they end, until Ctrl-C."""
     stored = {} if store is None else {task.name: store.load(task) for task in tasks}
@@ -195,10 +197,10 @@ def _collect(
                 cells[task.name] = cell
                 if store is not None:
                     store.save(task, cell)
-                if progress:
+                if progress is not False:
                     print(f"{len(cells)}/{len(tasks)}  {_line(cell)}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
-        if progress:
+        if progress is not False:
             print("interrupted: the table shows the finished cells", file=sys.stderr, flush=True)
     return cells
 
@@ -257,23 +259,6 @@ def _recipes(
 def _check_filled(option: str, values: object) -> None:
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
         raise ConfigError(f"{option} must be a list of one or more, got {values!r}.")
-
-
-def _check_seeds(seeds: Sequence[int]) -> None:
-    _check_filled("seeds", seeds)
-    for seed in seeds:
-        check_whole("Each of seeds", seed)
-
-
-def _check_executor(executor: object) -> None:
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise ConfigError(f"executor must be one of concurrent.futures, got {executor!r}.")
-
-
-def _shared_groups(splits: Splits) -> tuple[str, ...] | None:
-    """The groups of the test images, where some images share one."""
-    groups = splits["test"].groups if "test" in splits else None
-    return None if groups is None or len(set(groups)) == len(groups) else groups
 
 
 def _full_name(name: str) -> str:

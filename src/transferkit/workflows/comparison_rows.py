@@ -6,26 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
-from transferkit._format import percent, percent_interval, plain
+from transferkit._format import number, percent, percent_interval, plain
 from transferkit._typing import JSON
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.metrics.intervals import wilson_interval
 from transferkit.training.history import History
 
-HEADER = (
-    "backbone",
-    "strategy",
-    "seeds",
-    "final train loss",
-    "best train acc",
-    "final val loss",
-    "best val acc",
-    "best val loss (epoch)",
-    "test acc [95 %]",
-    "sd",
-    "time",
-    "trained",
-)
+HEADER = ("backbone", "strategy", "seeds", "final train loss", "best train acc", "final val loss",
+          "best val acc", "best val loss (epoch)", "test acc [95 %]", "sd", "time",
+          "trained")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -99,10 +88,8 @@ class Row:
         strategy: Name of the strategy.
         seeds: The seeds that have scores.
         failed: The seeds that failed.
-        final_train_loss: Training loss of the last epoch.
-        best_train_accuracy: Highest training accuracy of all epochs.
-        final_val_loss: Loss on val of the last epoch.
-        best_val_accuracy: Highest accuracy on val of all epochs.
+        final_train_loss, final_val_loss: Losses of the last epoch.
+        best_train_accuracy, best_val_accuracy: Highest accuracies of all epochs.
         best_val_loss: Lowest loss on val of all epochs.
         best_val_loss_epochs: The epoch of that loss, for each seed.
         val: Accuracy on val of the chosen epoch.
@@ -174,24 +161,16 @@ def row_cells(row: Row) -> tuple[str, ...]:
         row.backbone,
         row.strategy,
         f"{seeds} of {seeds + len(row.failed)}" if row.failed else f"{seeds}",
-        _number(row.final_train_loss),
-        _share(row.best_train_accuracy),
-        _number(row.final_val_loss),
-        _share(row.best_val_accuracy),
-        f"{_number(row.best_val_loss)} ({epochs})",
+        number(row.final_train_loss),
+        percent(row.best_train_accuracy),
+        number(row.final_val_loss),
+        percent(row.best_val_accuracy),
+        f"{number(row.best_val_loss)} ({epochs})",
         "-" if test is None else percent_interval(test.accuracy, test.accuracy_interval),
         "-" if test is None or test.deviation is None else f"{100 * test.deviation:.1f}",
         "-" if row.seconds is None else f"{row.seconds:.1f} s",
         "-" if row.trained is None else f"{row.trained:,}",
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value)
 
 
 def csv_row(row: Row) -> dict[str, object]:

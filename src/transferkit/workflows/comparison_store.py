@@ -6,15 +6,15 @@ import json
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from hashlib import blake2b
+from dataclasses import dataclass, replace
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from transferkit._files import make_folder, replacing
-from transferkit._format import plain
+from transferkit._format import plain, plain_fields
 from transferkit._typing import JSON
 from transferkit._version import __version__
 from transferkit.data.splits import Splits
@@ -34,15 +34,7 @@ UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZip
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A cell before it is trained; it can be pickled and sent to another process.
-
-    Attributes:
-        backbone: Full name.
-        strategy: The whole recipe, but for the seed.
-        seed: Seed of everything random.
-        weights: ``"default"``, a tag, a file, or None for random ones.
-        image_size: Height and width of the network's input; None takes the weights' own.
-    """
+    """A cell before it is trained; it can be pickled and sent to another process."""
 
     backbone: str
     strategy: Strategy
@@ -54,17 +46,6 @@ class Task:
     def name(self) -> str:
         """Backbone, strategy and seed."""
         return f"{self.backbone}, {self.strategy.name}, seed {self.seed}"
-
-    def identity(self) -> dict[str, JSON]:
-        """Everything that the scores depend on, but for the data."""
-        return {
-            "backbone": self.backbone,
-            "strategy": _strategy_identity(self.strategy),
-            "seed": self.seed,
-            "weights": _weights_identity(self.weights),
-            "image_size": plain(self.image_size),
-            "version": __version__,
-        }
 
 
 class CellStore:
@@ -101,20 +82,15 @@ class CellStore:
 
     def save(self, task: Task, cell: Cell) -> None:
         """Store a cell: its evaluations as arrays, everything else as JSON."""
-        plain_values = {f.name: getattr(cell, f.name) for f in fields(cell) if f.name not in SPLITS}
-        plain_values["history"] = None if cell.history is None else cell.history.to_dict()
         about = {
             "task": self._identity(task),
             "test": self._fingerprints.get("test") if cell.test else None,
             "classes": None if cell.val is None else list(cell.val.classes),
-            "cell": plain_values,
+            "cell": plain_fields(cell, without=SPLITS),
         }
-        evaluations = (("val", cell.val), ("test", cell.test))
+        evaluations = {name: getattr(cell, name) for name in SPLITS if getattr(cell, name)}
         arrays = {
-            f"{name}_{part}": getattr(evaluation, part)
-            for name, evaluation in evaluations
-            if evaluation is not None
-            for part in ARRAYS
+            f"{n}_{part}": getattr(e, part) for n, e in evaluations.items() for part in ARRAYS
         }
         with replacing(self._path(task)) as draft, draft.open("wb") as file:
             np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
@@ -133,7 +109,16 @@ class CellStore:
         return self._folder / f"{readable}__{digest}.npz"
 
     def _identity(self, task: Task) -> dict[str, JSON]:
-        return task.identity() | {"data": self._fingerprints}
+        """Everything that the scores of a cell depend on."""
+        return {
+            "backbone": task.backbone,
+            "strategy": _strategy_identity(task.strategy),
+            "seed": task.seed,
+            "weights": _weights_identity(task.weights),
+            "image_size": plain(task.image_size),
+            "version": __version__,
+            "data": self._fingerprints,
+        }
 
 
 def _check_storable(strategy: Strategy) -> None:
@@ -156,9 +141,7 @@ def _weights_identity(weights: str | Path | None) -> str | None:
     if weights is None or not Path(weights).is_file():
         return None if weights is None else str(weights)
     with Path(weights).open("rb") as file:
-        digest = blake2b(digest_size=8)
-        while block := file.read(1 << 20):
-            digest.update(block)
+        digest = file_digest(file, lambda: blake2b(digest_size=8))
     return f"{Path(weights).name}:{digest.hexdigest()}"
 
 

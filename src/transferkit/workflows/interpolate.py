@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from transferkit._format import percent_interval, table
+from transferkit._format import percent_interval, plain_fields, table
 from transferkit._typing import JSON
 from transferkit._validation import check_number
 from transferkit.data.image_data import ImageData
@@ -50,13 +50,8 @@ class Interpolation:
 
     def to_dict(self) -> dict[str, JSON]:
         """The weights and scores as plain data."""
-        return {
-            "alpha": self.alpha,
-            "alphas": list(self.alphas),
-            "val_accuracies": [scores.accuracy for scores in self.val_scores],
-            "val": self.val.to_dict(),
-            "test": None if self.test is None else self.test.to_dict(),
-        }
+        facts = plain_fields(self, without=("classifier", "val_scores"))
+        return facts | {"val_accuracies": [scores.accuracy for scores in self.val_scores]}
 
     def __str__(self) -> str:
         rows = [

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.signal import savgol_filter
 
-from transferkit._format import plain, table
+from transferkit._format import plain_fields, table
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData
@@ -60,11 +60,7 @@ class LRFind:
 
     def to_dict(self) -> dict[str, JSON]:
         """The curve and the suggestion as plain data."""
-        return {
-            "rates": plain(self.rates),
-            "losses": plain(self.losses),
-            "suggestion": self.suggestion,
-        }
+        return plain_fields(self)
 
     def __str__(self) -> str:
         places = np.unique(np.linspace(0, len(self.rates) - 1, 12).round().astype(np.int64))

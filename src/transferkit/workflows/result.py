@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transferkit._format import percent_interval, table
+from transferkit._format import percent, percent_interval, plain_fields, table
 from transferkit._typing import JSON
 from transferkit.data.splits import Splits
 from transferkit.metrics.evaluation import Evaluation
@@ -31,12 +31,7 @@ class Result:
 
     def to_dict(self) -> dict[str, JSON]:
         """The backbone, the history and the scores as plain data."""
-        return {
-            "backbone": self.classifier.name,
-            "history": self.history.to_dict(),
-            "val": self.val.to_dict(),
-            "test": None if self.test is None else self.test.to_dict(),
-        }
+        return {"backbone": self.classifier.name} | plain_fields(self, without=["classifier"])
 
     def __str__(self) -> str:
         scored = {"val": self.val, "test": self.test}
@@ -52,7 +47,7 @@ def _row(name: str, scores: Evaluation) -> tuple[str, ...]:
         name,
         str(scores.n),
         percent_interval(scores.accuracy, scores.accuracy_interval),
-        f"{100 * scores.balanced_accuracy:.1f} %",
+        percent(scores.balanced_accuracy),
         f"{scores.auroc:.4f}",
         f"{scores.log_loss:.4f}",
     )
@@ -61,9 +56,7 @@ def _row(name: str, scores: Evaluation) -> tuple[str, ...]:
 def evaluated(model: Classifier, history: History, splits: Splits) -> Result:
     """Evaluate a trained model on val and, once, on test where that has labels."""
     val = evaluation_of(model, splits["val"])
-    return Result(
-        classifier=model, history=history, val=val, test=evaluation_on_test(model, splits)
-    )
+    return Result(model, history, val, evaluation_on_test(model, splits))
 
 
 def evaluation_on_test(

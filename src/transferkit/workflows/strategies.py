@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Unpack
 
 from torch import nn
@@ -103,7 +102,7 @@ def linear_probe(
         770
     """
     strategy = Strategy("linear_probe", epochs=epochs, lr=lr, solver=solver, options=options)
-    return run(_all_said(strategy), model, splits)
+    return _run_explicit(strategy, model, splits)
 
 
 def fine_tune(
@@ -131,7 +130,7 @@ def fine_tune(
         (2, 30)
     """
     strategy = Strategy("fine_tune", upto=upto, epochs=epochs, lr=lr, options=options)
-    return run(_all_said(strategy), model, splits)
+    return _run_explicit(strategy, model, splits)
 
 
 def lp_ft(
@@ -165,7 +164,7 @@ def lp_ft(
         lr=lr,
         options=options,
     )
-    return run(_all_said(strategy), model, splits)
+    return _run_explicit(strategy, model, splits)
 
 
 def gradual_unfreeze(
@@ -189,7 +188,7 @@ def gradual_unfreeze(
     :class:`~transferkit.Trainer` for ``options``.
     """
     strategy = Strategy("gradual_unfreeze", steps=steps, epochs=epochs, lr=lr, options=options)
-    return run(_all_said(strategy), model, splits)
+    return _run_explicit(strategy, model, splits)
 
 
 def new_classifier(
@@ -231,11 +230,13 @@ def with_outputs(splits: Splits, outputs: int | None) -> Splits:
     )
 
 
-def _all_said(strategy: Strategy) -> Strategy:
-    """The strategy of a function, whose ``epochs`` and ``lr`` must be numbers, not None."""
+def _run_explicit(
+    strategy: Strategy, model: Classifier | str, splits: Mapping[str, ImageData]
+) -> Result:
+    """Run a strategy whose ``epochs`` and ``lr`` must be numbers, not None."""
     check_whole("epochs", strategy.epochs, least=1)
     check_number("lr", strategy.lr, above=0)
-    return strategy
+    return run(strategy, model, splits)
 
 
 def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Classifier:
@@ -340,12 +341,10 @@ def boundaries(
     return [names[round(last * (count - 1 - step) / (count - 1))] for step in range(count)]
 
 
-_PHASES: Mapping[Method, Callable[[Classifier, Splits, Strategy], History]] = MappingProxyType(
-    {
-        "linear_probe": _probe,
-        "fine_tune": _fine_tune,
-        "lp_ft": _lp_ft,
-        "gradual_unfreeze": _gradual,
-        "from_scratch": _fine_tune,
-    }
-)
+_PHASES: Mapping[Method, Callable[[Classifier, Splits, Strategy], History]] = {
+    "linear_probe": _probe,
+    "fine_tune": _fine_tune,
+    "lp_ft": _lp_ft,
+    "gradual_unfreeze": _gradual,
+    "from_scratch": _fine_tune,
+}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from types import MappingProxyType
-from typing import Literal, NamedTuple, NoReturn, TypeAlias, get_args
+from typing import Literal, NamedTuple, NoReturn, TypeAlias, cast, get_args
 
 from transferkit._format import plain
 from transferkit._typing import JSON
@@ -27,16 +26,14 @@ class _Defaults(NamedTuple):
     uses: tuple[str, ...] = ()
 
 
-_METHODS: Mapping[Method, _Defaults] = MappingProxyType(
-    {
-        "linear_probe": _Defaults(30, 1e-2, ("solver",)),
-        "fine_tune": _Defaults(10, 1e-4, ("upto",)),
-        "lp_ft": _Defaults(10, 1e-4, ("upto", "probe_epochs", "probe_lr")),
-        "gradual_unfreeze": _Defaults(12, 1e-3, ("steps",)),
-        "interpolate": _Defaults(10, 1e-4, ("upto", "probe_epochs", "probe_lr")),
-        "from_scratch": _Defaults(30, 1e-3),
-    }
-)
+_METHODS: Mapping[Method, _Defaults] = {
+    "linear_probe": _Defaults(30, 1e-2, ("solver",)),
+    "fine_tune": _Defaults(10, 1e-4, ("upto",)),
+    "lp_ft": _Defaults(10, 1e-4, ("upto", "probe_epochs", "probe_lr")),
+    "gradual_unfreeze": _Defaults(12, 1e-3, ("steps",)),
+    "interpolate": _Defaults(10, 1e-4, ("upto", "probe_epochs", "probe_lr")),
+    "from_scratch": _Defaults(30, 1e-3),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +127,10 @@ class Strategy:
         return everywhere - set(_METHODS[self.method].uses)
 
     def _check_options(self) -> None:
-        given: object = self.options
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"options must be a dictionary of training options, got {given!r}.")
-        for name, value in given.items():
+        options: object = self.options
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"options must be a dictionary of training options, got {options!r}.")
+        for name, value in options.items():
             if name in self._unused:
                 self._refuse(name, value)
         beside = ("epochs", "lr", "dropout", "outputs", *_METHODS[self.method].uses)
@@ -162,20 +159,14 @@ class Strategy:
 
         A function among the options stands there by its module and name.
         """
-        said: dict[str, object] = {one.name: getattr(self, one.name) for one in fields(self)}
         options = {name: plain_option(value) for name, value in sorted(self.options.items())}
-        said |= {"epochs": self.length, "lr": self.rate, "options": options}
-        return {name: plain(value) for name, value in said.items()}
+        known = {"epochs": self.length, "lr": self.rate, "options": options}
+        return {f.name: plain(known.get(f.name, getattr(self, f.name))) for f in fields(self)}
 
 
 def strategy_named(strategy: str | Strategy) -> Strategy:
     """The strategy of a method's name; a Strategy is returned as it is."""
-    if isinstance(strategy, Strategy):
-        return strategy
-    for method in get_args(Method):
-        if method == strategy:
-            return Strategy(method)
-    raise UnknownNameError.among("strategy", str(strategy), get_args(Method))
+    return strategy if isinstance(strategy, Strategy) else Strategy(cast(Method, strategy))
 
 
 def _checked_steps(steps: object, epochs: int) -> int | tuple[str | int, ...]:
