@@ -44,23 +44,18 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def read_npz(
-    path: Path, given: SplitFolders | None, bits: int | None
+    path: Path, split_folders: SplitFolders | None, bits: int | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the splits of an archive, in the order train, val, test, and its class numbers.
-
-    Raises:
-        DataError: Keys are missing, lengths differ, an array holds Python objects, labels are out
-            of range, or an image has several.
-    """
+    """List the splits of an archive, in the order train, val, test, and its class numbers."""
     arrays = load_npz(path)
     names = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
-    splits = assign_splits(path.name, names, given)
+    splits = assign_splits(path.name, names, split_folders)
     if not splits:
         raise DataError(
             f"{path.name} has no images: expected train_images, train_labels, val_images, ... (the "
             f"MedMNIST layout), got {', '.join(arrays) or 'nothing'}."
         )
-    if given is None:
+    if split_folders is None:
         left = [name for name in names if split_of(name) is None]
         check_left_over(path.name, splits, left, or_classes=False)
     labels = {split: read_labels(path, own, arrays) for split, own in splits.items()}
@@ -135,15 +130,7 @@ def number_classes(path: Path, labels: Mapping[str, Int64Array | None]) -> tuple
 def read_npy_folder(
     root: Path, class_files: Mapping[str, tuple[str, str]] | None, bits: int | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the class arrays of a folder, memory-mapped, by split, and the class names.
-
-    ``class_files`` maps names without ``.npy`` to (split, class). If it is None, a name that begins
-    with a split (``test_normal``) belongs to it and any other to train, and classes are sorted.
-
-    Raises:
-        DataError: A file is missing or no array of images, or classes differ between splits.
-        ConfigError: ``class_files`` is no such mapping.
-    """
+    """List the class arrays of a folder, memory-mapped, by split, and the class names."""
     mapping = guess_class_files(root) if class_files is None else check_class_files(class_files)
     classes = tuple(dict.fromkeys(title for _, title in mapping.values()))
     if class_files is None:
@@ -184,7 +171,7 @@ def check_class_files(class_files: object) -> dict[str, tuple[str, str]]:
 
 
 def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:
-    """Tell split and class from each file's name."""
+    """Return split and class by file name: ``test_normal`` is of test, ``normal`` of train."""
     mapping = {}
     for path in sorted(root.iterdir()):
         if path.suffix.lower() != ".npy" or ignored(path.name):

@@ -112,8 +112,7 @@ def affine(
 ) -> Tensor:
     """Return the (B, 2, 3) matrices for ``affine_grid``: output to input, in half sides.
 
-    ``angle`` is counter-clockwise in radians, ``side`` the share that the crop keeps, ``across``
-    and ``down`` its place from -1 to 1, each (B,); ``aspect`` is width over height.
+    ``angle`` is counter-clockwise; ``across`` and ``down`` place the crop, from -1 to 1.
     """
     # The grid's x and y are in units of half the width and half the height, so a turn in pixels
     # mixes them by sin / aspect and sin * aspect. A crop of side s can move by 1 - s either way.

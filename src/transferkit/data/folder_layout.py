@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,36 +25,31 @@ SUFFIXES = frozenset(
     f".{name}"
     for name in ("bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm")
 ) | {".tif", ".tiff", ".webp"}
-"""File names that are taken for images, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 """Names that systems leave behind, besides all that begin with a dot."""
 
 
 def scan_folder(
-    root: Path, given: SplitFolders | None, bits: int | None
+    root: Path, split_folders: SplitFolders | None, bits: int | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the images below a folder by split, in the order train, val, test, and the classes.
+    """List the images below a folder by split, and the classes.
 
-    The folder holds split folders (see ``split_names``), each with one folder per class, or with
-    images only (then the split has no labels). Without split folders, the folders are classes, and
-    all is one split named ``"all"``.
-
-    Raises:
-        DataError: No images, an empty class, classes that differ between splits, or folders of
-            images that belong to no split.
+    Without split folders all images are one split named ``"all"``; a split without class folders
+    has no labels.
     """
     names = subfolders(root)
-    splits = assign_splits(str(root), names, given)
+    splits = assign_splits(str(root), names, split_folders)
     source = FileSource(root, DatasetScale(bits))
     if not splits:
-        classes = classes_without_splits(root, names, confirmed=given is not None)
+        classes = classes_without_splits(root, names, confirmed=split_folders is not None)
         return {"all": list_images(source, [root], classes, all_needed=True)}, classes
-    if given is None:
+    if split_folders is None:
         left = [name for name in names if not split_of(name) and image_files(root / name)]
         check_left_over(str(root), splits, left, or_classes=True)
     folders = {split: [root / name for name in own] for split, own in splits.items()}
-    found = {split: class_folders(own) for split, own in folders.items()}
+    found = {split: sorted({*chain(*map(subfolders, own))}) for split, own in folders.items()}
     first = next((split for split, own in found.items() if own), None)
     for split in found.keys() - {first}:
         found[split] = [name for name in found[split] if holds_files(folders[split], name)]
@@ -92,18 +88,13 @@ def subfolders(folder: Path) -> list[str]:
     )
 
 
-def class_folders(folders: Sequence[Path]) -> list[str]:
-    """Return the names of the folders in all folders of one split, sorted."""
-    return sorted({name for folder in folders for name in subfolders(folder)})
-
-
 def holds_files(folders: Sequence[Path], name: str) -> bool:
-    """Say whether the folder of this name holds a file in any of ``folders``."""
+    """Whether the folder of this name holds a file in any of ``folders``."""
     return any(path.is_file() for folder in folders for path in (folder / name).rglob("*"))
 
 
 def ignored(name: str) -> bool:
-    """Say whether a file or folder is hidden or left behind by the system."""
+    """Whether a file or folder is hidden or left behind by the system."""
     return name.startswith(".") or name.lower() in IGNORED
 
 
@@ -126,10 +117,7 @@ def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 def list_images(
     source: FileSource, folders: Sequence[Path], classes: Sequence[str] | None, *, all_needed: bool
 ) -> Part:
-    """List the images of one split, class by class, or without labels if ``classes`` is None.
-
-    A class may have no file at all unless ``all_needed``; files that are no images are an error.
-    """
+    """List the images of one split, class by class, or without labels if ``classes`` is None."""
     files: list[Path] = []
     labels: list[int] = []
     for label, title in enumerate(classes or [""]):
@@ -143,7 +131,7 @@ def list_images(
 
 
 def check_empty(folder: Path, title: str | None, *, all_needed: bool) -> None:
-    """Raise for a split or class folder without images, unless it may lack files altogether."""
+    """Raise for a folder without images; a class may lack files altogether if not all_needed."""
     others = census(folder / (title or ""))
     listed = f"only {others}" if others else "and no others"
     known = f"Known: {' '.join(sorted(SUFFIXES))}."
@@ -164,9 +152,8 @@ def image_files(folder: Path) -> list[Path]:
     files = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not ignored(name)]
-        kept = [n for n in names if not ignored(n) and Path(n).suffix.lower() in SUFFIXES]
-        files += [Path(where, name) for name in kept]
-    return sorted(files)
+        files += [Path(where, name) for name in names if not ignored(name)]
+    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
 
 
 def census(folder: Path) -> str:

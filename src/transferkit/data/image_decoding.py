@@ -32,7 +32,7 @@ BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises on damaged files."""
+"""Errors that Pillow raises on damaged files."""
 
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 """Pillow's modes with an alpha channel; the others may name one transparent colour."""
@@ -42,10 +42,9 @@ ORIENTATION = 0x0112
 
 
 def decode(path: Path) -> NDArray[np.generic]:
-    """Read one image file upright, (H, W) if it is grey and (H, W, 3) if not.
+    """Read the first frame upright: (H, W) or (H, W, 3), uint8, uint16 or float32.
 
-    Files of 16 bits come as uint16 and of floats as float32, all others as uint8. Of several frames
-    the first is taken. A DataError says why the file cannot be read, not which.
+    A DataError says why the file cannot be read, not which.
     """
     try:
         with Image.open(path) as image:

@@ -44,11 +44,9 @@ def load_images(
 
     Args:
         paths: A file, a folder that is searched for images, or several of them.
-        image_size: Height and width to bring all images to. None keeps a size that all share, and
-            brings mixed sizes to a square of their median side, 256 at most.
-        resize: ``"squash"`` changes the aspect ratio; ``"crop"`` and ``"pad"`` keep it.
-        bits: Bit depth of 16-bit images, such as 12 for values in 0..4095. By default the least of
-            10, 12, 14 and 16 that holds the largest value.
+        image_size: Height and width, as in :func:`load_splits`.
+        resize: Resizing, as in :func:`load_splits`.
+        bits: Bit depth of 16-bit images, as in :func:`load_splits`.
 
     Raises:
         DataError: A path does not exist, a folder holds no image, or a file cannot be read.
@@ -104,12 +102,8 @@ def list_files(paths: object) -> list[Path]:
 def to_image_groups(value: object, channels: int = 3) -> list[tuple[Int64Array, ImageData]]:
     """Turn images in any form into groups of one shape, each with its places among all images.
 
-    Images of several shapes stay as they are: a classifier resizes them itself, so that an image
-    alone and in a list is seen alike. Arrays may have 1, 3, 4 or ``channels`` channels; the fourth
-    is alpha, unless ``channels`` is 4.
-
-    Raises:
-        DataError: No images, an image that cannot be read, or a shape with two readings.
+    Images are not resized here but by the classifier, so that it sees an image alike whether it
+    comes alone or in a list.
     """
     if isinstance(value, ImageData):
         return [(np.arange(len(value)), value)]
@@ -128,14 +122,14 @@ def to_image_groups(value: object, channels: int = 3) -> list[tuple[Int64Array, 
 
 
 def is_item(value: object) -> bool:
-    """Say whether the first element of a list is an image, rather than a number or a row."""
+    """Whether the first element of a list is an image, rather than a number or a row."""
     if isinstance(value, str | os.PathLike | Image.Image):
         return True
     return isinstance(value, np.ndarray | TensorLike) and len(value.shape) in (2, 3)
 
 
 def is_one_image(value: object, channels: int) -> bool:
-    """Say whether a value is one image, rather than several; DataError if it may be both."""
+    """Whether a value is one image, rather than several; DataError if it may be both."""
     if isinstance(value, str | os.PathLike | Image.Image):
         return True
     shape = tuple(getattr(value, "shape", ()))

@@ -85,20 +85,17 @@ def load_splits(
         resize: ``"squash"`` changes the aspect ratio; ``"crop"`` and ``"pad"`` keep it.
         workers: Threads that decode; None takes one per processor, 16 at most.
         memory_limit: Bytes of pixels above which they lie in a memory-mapped file.
-        cache: Whether decoded image files are kept on disk, where a later call maps them instead
-            of decoding: ``"disk"`` keeps them; ``"auto"`` where that saves seconds (files of more
-            than 32 MB together, or pixels beyond ``memory_limit``); None never, and pixels beyond
-            ``memory_limit`` go to a temporary file. What is kept is used only while every file
-            has the same name, size and time of change.
+        cache: ``"disk"`` keeps the decoded images for later calls, which map them while every file
+            has the same name, size and time of change; ``"auto"`` does so where it saves seconds
+            (files of more than 32 MB together, or pixels beyond ``memory_limit``); None never.
         cache_folder: Folder of the cache; ``$TRANSFERKIT_CACHE`` or the user's cache folder by
             default. See ``transferkit cache``.
-        cache_limit: Bytes that all decoded folders may take there; the least recently used give
-            way.
+        cache_limit: Bytes that the cache may take; the least recently used data go first.
         progress: Whether to show a progress bar; None shows it on a terminal only.
 
     Raises:
-        DataError: Nothing there, a layout that is not known, an empty class, classes that differ
-            between splits, an unreadable image (named), and whatever else is wrong with the data.
+        DataError: Nothing there, an unknown layout, an empty class, classes that differ between
+            splits, an unreadable image, or any other fault of the data.
         ConfigError: An option has a value that cannot work.
         OutputError: No room for the memory-mapped file.
 
@@ -153,7 +150,7 @@ def read_layout(
     class_files: Mapping[str, tuple[str, str]] | None,
     bits: int | None,
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """Find out which layout it is, and list its images and classes."""
+    """List the images and classes of any of the known layouts."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of images or a MedMNIST .npz file.")
     if path.is_dir():
@@ -223,11 +220,7 @@ def assemble(
     grouping: Mapping[str, str] | None,
     options: ReadOptions,
 ) -> Splits:
-    """Make the splits of decoded images.
-
-    Raises:
-        DataError: A file could not be read and that is an error, or a split or class is empty.
-    """
+    """Make the splits of decoded images."""
     row_of = {name: row for row, name in enumerate(images.names)}
     splits: dict[str, ImageData] = {}
     skipped: list[SkippedFile] = []

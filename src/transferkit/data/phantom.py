@@ -27,17 +27,13 @@ Share: TypeAlias = float | Mapping[str, float]
 
 @dataclass(slots=True, eq=False)
 class SplitPlan:
-    """The patient and class of each of the n pictures of one split, before anything is drawn.
-
-    ``owner`` (n,) is the split that the patient was drawn for, ``patient`` (n,) its number there,
-    ``copied`` (n,) the row of the owner's picture that this one repeats pixel by pixel, or -1.
-    """
+    """The patient and class of each of the n pictures of one split; arrays of shape (n,)."""
 
     name: str
     labels: Int64Array
-    owner: NDArray[np.str_]
-    patient: Int64Array
-    copied: Int64Array
+    owner: NDArray[np.str_]  # the split that the patient was drawn for
+    patient: Int64Array  # the patient's number in that split
+    copied: Int64Array  # the row of the owner's picture that this one repeats, or -1
 
 
 def phantom_splits(
@@ -197,10 +193,7 @@ def plant(
     *,
     copy: bool,
 ) -> None:
-    """Give pictures of one split the patients, or the very pixels, of another.
-
-    A picture keeps its class, so the class shares stay what they were asked to be.
-    """
+    """Give pictures of one split the patients, or the very pixels, of the same class of another."""
     option = "duplicates" if copy else "shared_patients"
     for pair, count in check_pairs(option, wanted, plans).items():
         source, target = pair

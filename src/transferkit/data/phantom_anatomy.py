@@ -113,7 +113,6 @@ def attenuation(
 ) -> Maps:
     """Return the attenuation of n chests (n, H, W), 0 for air, about 1 for bone over heart.
 
-    ``patient`` and ``pose`` hold the numbers of ``ANATOMY`` and ``POSE``, each (n, 1, 1);
     ``texture`` is white noise (n, H, W), which becomes vessels and ragged edges.
     """
     x, y = coordinates(pose, texture.shape[1:], field_of_view)

@@ -32,7 +32,7 @@ Channels: TypeAlias = Literal["auto", 1, 3]
 OnError: TypeAlias = Literal["raise", "skip"]
 CacheChoice: TypeAlias = Literal["auto", "disk"]
 Reserve: TypeAlias = Callable[[tuple[int, ...]], UInt8Array]
-"""Makes a new array of this shape, to be filled."""
+"""Makes a new array of a given shape, to be filled."""
 
 T = TypeVar("T")
 

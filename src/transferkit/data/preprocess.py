@@ -28,8 +28,7 @@ class Preprocess(nn.Module):
     """Resize with antialiasing, bring to the network's channels, subtract mean, divide by std.
 
     Equal to torchvision's ``to_dtype(float32, scale=True)``, ``resize(antialias=True)`` and
-    ``normalize`` in that order. uint8 is made float before it is resized, so that nothing is
-    rounded and that every device gives the same answer to float tolerance.
+    ``normalize`` in that order.
 
     Attributes:
         image_size: Height and width that come out.
@@ -50,14 +49,16 @@ class Preprocess(nn.Module):
         in_channels: int = 3,
         interpolation: Interpolation = "bilinear",
     ) -> None:
-        """Take height and width, and mean and std per channel (or one for all) of [0, 1] pixels.
-
-        Raises:
-            ConfigError: A size or count below 1, a std not above 0, or lengths that do not fit.
-        """
+        """Take mean and std of [0, 1] pixels, one for each channel or one for all."""
         super().__init__()
-        check_recipe(image_size, mean, std, in_channels, interpolation)
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+        check_whole("in_channels", in_channels, least=1)
+        check_among("interpolation", interpolation, get_args(Interpolation))
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, in_channels):
+                raise ConfigError(f"{name} must have 1 or {in_channels} values, got {len(values)}.")
+        if not all(value > 0 for value in std):
+            raise ConfigError(f"std must be above 0, got {tuple(std)}.")
+        self.image_size = to_sides("image_size", image_size)
         self.in_channels = in_channels
         self.interpolation: Interpolation = interpolation
         self.statistics = tuple(map(float, mean)), tuple(map(float, std))
@@ -78,6 +79,7 @@ class Preprocess(nn.Module):
             DataError: Another shape or type.
         """
         self.check(images)
+        # uint8 is made float before it is resized, so that no device rounds in between
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
         values = images.to(torch.float32)
         if values.shape[1] == 3 and self.in_channels == 1:
@@ -172,21 +174,3 @@ def check_unit_range(images: Tensor) -> None:
             f"Expected uint8 images or floats in [0, 1], got floats from {low:g} to {high:g}. Give "
             "the images as they were before any scaling or normalisation; that is done here."
         )
-
-
-def check_recipe(
-    image_size: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    in_channels: int,
-    interpolation: str,
-) -> None:
-    """Raise ConfigError for a value that cannot work."""
-    to_sides("image_size", image_size)
-    check_whole("in_channels", in_channels, least=1)
-    check_among("interpolation", interpolation, get_args(Interpolation))
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, in_channels):
-            raise ConfigError(f"{name} must have 1 or {in_channels} values, got {len(values)}.")
-    if not all(value > 0 for value in std):
-        raise ConfigError(f"std must be above 0, got {tuple(std)}.")

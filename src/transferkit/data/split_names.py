@@ -27,7 +27,6 @@ WORDS = {
 FILLERS = frozenset({"", "data", "folder", "image", "images", "img", "imgs", "seg", "split"})
 """Words that may stand beside: ``seg_train``, ``test_images``, ``training_set``."""
 
-
 NUMBERED = re.compile(r"(fold|part|split|subset|train|test|val)[\W_]*\d+")
 """Names of parts that are not classes."""
 
@@ -40,19 +39,11 @@ def split_of(name: str) -> str | None:
 
 
 def assign_splits(
-    place: str, names: Sequence[str], given: SplitFolders | None
+    place: str, names: Sequence[str], split_folders: SplitFolders | None
 ) -> dict[str, list[str]]:
-    """Return the names that make each split, in the order train, val, test.
-
-    Without ``given``, they are found by :func:`split_of`. The caller knows whether names that are
-    left over hold images; see :func:`check_left_over`.
-
-    Raises:
-        DataError: Two names for one split, or a name of ``given`` that is not there.
-        ConfigError: ``given`` does not map splits to names.
-    """
-    if given is not None:
-        return check_given(place, names, given)
+    """Return the names that make each split, in the order train, val, test."""
+    if split_folders is not None:
+        return check_split_folders(place, names, split_folders)
     found: dict[str, list[str]] = {}
     for name in names:
         if split := split_of(name):
@@ -66,25 +57,26 @@ def assign_splits(
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def check_given(place: str, names: Sequence[str], given: object) -> dict[str, list[str]]:
+def check_split_folders(place: str, names: Sequence[str], option: object) -> dict[str, list[str]]:
     """Return the option ``split_folders`` with a list of names for each split."""
-    lists = given.values() if isinstance(given, Mapping) else [None]
+    lists = option.values() if isinstance(option, Mapping) else [None]
     usual = all(own and isinstance(own, str | list | tuple) for own in lists)
-    if not isinstance(given, Mapping) or not usual or not set(given) <= set(SPLITS):
+    if not isinstance(option, Mapping) or not usual or not set(option) <= set(SPLITS):
         raise ConfigError(
             'split_folders must map train, val and test to names, such as {"train": "fold1", '
-            f'"test": "fold2"}}, got {given!r}.'
+            f'"test": "fold2"}}, got {option!r}.'
         )
-    found: dict[str, list[str]] = {}
-    for split in (split for split in SPLITS if split in given):
-        several = [given[split]] if isinstance(given[split], str) else list(given[split])
-        for name in several:
-            if name not in names:
-                raise DataError(f"{place} has no {name!r}; there are: {', '.join(names)}.")
-        found[split] = several
+    found = {
+        split: [option[split]] if isinstance(option[split], str) else list(option[split])
+        for split in SPLITS
+        if split in option
+    }
     every = [name for several in found.values() for name in several]
+    for name in every:
+        if name not in names:
+            raise DataError(f"{place} has no {name!r}; there are: {', '.join(names)}.")
     if len(set(every)) < len(every):
-        raise ConfigError(f"split_folders names a folder twice: {given!r}.")
+        raise ConfigError(f"split_folders names a folder twice: {option!r}.")
     return found
 
 

@@ -176,14 +176,11 @@ def table_row(name: str, data: ImageData) -> list[str]:
 
 def to_figures(data: ImageData) -> dict[str, JSON]:
     """Return one split's figures, ready for JSON."""
-    height, width, channels = data.images.shape[1:]
-    counts = None if data.labels is None else data.class_counts().tolist()
-    groups = None if data.groups is None else len(set(data.groups))
     return {
         "images": len(data),
-        "size": [height, width, channels],
-        "class_counts": counts,
-        "groups": groups,
+        "size": list(data.images.shape[1:]),
+        "class_counts": None if data.labels is None else data.class_counts().tolist(),
+        "groups": None if data.groups is None else len(set(data.groups)),
     }
 
 
@@ -274,10 +271,7 @@ def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str] | None:
 
 
 def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:
-    """Return the match of ``pattern`` in each path, or the path where there is none.
-
-    The file name counts before the folders, and a folder before those that hold it.
-    """
+    """Return the match of ``pattern`` in each file name, else in its folders, else the path."""
     try:
         finder = re.compile(pattern)
     except re.error as error:
@@ -303,13 +297,9 @@ def divide(
     seed: int,
     groups: Sequence[str] | None = None,
 ) -> list[Int64Array]:
-    """Divide rows into parts of ``sizes``, each with the class shares of the whole.
+    """Divide rows into parts of ``sizes``, with the class shares of the whole, in ascending order.
 
-    Rows of one group (N,) stay together; the sizes are then met only nearly. Returns the rows of
-    each part, ascending.
-
-    Raises:
-        DataError: A part would have no rows.
+    Rows of one group (N,) stay together; the sizes are then met only nearly.
     """
     rng = np.random.default_rng(seed)
     classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)

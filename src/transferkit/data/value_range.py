@@ -18,7 +18,7 @@ DEPTHS = (10, 12, 14, 16)
 """Bit depths that cameras and scanners store in 16-bit numbers."""
 
 CHUNK_BYTES = 1 << 26
-"""How much of a large array is looked at in one go (64 MiB)."""
+"""Bytes of a large array that are processed at once (64 MiB)."""
 
 SLACK = 1e-3
 """How far floats may exceed 1 by rounding and still be read as [0, 1]."""
