@@ -185,5 +185,5 @@ def rank_command(
     )
     click.echo(str(ranking))
     if json_file is not None:
-        with replacing(json_file) as draft:
-            draft.write_text(json.dumps(ranking.to_dict(), indent=2) + "\n", encoding="utf-8")
+        with replacing(json_file) as temporary:
+            temporary.write_text(json.dumps(ranking.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -81,13 +81,13 @@ def recipe_options(command: Command) -> Command:
 
 
 def _collect(context: click.Context, option: click.Parameter, text: str | None) -> None:
-    """Keep what was typed; the library has the defaults of the rest."""
+    """Collect the options of the command line; the others keep the library's defaults."""
     if text is not None:
         context.meta.setdefault(__name__, {})[option.name] = parsed(text)
 
 
 def typed_strategy(context: click.Context, method: str, *, augment: bool) -> Strategy:
-    """The strategy that the typed options make."""
+    """The strategy that the options of the command line describe."""
     from transferkit.data.augment import Augment
     from transferkit.workflows.strategy import Strategy
 

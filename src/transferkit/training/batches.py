@@ -101,12 +101,6 @@ def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> l
     return batches
 
 
-def number_of_batches(count: int, batch_size: int) -> int:
-    """How many batches :func:`shuffled_batches` makes."""
-    full, rest = divmod(count, batch_size)
-    return full + (rest > 1 or (rest == 1 and full == 0))
-
-
 def ordered_batches(count: int, batch_size: int) -> list[Int64Array]:
     """The row numbers of each batch, in the order of the data."""
     return _divided(np.arange(count, dtype=np.int64), batch_size)
@@ -138,6 +132,13 @@ def _by_image(transform: Callable[[Tensor], Tensor], images: Tensor) -> object:
     tensors = [image for image in changed if isinstance(image, Tensor)]
     one_shape = len({tensor.shape for tensor in tensors}) == 1
     return torch.stack(tensors) if one_shape and len(tensors) == len(images) else changed
+
+
+def augmented(forward: Forward, augment: Augmentation | None) -> Forward:
+    """Augmentation, where there is any, and then ``forward``."""
+    if augment is None:
+        return forward
+    return lambda images: forward(apply_augmentation(augment, images))
 
 
 def augmented_view(
@@ -207,20 +208,14 @@ class Loaders:
 
     def _of_images(self, splits: Sequence[ImageData], forward: Forward) -> list[Loader]:
         """Images through the whole model; only the first split is augmented."""
-        augment = self._options.augment
         size = images_at_once(self._model, 2 * self._options.batch_size, self._device)
-
-        def augmented(images: Tensor) -> tuple[Tensor, ...]:
-            assert augment is not None
-            return forward(apply_augmentation(augment, images))
-
-        readers = [reader_of_images(data, self._device) for data in splits]
         loaders = [
-            Loader(read, data.require_labels("Training"), forward, size)
-            for read, data in zip(readers, splits, strict=True)
+            Loader(
+                reader_of_images(data, self._device), data.require_labels("Training"), forward, size
+            )
+            for data in splits
         ]
-        if augment is not None:
-            loaders[0] = replace(loaders[0], forward=augmented)
+        loaders[0] = replace(loaders[0], forward=augmented(forward, self._options.augment))
         return loaders
 
     def _in_parts(self, cut: Cut) -> Forward:

@@ -51,7 +51,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class HistorySummary:
-    """The summary row of a run; None stands for what was not measured."""
+    """The summary row of a run; None where a figure was not measured."""
 
     final_train_loss: float | None
     best_train_accuracy: float | None

@@ -101,9 +101,10 @@ class Options:
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        _among("optimizer", self.optimizer, get_args(OptimizerName))
-        _among("precision", self.precision, get_args(Precision))
-        _among("monitor", self.monitor, get_args(Monitor))
+        named = {"optimizer": OptimizerName, "precision": Precision, "monitor": Monitor}
+        for option, names in named.items():
+            if getattr(self, option) not in get_args(names):
+                raise UnknownNameError.among(option, str(getattr(self, option)), get_args(names))
         schedule_named(self.scheduler)
         cache_named(self.cache)
         check_number("lr", self.lr, above=0)
@@ -166,17 +167,11 @@ def plain_options(options: Options, device: torch.device) -> dict[str, JSON]:
     names = [one.name for one in fields(options) if one.name not in _NUMBERS_DO_NOT_DEPEND_ON]
     facts = {name: plain_option(getattr(options, name)) for name in names}
     cache = cache_named(options.cache) or Cache()
-    rounding, views = cache.precision, cache.views if options.augment else 0
     return facts | {
         "precision": effective(options.precision, device),
-        "cache.precision": rounding,
-        "cache.views": views,
+        "cache.precision": cache.precision,
+        "cache.views": cache.views if options.augment else 0,
     }
-
-
-def _among(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UnknownNameError.among(option, str(value), known)
 
 
 def _check_warmup(warmup: float | int) -> None:

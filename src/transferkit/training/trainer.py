@@ -15,7 +15,7 @@ from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, match_classes
 from transferkit.models.device import plain_context
-from transferkit.training.batches import Loaders, number_of_batches
+from transferkit.training.batches import Loaders, shuffled_batches
 from transferkit.training.checkpoint import Run, TrainState
 from transferkit.training.history import EpochRecord, History, Progress
 from transferkit.training.options import Options, TrainOptions, check_option_names
@@ -50,16 +50,6 @@ def check_data(model: Classifier, train: object, val: object) -> None:
         raise DataError(
             f"All {len(images)} training images are of the class {images.classes[present[0]]!r}; "
             "a classifier needs two classes or more to learn from."
-        )
-
-
-def check_epochs(epochs: int, done: int) -> None:
-    """See that there is something left to train."""
-    check_whole("epochs", epochs, least=1)
-    if done >= epochs:
-        raise ConfigError(
-            f"epochs={epochs} is the length of the whole run, and this trainer has done {done} "
-            "already. Ask for more to go on, or make a new Trainer to start again."
         )
 
 
@@ -222,20 +212,26 @@ class Trainer:
         check_data(self.model, train, val)
         train = match_classes(self.model, train)
         val = None if val is None else val.with_classes(self.model.classes)
-        check_epochs(epochs, done=self._run.epochs_done)
+        check_whole("epochs", epochs, least=1)
+        done = self._run.epochs_done
+        if done >= epochs:
+            raise ConfigError(
+                f"epochs={epochs} is the length of the whole run, and this trainer has done {done} "
+                "already. Ask for more to go on, or make a new Trainer to start again."
+            )
         if val is None and options.patience is not None:
             raise ConfigError(
                 "patience counts epochs without a better val figure; give a val split."
             )
         if self._out_of_patience():
             raise ConfigError(
-                f"This run stopped after epoch {self._run.epochs_done}, because patience="
+                f"This run stopped after epoch {done}, because patience="
                 f"{options.patience} epochs brought nothing better than epoch "
                 f"{self.history.best_epoch}. To go on, resume from trainer.state in a Trainer with "
                 "more patience."
             )
-        batches = number_of_batches(len(train), options.batch_size)
-        steps = epochs * math.ceil(batches / options.accumulate)
+        batches = shuffled_batches(len(train), options.batch_size, seed=0, epoch=1)
+        steps = epochs * math.ceil(len(batches) / options.accumulate)
         warmup = warm_up_steps(options.warmup, steps)
         if warmup >= steps:
             raise ConfigError(

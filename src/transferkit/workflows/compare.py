@@ -72,9 +72,7 @@ def compare(
 
     Args:
         backbones: Names of backbones; a tag may follow a dot: ``"resnet50.IMAGENET1K_V1"``.
-        strategies: Names (``"linear_probe"``, ``"fine_tune"``, ``"lp_ft"``,
-            ``"gradual_unfreeze"``, ``"interpolate"``, ``"from_scratch"``) or
-            :class:`~transferkit.Strategy` values.
+        strategies: :class:`~transferkit.Strategy` values, or names of their methods.
         splits: ``"train"`` and ``"val"``, and ``"test"`` if there is one.
         seeds: One cell for each.
         weights: As for ``create_classifier``; or a mapping from backbones, as named above, where

@@ -217,12 +217,8 @@ class Comparison:
 
     def to_html(self) -> str:
         """The tables and notes as a page that needs no other file."""
-        tables = filter(None, (self.table(), self.paired_table()))
-        parts = [
-            *(table.html() for table in tables),
-            *(f"<p>{escape(n)}</p>" for n in self.notes()),
-        ]
-        body = "\n".join(parts)
+        tables = [table.html() for table in (self.table(), self.paired_table()) if table]
+        body = "\n".join([*tables, *(f"<p>{escape(note)}</p>" for note in self.notes())])
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f"<title>Comparison</title><style>{STYLE}</style></head>\n"
@@ -235,18 +231,17 @@ class Comparison:
         Raises:
             OutputError: They cannot be written.
         """
-        forms = {
-            "txt": f"{self}\n",
-            "csv": self.to_csv(),
-            "md": self.to_markdown(),
-            "html": self.to_html(),
-            "json": json.dumps(self.to_dict(), indent=2) + "\n",
+        texts = {
+            Path(folder) / "comparison.txt": f"{self}\n",
+            Path(folder) / "comparison.csv": self.to_csv(),
+            Path(folder) / "comparison.md": self.to_markdown(),
+            Path(folder) / "comparison.html": self.to_html(),
+            Path(folder) / "comparison.json": json.dumps(self.to_dict(), indent=2) + "\n",
         }
-        paths = {form: Path(folder) / f"comparison.{form}" for form in forms}
-        for form, text in forms.items():
-            with replacing(paths[form]) as draft:
-                draft.write_text(text, encoding="utf-8")
-        return list(paths.values())
+        for path, text in texts.items():
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        return list(texts)
 
     def _by_row(self) -> Mapping[str, Sequence[Cell]]:
         found: dict[str, list[Cell]] = {}

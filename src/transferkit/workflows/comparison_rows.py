@@ -88,8 +88,10 @@ class Row:
         strategy: Name of the strategy.
         seeds: The seeds that have scores.
         failed: The seeds that failed.
-        final_train_loss, final_val_loss: Losses of the last epoch.
-        best_train_accuracy, best_val_accuracy: Highest accuracies of all epochs.
+        final_train_loss: Training loss of the last epoch.
+        best_train_accuracy: Highest training accuracy of all epochs.
+        final_val_loss: Loss on val of the last epoch.
+        best_val_accuracy: Highest accuracy on val of all epochs.
         best_val_loss: Lowest loss on val of all epochs.
         best_val_loss_epochs: The epoch of that loss, for each seed.
         val: Accuracy on val of the chosen epoch.

@@ -92,7 +92,7 @@ class CellStore:
         arrays = {
             f"{n}_{part}": getattr(e, part) for n, e in evaluations.items() for part in ARRAYS
         }
-        with replacing(self._path(task)) as draft, draft.open("wb") as file:
+        with replacing(self._path(task)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
 
     def looks(self) -> int:

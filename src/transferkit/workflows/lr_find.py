@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Unpack
 
 import numpy as np
@@ -14,19 +14,14 @@ import torch
 from scipy.signal import savgol_filter
 
 from transferkit._format import plain_fields, table
-from transferkit._typing import JSON, Float64Array, Int64Array
+from transferkit._typing import JSON, Float64Array
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, plain_context, seeded, training_device
-from transferkit.training.batches import (
-    Loader,
-    apply_augmentation,
-    reader_of_images,
-    shuffled_batches,
-)
+from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
 from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.train_epoch import (
@@ -148,25 +143,22 @@ def _losses(
 ) -> Float64Array:
     """Smoothed loss at each rate, until it diverges."""
     labels = train.require_labels("Training")
-
-    def forward(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if options.augment is not None:
-            images = apply_augmentation(options.augment, images)
-        return model.outputs(images)
-
+    forward = augmented(model.outputs, options.augment)
     loader = Loader(reader_of_images(train, device), labels, forward)
     weights = class_weights(options.class_weights, labels, model.num_classes)
     loss = Loss(weights, options.label_smoothing)
     optimizer = build_optimizer(model, options)
     check_batch_norm(model, shuffled_batches(len(train), options.batch_size, seed=0, epoch=1))
-    batches = _batches(len(train), options)
+    batches = chain.from_iterable(
+        shuffled_batches(len(train), options.batch_size, seed=options.seed, epoch=epoch)
+        for epoch in count(1)
+    )
     mean, lowest, smoothed = 0.0, np.inf, list[float]()
     for step, rate in enumerate(rates, start=1):
         scale_rates(optimizer, float(rate) / options.lr)
         meter = Meter(device)
-        take_step(
-            loader, list(islice(batches, options.accumulate)), loss, optimizer, meter, options
-        )
+        step_batches = list(islice(batches, options.accumulate))
+        take_step(loader, step_batches, loss, optimizer, meter, options)
         value, _ = meter.figures()
         if not math.isfinite(value):
             break
@@ -176,8 +168,3 @@ def _losses(
         if smoothed[-1] > DIVERGED * lowest:
             break
     return np.array(smoothed)
-
-
-def _batches(images: int, options: Options) -> Iterator[Int64Array]:
-    for epoch in count(1):
-        yield from shuffled_batches(images, options.batch_size, seed=options.seed, epoch=epoch)

@@ -65,7 +65,7 @@ def run(
     data = with_outputs(labelled_splits(splits), strategy.outputs)
     classifier = _classifier(strategy, model, data)
     data = data.with_classes(classifier.classes)
-    if strategy.upto is not None:  # an unknown stage shows before a probe is trained
+    if strategy.upto is not None:  # refuses an unknown stage before a probe is trained
         unfreeze(classifier, upto=strategy.upto)
     if strategy.method == "interpolate":
         return _interpolated(classifier, data, strategy)
@@ -183,8 +183,8 @@ def gradual_unfreeze(
     language model fine-tuning for text classification", ACL 2018, section 3.3, arXiv:1801.06146.
 
     ``steps`` is how many steps there are from the head alone to the whole network (no more than
-    epochs and stages), or the first trainable stage of each step. ``layer_decay`` is 0.5 unless
-    given. See :func:`~transferkit.run` for the other arguments and the errors, and
+    epochs and stages), or the first trainable stage of each step. ``layer_decay`` is 0.5 by
+    default. See :func:`~transferkit.run` for the other arguments and the errors, and
     :class:`~transferkit.Trainer` for ``options``.
     """
     strategy = Strategy("gradual_unfreeze", steps=steps, epochs=epochs, lr=lr, options=options)
@@ -317,7 +317,7 @@ def joined(first: History, second: History) -> History:
 def _gradual(model: Classifier, data: Splits, strategy: Strategy) -> History:
     plan = boundaries(stages(model), strategy.steps, strategy.length)
     begins = {step * strategy.length // len(plan): upto for step, upto in enumerate(plan)}
-    for upto in reversed(plan):  # an unknown stage shows before training starts
+    for upto in reversed(plan):  # refuses an unknown stage before training starts
         unfreeze(model, upto=upto)
     options = strategy.options.copy()
     options.setdefault("layer_decay", 0.5)

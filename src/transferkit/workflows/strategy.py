@@ -72,7 +72,7 @@ class Strategy:
     Example:
         >>> import transferkit as tk
         >>> gentle = tk.Strategy("fine_tune", lr=1e-5, options={"layer_decay": 0.7})
-        >>> gentle.name, gentle.length  # epochs are those of the method unless given
+        >>> gentle.name, gentle.length  # the method has 10 epochs by default
         ('fine_tune', 10)
         >>> tk.Strategy("lp-ft")
         Traceback (most recent call last):
@@ -157,7 +157,7 @@ class Strategy:
     def to_dict(self) -> dict[str, JSON]:
         """All fields as plain data, epochs and learning rate filled in; the key of stored results.
 
-        A function among the options stands there by its module and name.
+        A function among the options is written as its module and name.
         """
         options = {name: plain_option(value) for name, value in sorted(self.options.items())}
         known = {"epochs": self.length, "lr": self.rate, "options": options}
