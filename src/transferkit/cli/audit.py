@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+import transferkit.cli.options as options
 from transferkit._files import make_folder
-from transferkit.cli import options
 
 if TYPE_CHECKING:
     from transferkit._typing import FloatArray, UInt8Array

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+import transferkit.cli.options as options
 from transferkit._files import make_folder, replacing
-from transferkit.cli import options
 from transferkit.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+import transferkit.cli.options as options
 from transferkit._files import make_folder
 from transferkit._format import percent, percent_interval, table
-from transferkit.cli import options
 from transferkit.cli.recipe import STRATEGY, help_text, recipe_options, typed_strategy
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+import transferkit.plots._style as style
 from transferkit._format import describe, percent
 from transferkit.errors import DataError
-from transferkit.plots import _style as style
 from transferkit.selection.probe import ProbeCurve
 from transferkit.selection.ranking import Ranking
 from transferkit.training.history import History

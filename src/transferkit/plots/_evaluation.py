@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
+import transferkit.plots._style as style
 from transferkit._format import percent
 from transferkit._typing import Float64Array
 from transferkit._validation import check_whole
 from transferkit.metrics.classification import ReliabilityCurve, reliability_curve
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.metrics.intervals import wilson_interval
-from transferkit.plots import _style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
