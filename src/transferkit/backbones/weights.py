@@ -142,11 +142,15 @@ def load_weights(
     ]
     misfits["unexpected"] = [] if spare else unexpected
     if any(misfits.values()):
-        lines = (f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in misfits.items() if keys)
-        raise WeightsError(
-            f"{origin} does not fit {name}. Its keys must be in the layout of the backbone's own "
-            "library:\n" + "\n".join(lines) + "."
-        )
+        raise _misfit_error(misfits, name, origin)
+
+
+def _misfit_error(misfits: Mapping[str, Sequence[str]], name: str, origin: str) -> WeightsError:
+    lines = (f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in misfits.items() if keys)
+    return WeightsError(
+        f"{origin} does not fit {name}. Its keys must be in the layout of the backbone's own "
+        "library:\n" + "\n".join(lines) + "."
+    )
 
 
 def _misfits(state: StateDict, own: Mapping[str, Tensor]) -> dict[str, list[str]]:
