@@ -7,25 +7,28 @@ import torch
 from torch import nn
 
 from transferkit.errors import ConfigError
-from transferkit.models.heads import build_head, linear_head, mlp_head
+from transferkit.models.heads import build_head
 
 
 def test_a_linear_head_is_one_layer() -> None:
-    head = linear_head(5, 3)
+    head = build_head("linear", 5, 3, dropout=0)
     assert isinstance(head, nn.Linear)
     assert head(torch.ones(2, 5)).shape == (2, 3)
 
 
 def test_dropout_is_where_it_is_asked_for() -> None:
-    drops = [m.p for m in linear_head(5, 3, dropout=0.4).modules() if isinstance(m, nn.Dropout)]
+    head = build_head("linear", 5, 3, dropout=0.4)
+    drops = [m.p for m in head.modules() if isinstance(m, nn.Dropout)]
     assert drops == [0.4]
-    drops = [m.p for m in mlp_head(5, 3, dropout=0.2).modules() if isinstance(m, nn.Dropout)]
+    head = build_head("mlp", 5, 3, dropout=0.2)
+    drops = [m.p for m in head.modules() if isinstance(m, nn.Dropout)]
     assert drops == [0.2, 0.2]
 
 
 def test_an_mlp_head_has_one_hidden_layer() -> None:
-    layers = [m for m in mlp_head(5, 3, hidden=7).modules() if isinstance(m, nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in layers] == [(5, 7), (7, 3)]
+    head = build_head("mlp", 5, 3, dropout=0)
+    layers = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in layers] == [(5, 512), (512, 3)]
 
 
 def normed(width: int, classes: int) -> nn.Module:

@@ -49,7 +49,6 @@ class Augment:
     contrast: float = 0.1
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a strength that cannot be."""
         check_number("rotation", self.rotation, least=0, most=180)
         check_number("crop", self.crop, above=0, most=1)
         check_number("brightness", self.brightness, least=0, most=1)

@@ -165,7 +165,6 @@ class NewEntry:
     """An entry that is being written: numbered ``.npy`` files, each of its full size at once."""
 
     def __init__(self, folder: Path, make_room: Callable[[int], None]) -> None:
-        """Write to ``folder``; ``make_room`` is called with the entry's size before it grows."""
         self.folder = folder
         self.make_room = make_room
         self.arrays: list[np.memmap[tuple[int, ...], np.dtype[np.generic]]] = []

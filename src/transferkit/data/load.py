@@ -185,6 +185,8 @@ def make_missing_splits(
     parts: Mapping[str, Part], val_share: float, grouping: Mapping[str, str] | None, seed: int
 ) -> dict[str, Part]:
     """Make a val split where there is none, and a test split too where there are no splits."""
+    whole = parts.get("all", parts.get("train"))
+    shares = {"train": 1 - val_share, "val": val_share}
     if "all" in parts:
         shares = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
         if shares["train"] <= 0:
@@ -192,25 +194,15 @@ def make_missing_splits(
                 "Without split folders val_share goes to val and as much to test, so it must be "
                 f"below 0.5, got {val_share}."
             )
-        return divide_part(parts["all"], shares, grouping, seed)
-    train = parts.get("train")
-    if val_share == 0 or train is None or "val" in parts or train.labels is None:
+        if val_share == 0:
+            return {"train": parts["all"]}
+    if whole is None or whole.labels is None or "val" in parts or val_share == 0:
         return dict(parts)
-    fresh = divide_part(train, {"train": 1 - val_share, "val": val_share}, grouping, seed)
-    return {**fresh, **{name: part for name, part in parts.items() if name != "train"}}
-
-
-def divide_part(
-    part: Part, shares: Mapping[str, float], grouping: Mapping[str, str] | None, seed: int
-) -> dict[str, Part]:
-    """Divide one labelled part into several, leaving out those of no share."""
-    wanted = {name: share for name, share in shares.items() if share > 0}
-    sizes = quotas(np.array(list(wanted.values())), len(part.names))
-    groups = None if grouping is None else [grouping[name] for name in part.names]
-    if part.labels is None:
-        raise DataError("Images without labels cannot be split.")
-    rows = divide(part.labels, sizes, seed=seed, groups=groups)
-    return {name: part.take(own) for name, own in zip(wanted, rows, strict=True)}
+    sizes = quotas(np.array(list(shares.values())), len(whole.names))
+    groups = None if grouping is None else [grouping[name] for name in whole.names]
+    rows = divide(whole.labels, sizes, seed=seed, groups=groups)
+    made = {name: whole.take(own) for name, own in zip(shares, rows, strict=True)}
+    return {**made, **{name: part for name, part in parts.items() if part is not whole}}
 
 
 def assemble(

@@ -118,8 +118,7 @@ def phantom_splits(
     for name, plan in plans.items():
         for row in np.flatnonzero(plan.copied >= 0):
             drawn[name][row] = drawn[plan.owner[row]][plan.copied[row]]
-    labels = {name: mislabel(plan, wrong[name], seed) for name, plan in plans.items()}
-    return Splits({name: collect(plan, drawn[name], labels[name]) for name, plan in plans.items()})
+    return Splits({n: collect(plan, drawn[n], wrong[n], seed) for n, plan in plans.items()})
 
 
 def generator(seed: int, split: str, purpose: str) -> np.random.Generator:
@@ -261,9 +260,7 @@ def render(
         rows = slice(start, min(start + step, count))
         labels = plan.labels[rows]
         where = [sites[label] for label in labels]
-        lesions = draw_lesions(
-            labels == 1, lesion_rng, opacity=strength[0], opacity_size=strength[1]
-        )
+        lesions = draw_lesions(labels == 1, lesion_rng, *strength)
         texture = texture_rng.standard_normal(images[rows].shape[:3], dtype=np.float32)
         chest = attenuation(
             {key: value[rows] for key, value in patient.items()},
@@ -288,21 +285,15 @@ def patients_of(plan: SplitPlan, seed: int) -> dict[str, Maps]:
     return build
 
 
-def mislabel(plan: SplitPlan, share: float, seed: int) -> Int64Array:
-    """Return the labels, of which exactly a share is the other class."""
-    count = len(plan.labels)
-    rows = generator(seed, plan.name, "mislabel").permutation(count)[: round(share * count)]
-    labels = plan.labels.copy()
+def collect(plan: SplitPlan, images: UInt8Array, wrong: float, seed: int) -> ImageData:
+    """Give a share of the pictures the wrong label, and name all as a folder of files would."""
+    count, labels = len(images), plan.labels.copy()
+    rows = generator(seed, plan.name, "mislabel").permutation(count)[: round(wrong * count)]
     labels[rows] = 1 - labels[rows]
-    return labels
-
-
-def collect(plan: SplitPlan, images: UInt8Array, labels: Int64Array) -> ImageData:
-    """Name the pictures after class, patient and visit, as a folder of files would."""
     groups = [f"{o}-{p:05d}" for o, p in zip(plan.owner, plan.patient, strict=True)]
     names = [
         f"{plan.name}/{CLASSES[label]}/{group}_{row:05d}.png"
         for row, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
-    sizes = np.tile(np.array(images.shape[1:3], np.int64), (len(images), 1))
+    sizes = np.tile(np.array(images.shape[1:3], np.int64), (count, 1))
     return trusted_images(images, labels, CLASSES, names, sizes, groups)

@@ -77,11 +77,7 @@ def draw(
 
 
 def draw_lesions(
-    positive: NDArray[np.bool_],
-    rng: np.random.Generator,
-    *,
-    opacity: float,
-    opacity_size: float,
+    positive: NDArray[np.bool_], rng: np.random.Generator, opacity: float, opacity_size: float
 ) -> Lesions:
     """Draw opacities for the ``positive`` pictures (n,), and faint ones for a few others."""
     count = len(positive)

@@ -42,7 +42,6 @@ class PhantomSite:
     marker: float = 0.1
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a value that cannot be."""
         check_number("exposure", self.exposure)
         for name in ("noise", "blur"):
             check_number(name, getattr(self, name), least=0)

@@ -48,7 +48,7 @@ class Source(Protocol):
 
     @property
     def scale(self) -> DatasetScale:
-        """The scale, which may be known only once all images have been read."""
+        """The scale, perhaps known only once all images have been read."""
 
     def read(self, name: str) -> UInt8Array:
         """Return one image, (H, W) or (H, W, 3); DataError (why, not which) if damaged."""
@@ -80,7 +80,6 @@ class ArraySource:
     """Images of arrays (n, H, W, C), which may be memory maps; names are ``"train[17]"``."""
 
     def __init__(self, scale: DatasetScale) -> None:
-        """Begin without arrays."""
         self.scale = scale
         self.arrays: dict[str, NDArray[np.generic]] = {}
         self.highs: dict[str, float] = {}
@@ -151,7 +150,6 @@ class ReadOptions:
     progress: bool | None = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a value that cannot work."""
         check_whole("memory_limit", self.memory_limit)
         check_whole("cache_limit", self.cache_limit)
         if self.workers is not None:
@@ -238,7 +236,6 @@ class PixelBuffer:
     """A uint8 array (N, H, W, C), filled image by image: grey until the first coloured one."""
 
     def __init__(self, shape: tuple[int, ...], reserve: Reserve) -> None:
-        """Reserve room for as many images as may come."""
         self.reserve = reserve
         self.used = 0
         self.array = reserve(shape)

@@ -126,30 +126,23 @@ class Preprocess(nn.Module):
     def _float32(self, name: Statistic) -> Tensor:
         """The buffer in float32; where a cast of the model rounded it, the values as passed."""
         buffer: Tensor = getattr(self, name)
-        if buffer.dtype == torch.float32 or torch.compiler.is_compiling() or self._changed(name):
+        if buffer.dtype == torch.float32 or torch.compiler.is_compiling():
             return buffer.float()
-        return self._passed(name).to(buffer.device)
+        return channel_values(self._values(name), self.in_channels).to(buffer.device)
 
-    def _passed(self, name: Statistic) -> Tensor:
-        return channel_values(self.statistics[name == "std"], self.in_channels)
-
-    def _changed(self, name: Statistic) -> bool:
-        """Whether the buffer was written to since it was made."""
-        buffer: Tensor = getattr(self, name).cpu()
-        return not torch.equal(buffer, self._passed(name).to(buffer.dtype))
-
-    def _values(self, name: Statistic) -> list[JSON]:
-        """The numbers as passed, or those that the buffer was changed to."""
-        if self._changed(name):
-            return [float(value) for value in getattr(self, name).flatten().tolist()]
-        return list(self.statistics[name == "std"])
+    def _values(self, name: Statistic) -> tuple[float, ...]:
+        """The numbers as passed, or those that somebody wrote to the buffer since."""
+        buffer, passed = getattr(self, name).cpu(), self.statistics[name == "std"]
+        if torch.equal(buffer, channel_values(passed, self.in_channels).to(buffer.dtype)):
+            return passed
+        return tuple(map(float, buffer.flatten().tolist()))
 
     def recipe(self) -> dict[str, JSON]:
         """Return the keyword arguments that rebuild this, ready for JSON."""
         return {
             "image_size": list(self.image_size),
-            "mean": self._values("mean"),
-            "std": self._values("std"),
+            "mean": list(self._values("mean")),
+            "std": list(self._values("std")),
             "in_channels": self.in_channels,
             "interpolation": self.interpolation,
         }

@@ -114,7 +114,6 @@ class DatasetScale:
     """
 
     def __init__(self, bits: int | None) -> None:
-        """Begin without values; ``bits`` is the depth of integers if it is known."""
         self.wanted = bits
         self.seen: dict[np.dtype[np.generic], Extremes] = {}
         self.scales: dict[np.dtype[np.generic], Scale] = {}

@@ -180,11 +180,7 @@ def _as_weights(tensor: Tensor, module: nn.Module) -> Tensor:
 
 
 def _renew_auxiliary(network: Network, num_classes: int) -> None:
-    """Replace the published auxiliary classifiers of a network by new ones for these classes.
-
-    Where the images are too small for an auxiliary head (Inception v3 below 267 pixels), the
-    heads are taken off, as torchvision does with ``aux_logits=False``.
-    """
+    """Replace the published auxiliary classifiers of a network by new ones for these classes."""
     for name in network.aux:
         old = network.module.get_submodule(name)
         if not isinstance(old, nn.Linear):
@@ -197,6 +193,8 @@ def _renew_auxiliary(network: Network, num_classes: int) -> None:
     try:
         record_calls(network.module, network.input_size, training=True)
     except ConfigError:
+        # images too small for an auxiliary head (Inception v3 below 267 pixels): taken off, as
+        # torchvision does with aux_logits=False
         absent = dict.fromkeys((name.partition(".")[0] for name in network.aux), None)
         for attribute, value in {**absent, "aux_logits": False}.items():
             setattr(network.module, attribute, value)
@@ -216,10 +214,9 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
 
 
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
-    """A copy of the modules of ``model`` that shares its parameters, hooks and buffers.
+    """A copy of the modules of ``model`` that shares its parameters, hooks and, if so, buffers.
 
-    Changes to the copy's modules (modes, replaced weights, skipped calls) cannot be seen by another
-    thread that uses the model. With ``buffers=False`` it has copies of the buffers.
+    Another thread that uses the model does not see changed modes or skipped calls of the copy.
     """
 
     def stand_in(tensor: Tensor) -> Tensor:
@@ -253,10 +250,7 @@ def require_classifier(value: object) -> Classifier:
 
 
 def match_classes(model: Classifier, data: Data) -> Data:
-    """The data to train on, labelled in the order of the model's classes.
-
-    A model that was built without class names takes those of the data.
-    """
+    """The data in the order of the model's classes; a model without class names takes theirs."""
     if are_numbers(model.classes) and model.num_classes == data.num_classes:
         model.classes = data.classes
     return data.with_classes(model.classes)

@@ -50,13 +50,10 @@ def has_room(device: torch.device, needed: int) -> bool:
 
 
 def effective(precision: Precision, device: torch.device) -> Precision:
-    """The precision that ``"auto"`` stands for on ``device``; any other as it is.
-
-    bfloat16 on GPUs with tensor cores for it (compute capability 8 and up), and float32 elsewhere:
-    on most CPUs bfloat16 is slower.
-    """
+    """The precision that ``"auto"`` stands for on ``device``; any other as it is."""
     if precision != "auto":
         return precision
+    # on most CPUs, and on GPUs without tensor cores for it, bfloat16 is slower
     fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bfloat16" if fast else "float32"
 

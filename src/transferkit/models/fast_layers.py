@@ -41,10 +41,9 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
 def folded_copy(model: Classifier, example: Tensor, *, frozen_only: bool = False) -> Classifier:
-    """A copy of ``model`` in eval mode, sharing its tensors, with its batch norms folded.
+    """A copy of ``model`` in eval mode with its batch norms folded, valid until its weights change.
 
-    Valid until the model's weights change. With ``frozen_only``, only norms that are in eval mode
-    now are folded; none is where the copy would not reproduce the features of ``example``.
+    None is folded where the copy would not reproduce the features of ``example``.
     """
     images = example[:2]
     copy = shared_copy(model)
@@ -63,11 +62,7 @@ def folded_copy(model: Classifier, example: Tensor, *, frozen_only: bool = False
 
 
 def _observed(model: Classifier, images: Tensor, still: Sequence[str]) -> tuple[Tensor, list[Pair]]:
-    """The features, and the pairs of a convolution and the batch norm that takes its output.
-
-    Only pairs among ``still`` whose two modules are called once: weights that are used twice, with
-    batch norms of their own, cannot be folded.
-    """
+    """The features, and the pairs, among ``still``, of a convolution and the norm of its output."""
     modules = {name: model.get_submodule(name) for name in still}
     made: dict[int, tuple[nn.Conv2d, object]] = {}  # holds the outputs, so that no id comes twice
     pairs: list[Pair] = []
@@ -85,6 +80,7 @@ def _observed(model: Classifier, images: Tensor, still: Sequence[str]) -> tuple[
 
     with intercept_calls(modules, visit):
         features = model.features(images)
+    # weights that are used twice, with a batch norm for each use, cannot be folded
     return features, [
         (convolution, norm)
         for convolution, norm in pairs

@@ -47,18 +47,15 @@ def boundary_index(stages: tuple[Stage, ...], upto: object) -> int:
 class KeepEval:
     """Takes the place of a frozen module's ``train``: the module stays in eval mode.
 
-    Setting ``training = False`` once would not last: every ``model.train()`` sets it again, and
-    with it batch norms update and dropout samples. So the frozen module's own ``train`` is
-    replaced. It still passes the mode on to its children, so that a trainable part inside a
-    container that also holds frozen ones trains as usual. An object and not a closure, so that it
-    can be pickled, and in a deep copy holds the copied module.
+    ``training = False`` alone would not last, since every ``model.train()`` sets it again. An
+    object and not a closure, so that it can be pickled, and in a deep copy holds the copied module.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def __call__(self, mode: bool = True) -> nn.Module:
-        """Pass ``mode`` on to the children only."""
+        """Pass ``mode`` on to the children only, some of which may be trainable."""
         self.module.training = False
         for child in self.module.children():
             child.train(mode)
@@ -287,13 +284,7 @@ def param_groups(
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """One stage of a model.
-
-    Attributes:
-        name: Name of the stage.
-        parameters: Number of parameters.
-        trainable: Number of trainable parameters.
-    """
+    """Name of a stage, and how many parameters it has, all and trainable ones."""
 
     name: str
     parameters: int
@@ -364,6 +355,6 @@ def summary(model: nn.Module) -> Summary:
     rows = []
     for stage in parts:
         own = [parameters[key] for key in stage.parameters]
-        learning = sum(p.numel() for p in own if p.requires_grad)
-        rows.append(StageSummary(stage.name, sum(p.numel() for p in own), learning))
+        trainable = sum(p.numel() for p in own if p.requires_grad)
+        rows.append(StageSummary(stage.name, sum(p.numel() for p in own), trainable))
     return Summary(name, tuple(rows))

@@ -202,13 +202,10 @@ def _observe(
 
 
 def _settle(cut: StageCut, images: Tensor) -> StageCut | None:
-    """The cut with the smallest live set that works; None if it differs from the model with all.
-
-    The NaN that a skipped call returns is the test: if the tail needs that call, its logits are NaN
-    and so differ from the model's.
-    """
+    """The cut with the smallest live set that works; None if it differs from the model with all."""
 
     def works(live: tuple[int, ...]) -> bool:
+        # if the tail needs a skipped call, its logits are NaN and so differ from the model's
         return predicts_alike(cut.model, replace(cut, live=live), images)
 
     if not works(cut.live):

@@ -17,34 +17,20 @@ HeadBuilder: TypeAlias = Callable[[int, int], nn.Module]
 """From the width of the features and the number of classes to a module."""
 
 
-def linear_head(in_features: int, num_classes: int, *, dropout: float = 0.0) -> nn.Module:
-    """A linear layer, with dropout before it if there is any."""
-    layer = nn.Linear(in_features, num_classes)
-    return nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer
-
-
-def mlp_head(
-    in_features: int, num_classes: int, *, dropout: float = 0.0, hidden: int = 512
-) -> nn.Module:
-    """A hidden layer with a ReLU and an output layer, with dropout before each."""
-    return nn.Sequential(
-        nn.Dropout(dropout),
-        nn.Linear(in_features, hidden),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, num_classes),
-    )
+_HIDDEN = 512
 
 
 def build_head(
     head: HeadKind | HeadBuilder, in_features: int, num_classes: int, *, dropout: float
 ) -> nn.Module:
-    """Build a head by name or by a callable, which is checked to give (B, K) for (B, D)."""
+    """Build a head by name or by a callable; dropout comes before each linear layer."""
     check_number("dropout", dropout, least=0, below=1)
     if head == "linear":
-        return linear_head(in_features, num_classes, dropout=dropout)
+        layer = nn.Linear(in_features, num_classes)
+        return nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer
     if head == "mlp":
-        return mlp_head(in_features, num_classes, dropout=dropout)
+        hidden = (nn.Dropout(dropout), nn.Linear(in_features, _HIDDEN), nn.ReLU())
+        return nn.Sequential(*hidden, nn.Dropout(dropout), nn.Linear(_HIDDEN, num_classes))
     if not callable(head):
         raise ConfigError(f"head must be 'linear', 'mlp' or a callable, got {head!r}.")
     if dropout:

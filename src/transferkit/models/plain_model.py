@@ -17,10 +17,7 @@ _USUAL_SIDES = (224, 299, 256, 384, 64, 32)
 def plain_stages(model: nn.Module) -> tuple[Stage, ...]:
     """The stages of a torchvision, timm or other torch model; the last is its head.
 
-    The head of a timm model is the classifier that timm names. Of any other model it is the last
-    part that is called and has parameters (``"fc"``, ``"classifier"``), so that a head of several
-    layers is one head; where that part holds most of the network (VGG, AlexNet), it is the last of
-    its layers. A model without a classifier has an empty stage ``"head"``.
+    A model without a classifier has an empty stage ``"head"``.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -60,6 +57,7 @@ def _timm_config(model: nn.Module) -> dict[str, object]:
 
 
 def _head_names(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
+    """The classifier that timm names; of other models the last part called, such as ``"fc"``."""
     named = _timm_config(model).get("classifier")
     names = (named,) if isinstance(named, str) else named
     known = {name for name, _ in model.named_modules()}
@@ -69,7 +67,10 @@ def _head_names(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]
 
 
 def _last_part(model: nn.Module, root: Call) -> str | None:
-    """Name of the last part called that has parameters, if its own last are a weight matrix."""
+    """Name of the last part called that has parameters, if its own last are a weight matrix.
+
+    A head of several layers is one part, unless it holds most of the network (VGG, AlexNet).
+    """
     modules = dict(model.named_modules())
     limit = LARGEST_SHARE * count_parameters(model)
     call: Call | None = root

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -229,21 +229,12 @@ def keep(
 
     In memory they are on the GPU where that has ample room, and else on the CPU.
     """
-    shapes = _shapes(jobs[0], device)
-    needed = sum(map(prod, shapes)) * cache.dtype.itemsize * sum(len(job.data) for job in jobs)
+    numbers = _numbers_per_image(jobs[0], device) * sum(len(job.data) for job in jobs)
+    needed = numbers * cache.dtype.itemsize
     fits, named = needed <= cache.memory_budget(), all(job.key for job in jobs)
     _check_room(cache, needed, fits=fits, named=named)
 
-    def run(job: Job, allocate: Allocate) -> Encoded:
-        return encode(
-            job.prefix,
-            job.data,
-            device=device,
-            batch_size=batch_size,
-            allocate=allocate,
-            on_batch=on_batch,
-        )
-
+    run = partial(encode, device=device, batch_size=batch_size, on_batch=on_batch)
     if named and (cache.where == "disk" or not fits):
         try:
             return [_on_disk(run, job, cache) for job in jobs]
@@ -275,15 +266,12 @@ def _check_room(cache: Cache, needed: int, *, fits: bool, named: bool) -> None:
         )
 
 
-def _shapes(job: Job, device: torch.device) -> list[tuple[int, ...]]:
-    """The shapes of the outputs for one image."""
+def _numbers_per_image(job: Job, device: torch.device) -> int:
     with plain_context(device), torch.inference_mode():
-        return [tuple(part.shape[1:]) for part in job.prefix(job.data.batch([0]).to(device))]
+        return sum(part.numel() for part in job.prefix(job.data.batch([0]).to(device)))
 
 
-def _in_memory(
-    run: Callable[[Job, Allocate], Encoded], job: Job, cache: Cache, home: torch.device
-) -> Encoded:
+def _in_memory(run: partial[Encoded], job: Job, cache: Cache, home: torch.device) -> Encoded:
     """The tensors that the cache holds of this job, or new ones."""
 
     def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -291,23 +279,27 @@ def _in_memory(
         return torch.empty(shape, dtype=kept, device=home)
 
     if cache.held is None or job.key is None:
-        return run(job, allocate)
+        return run(job.prefix, job.data, allocate=allocate)
     key = f"{job.key()}-{cache.precision}-{home}"
     found = cache.held.get(key)
     if found is None:
-        found = run(job, allocate)
+        found = run(job.prefix, job.data, allocate=allocate)
         cache.held.put(key, found, cache.memory_budget())
     return found
 
 
-def _on_disk(run: Callable[[Job, Allocate], Encoded], job: Job, cache: Cache) -> Encoded:
+def _on_disk(run: partial[Encoded], job: Job, cache: Cache) -> Encoded:
     """The tensors that the store on disk has of this job, or new ones, mapped from their files."""
     assert job.key is not None  # the caller has seen to it
     store, key = cache.store(), f"{job.key()}-{cache.precision}"
     arrays = store.get(key)
     if arrays is None:
         with store.adding(key) as entry:
-            run(job, lambda shape, _: torch.from_numpy(entry.add(shape, cache.precision)))
+
+            def allocate(shape: tuple[int, ...], _: torch.dtype) -> Tensor:
+                return torch.from_numpy(entry.add(shape, cache.precision))
+
+            run(job.prefix, job.data, allocate=allocate)
         arrays = store.get(key)
     if arrays is None:
         raise OutputError(f"The cache {store.folder} lost what was written to it.")
@@ -321,19 +313,14 @@ def backbone_tensors(model: Classifier) -> dict[str, Tensor]:
 
 
 def tensor_versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, int, int], ...]:
-    """Changes when a tensor is replaced or written to.
-
-    Addresses and versions cost no look at the values, but mean nothing in another process.
-    """
+    """Changes when a tensor is replaced or written to; means nothing in another process."""
     return tuple((name, t.data_ptr(), t._version) for name, t in tensors.items())
 
 
 def prefix_key(model: Classifier, tensors: Mapping[str, Tensor], data: ImageData, *how: str) -> str:
     """The key of the outputs of a part of ``model`` for ``data``, the same in every process.
 
-    It changes with everything that the numbers depend on: the values of the part's ``tensors``,
-    how they are used (the architecture's name, torch's version), the images and their
-    preprocessing, and ``how``: where the part ends, the precision, the kind of device.
+    ``how`` says where the part ends, the precision and the kind of device.
     """
     preprocess = sorted(model.preprocess.recipe().items())
     facts = (torch.__version__, model.name, preprocess, data.fingerprint(), how)

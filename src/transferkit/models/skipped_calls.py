@@ -25,11 +25,7 @@ class ShortcutError(Exception):
 
 
 def watched(modules: Mapping[str, nn.Module], visit: Visit) -> AbstractContextManager[None]:
-    """Send every outermost call of the named modules through ``visit``.
-
-    Calls made inside another watched call are left alone: some networks pass a module into
-    others, which call it again.
-    """
+    """Send every call of the named modules, unless from within another, through ``visit``."""
     count, inside = 0, False
 
     def visit_if_outermost(name: str, _: object, run: Run) -> object:
@@ -52,10 +48,9 @@ def watched(modules: Mapping[str, nn.Module], visit: Visit) -> AbstractContextMa
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One tensor of an output: which of its dimensions is the batch, and its memory layout.
+    """One tensor of an output: its batch dimension, not always the first, and memory layout.
 
-    The batch is not always the first dimension, and an image has several rows where a network
-    splits it into windows.
+    An image has several rows in it where a network splits it into windows.
     """
 
     shape: tuple[int, ...]  # for a single image
