@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ RECORD = EpochRecord(1, 5, 0.1, 0.5, 0.9, 0.25, 0.95, 1.5)
 
 
 def test_a_log_file_gets_one_plain_line_an_epoch(capsys):
-    with Progress(None, epochs=30, steps=10, done=0) as progress:
+    with closing(Progress(None, epochs=30, steps=10, done=0)) as progress:
         progress.step()
         progress.epoch(RECORD)
     lines = capsys.readouterr().err.splitlines()
@@ -153,7 +154,7 @@ def test_a_log_file_gets_one_plain_line_an_epoch(capsys):
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with Progress(None, epochs=2, steps=10, done=5) as progress:
+    with closing(Progress(None, epochs=2, steps=10, done=5)) as progress:
         progress.step()
         progress.epoch(RECORD)
         progress.step()
@@ -161,7 +162,7 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
 
 
 def test_silence(capsys):
-    with Progress(False, epochs=2, steps=10, done=0) as progress:
+    with closing(Progress(False, epochs=2, steps=10, done=0)) as progress:
         progress.step()
         progress.epoch(RECORD)
     assert capsys.readouterr() == ("", "")

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from types import TracebackType
-from typing import Literal, NoReturn, Self, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from tqdm import tqdm
 
@@ -219,15 +218,8 @@ class Progress:
         if self._lines:
             print(_line(record, self._epochs), file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 

@@ -22,7 +22,12 @@ from transferkit.training.trainer import check_data
 
 def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
     """Solve the head on train, from strong to weak penalties, and keep the best on val."""
-    head = linear_layer(model.head)
+    head = model.head
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise ConfigError(
+            f"solver='lbfgs' solves a head of one linear layer, got {type(head).__name__}. Build "
+            "the classifier with head='linear' and dropout=0, or take solver='minibatch'."
+        )
     check_data(model, splits["train"], splits["val"])
     with plain_context(device_of(model)):
         history, best = _best_of_path(model, splits, options)
@@ -67,20 +72,8 @@ def _scores(solution: Solution, data: Features, device: torch.device) -> tuple[f
     """Mean cross-entropy and accuracy of a solution."""
     features = torch.as_tensor(data.features, device=device)
     labels = torch.as_tensor(data.labels, device=device)
-    weight, bias = (
-        torch.as_tensor(array, dtype=torch.float32, device=device)
-        for array in (solution.weight, solution.bias)
-    )
+    weight = torch.as_tensor(solution.weight, dtype=torch.float32, device=device)
+    bias = torch.as_tensor(solution.bias, dtype=torch.float32, device=device)
     logits = features @ weight.T + bias
     accuracy = (logits.argmax(dim=1) == labels).double().mean()
     return cross_entropy(logits, labels).item(), accuracy.item()
-
-
-def linear_layer(head: nn.Module) -> nn.Linear:
-    """The head, which must be one linear layer with a bias."""
-    if isinstance(head, nn.Linear) and head.bias is not None:
-        return head
-    raise ConfigError(
-        f"solver='lbfgs' solves a head of one linear layer, got {type(head).__name__}. Build the "
-        "classifier with head='linear' and dropout=0, or take solver='minibatch'."
-    )

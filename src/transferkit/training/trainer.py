@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Unpack
 
 import numpy as np
@@ -244,8 +245,8 @@ class Trainer:
         self, train: ImageData, val: ImageData | None, epochs: int, steps: int
     ) -> Iterator[EpochRecord]:
         run = self._run
-        show = self.options.progress
-        with Progress(show, epochs=epochs, steps=steps, done=run.step) as progress:
+        shown = Progress(self.options.progress, epochs=epochs, steps=steps, done=run.step)
+        with closing(shown) as progress:
             while run.epochs_done < epochs and not self._out_of_patience():
                 try:
                     with plain_context(run.device):

@@ -35,22 +35,22 @@ class Result:
 
     def __str__(self) -> str:
         scored = {"val": self.val, "test": self.test}
-        rows = [_row(name, scores) for name, scores in scored.items() if scores is not None]
+        rows = [
+            (
+                name,
+                str(scores.n),
+                percent_interval(scores.accuracy, scores.accuracy_interval),
+                percent(scores.balanced_accuracy),
+                f"{scores.auroc:.4f}",
+                f"{scores.log_loss:.4f}",
+            )
+            for name, scores in scored.items()
+            if scores is not None
+        ]
         header = ("split", "images", "accuracy", "balanced", "AUROC", "log loss")
         trained = f"{len(self.history)} epochs, best {self.history.best_epoch}"
         parts = [f"{self.classifier.name}  ({trained})", table(header, rows)]
         return "\n".join([*parts, "", str(self.history.summary())])
-
-
-def _row(name: str, scores: Evaluation) -> tuple[str, ...]:
-    return (
-        name,
-        str(scores.n),
-        percent_interval(scores.accuracy, scores.accuracy_interval),
-        percent(scores.balanced_accuracy),
-        f"{scores.auroc:.4f}",
-        f"{scores.log_loss:.4f}",
-    )
 
 
 def evaluated(model: Classifier, history: History, splits: Splits) -> Result:
