@@ -115,6 +115,16 @@ def plain_fields(result: DataclassInstance, *, without: Collection[str] = ()) ->
     return {name: plain(getattr(result, name)) for name in names}
 
 
+class PlainResult:
+    """Base of the dataclasses whose JSON form is that of their fields."""
+
+    __slots__ = ()
+
+    def to_dict(self: DataclassInstance) -> dict[str, JSON]:
+        """Return the fields as JSON-ready values; NaN and infinity are None."""
+        return plain_fields(self)
+
+
 def describe(value: object) -> str:
     """Name a value in an error message: its type and shape, or the path that it is."""
     if value is None:

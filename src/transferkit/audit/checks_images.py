@@ -186,11 +186,7 @@ def robust_scores(values: FloatArray) -> Float64Array:
 
 
 def shortcuts(data: AuditData) -> Iterator[Finding]:
-    """Classes that one trivial statistic tells from the rest, the strongest for each class.
-
-    A network learns the cheapest rule that works: if exposure or a marker in a corner gives the
-    label away, it learns that, and fails where the shortcut is absent.
-    """
+    """Classes that one trivial statistic tells from the rest, such as a marker in a corner."""
     for split, labels in data.labels.items():
         measured = data.statistics[split].beside(corner_statistics(data.splits[split].images))
         best = _best_statistics(measured, labels, len(data.classes))
@@ -266,21 +262,17 @@ def _shortcut(
 
 
 class Auc(NamedTuple):
-    """Area under the ROC curve of one statistic for one class against the rest.
-
-    ``value`` is 0.5 for a statistic that says nothing; the p-value is two-sided, for 0.5.
-    """
+    """Area under the ROC curve of one statistic for one class against the rest."""
 
     value: float
     interval: tuple[float, float]
-    p_value: float
+    p_value: float  # two-sided, against 0.5
 
 
 def statistic_auc(values: FloatArray, positive: BoolArray, *, tests: int = 1) -> Auc:
-    """Measure how well ``values`` (N,) tell the images of a class, ``positive`` (N,), apart.
+    """AUC of ``values`` (N,) for ``positive`` (N,), Bonferroni-corrected for ``tests``.
 
-    Interval and p-value are Bonferroni-corrected for ``tests``. DeLong, DeLong and Clarke-Pearson,
-    "Comparing the areas under two or more correlated ROC curves" (1988).
+    E. DeLong et al., "Comparing the areas under two or more correlated ROC curves" (1988).
     """
     # With mid-ranks R among all and r among the own class, an image of the class beats
     # (R - r) / n_outside of the others, and the area is the mean of these placements. DeLong's

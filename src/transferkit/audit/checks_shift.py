@@ -139,21 +139,13 @@ def _too_few(pair: SplitPair) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScopeShift:
-    """The tests of all images of a pair, or of those of one class.
+    """The tests of all images of a pair, or of those of one class."""
 
-    Attributes:
-        class_name: The class, or None for all images.
-        pair: Its images.
-        tests: One result per test, none if there are too few images; p-values not corrected.
-        adjusted: Their p-values, corrected for all tests of the audit.
-        outcomes: The same tests in full: by column, or with the scores of the classifier.
-    """
-
-    class_name: str | None
+    class_name: str | None  # None for all images
     pair: SplitPair
-    tests: list[TwoSampleResult]
-    adjusted: list[float]
-    outcomes: list[Outcome]
+    tests: list[TwoSampleResult]  # empty if there are too few images; p-values not corrected
+    adjusted: list[float]  # their p-values, corrected for all tests of the audit
+    outcomes: list[Outcome]  # the same tests in full: by column, or with the classifier's scores
 
     @property
     def p_value(self) -> float:
@@ -177,9 +169,8 @@ def shift_test(
 ) -> list[ScopeShift]:
     """Test two splits for a shift, over all images and, if they have labels, within each class.
 
-    A difference of class shares alone shows over all images and in no class; a shift in one class
-    shows there and may drown over all images. P-values are corrected by Holm over all tests and
-    scopes, and by Bonferroni over ``comparisons``, the number of such calls.
+    P-values are corrected by Holm over all tests and scopes, and by Bonferroni over
+    ``comparisons``, the number of such calls.
     """
     scopes: list[tuple[str | None, SplitPair]] = [(None, pair.take(np.full(len(pair.rows), True)))]
     if pair.labels is not None:
@@ -203,11 +194,9 @@ def shift_test(
 
 
 def located(scopes: Sequence[ScopeShift], alpha: float) -> list[str]:
-    """The classes in which a shift lies, the most shifted first.
-
-    Those that reject and whose proven effect is at least half of the largest: with many images
-    some small shift is found in every class.
-    """
+    """The classes in which a shift lies, the most shifted first."""
+    # Their proven effect is at least half of the largest: with many images some small shift is
+    # found in every class.
     within = [
         (scope.class_name, scope.effect)
         for scope in scopes

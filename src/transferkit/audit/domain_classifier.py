@@ -43,38 +43,26 @@ FEWEST = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DomainClassifierResult:
-    """How well two splits can be told apart, row by row.
+    """How well two splits can be told apart, and how typical each row is of its own split."""
 
-    Attributes:
-        test: The test; its ``statistic`` is the AUC and its ``effect`` is ``2 AUC - 1``.
-        auc: Cross-fitted AUC: 0.5 where the splits look alike, 1 where they never overlap.
-        typical_a: ``(n_a,)`` how typical each row is of the first split against the second, 0 to
-            1: its rank by cross-fitted score within its fold.
-        typical_b: ``(n_b,)`` the same (of the second split) for each row of the second.
-    """
-
-    test: TwoSampleResult
-    auc: float
-    typical_a: Float64Array
-    typical_b: Float64Array
+    test: TwoSampleResult  # its effect is 2 AUC - 1
+    auc: float  # cross-fitted: 0.5 where the splits look alike, 1 where they never overlap
+    typical_a: Float64Array  # (n_a,) 0 to 1: rank by cross-fitted score within the fold
+    typical_b: Float64Array  # (n_b,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
     """Inputs of the classifier, and what all its fits share, none of which sees the membership.
 
-    Attributes:
-        inputs: ``(N, P)`` standardised inputs.
-        gram: ``(P, P)`` ``inputs' inputs``.
-        shrinkage: Share of the identity in the covariance (O. Ledoit and M. Wolf, "A
-            well-conditioned estimator for large-dimensional covariance matrices", JMVA 88, 2004).
-        level: Mean variance of the inputs.
+    Shrinkage: O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance
+    matrices", JMVA 88 (2004).
     """
 
-    inputs: Float64Array
-    gram: Float64Array
-    shrinkage: float
-    level: float
+    inputs: Float64Array  # (N, P), standardised
+    gram: Float64Array  # (P, P): inputs' inputs
+    shrinkage: float  # share of the identity in the covariance
+    level: float  # mean variance of the inputs
 
     @classmethod
     def of(cls, inputs: Float64Array) -> Design:
@@ -93,9 +81,8 @@ def domain_classifier_test(
 ) -> DomainClassifierResult:
     """Test whether a cross-fitted classifier tells two splits of at least two rows apart.
 
-    Folds are drawn without regard to the splits and keep groups whole. The AUC is the mean over
-    folds, weighted by pairs of rows, and over ``repeats`` of the cross-fitting. The p-value is
-    that of the whole procedure, refits included. One group alone raises a ``DataError``.
+    The AUC is the mean over folds, weighted by pairs of rows, and over ``repeats`` of the
+    cross-fitting; the p-value is that of the whole procedure, refits included.
     """
     if _single_group(pair):
         raise DataError(
@@ -229,10 +216,7 @@ def _aucs(ranks: Float64Array, members: BoolArray, fold: Int64Array) -> Float64A
 
 
 def _influence(pair: SplitPair, ranks: Float64Array, fold: Int64Array) -> Float64Array:
-    """Influence of each row on the AUC ``(N,)``: its placement, centred.
-
-    Sources: E. DeLong et al., Biometrics 44 (1988); N. Obuchowski, Biometrics 53 (1997).
-    """
+    """Influence of each row on the AUC ``(N,)``: its centred placement (Obuchowski 1997)."""
     influence = np.zeros(len(ranks))
     pairs = 0
     for one in range(fold.max() + 1):
@@ -277,22 +261,16 @@ def _result(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drivers:
-    """The rows most typical of each split, and what is left of the shift without their like.
+    """The rows most typical of each split, first those most so, and the shift without their like.
 
-    Attributes:
-        rows_a: Rows of the first sample, the most typical of it first.
-        rows_b: Rows of the second sample, the most typical of it first.
-        effect_without: ``2 AUC - 1`` of the domain classifier without them, and without as
-            typical rows of the other split; None where too few rows remain.
-        p_value_without: The p-value on the rows that remain, or None.
-        explained: Share of the effect that is gone with them, 0 to 1; None if unknown.
+    The numbers are None where too few rows remain.
     """
 
     rows_a: Int64Array
     rows_b: Int64Array
-    effect_without: float | None = None
+    effect_without: float | None = None  # 2 AUC - 1 on the rows that remain
     p_value_without: float | None = None
-    explained: float | None = None
+    explained: float | None = None  # share of the effect that is gone with them, 0 to 1
 
 
 def find_drivers(
@@ -303,10 +281,7 @@ def find_drivers(
     permutations: int = 199,
     seed: int = 0,
 ) -> Drivers:
-    """Find ``count`` rows most typical of each split, and test what remains without their like.
-
-    Effects are means over two halves of the rows; the p-value is Bonferroni's over them.
-    """
+    """Find ``count`` rows most typical of each split, and test what remains without their like."""
     found = Drivers(
         rows_a=np.argsort(-result.typical_a, kind="stable")[:count],
         rows_b=np.argsort(-result.typical_b, kind="stable")[:count],
@@ -317,7 +292,8 @@ def find_drivers(
     # Each half of the rows (whole groups) is scored by a classifier fitted on the other half, and
     # all rows go whose score is extreme, from whichever split they are. Were a row's own label
     # used, by dropping the typical rows of each split or by scores that its label helped to fit,
-    # the effect would change by that choice alone.
+    # the effect would change by that choice alone. Effects are means over both halves, and the
+    # p-value is Bonferroni's.
     half = draw_folds(len(inputs), 2, groups=pair.groups, seed=seed)
     scores = cross_fitted(Design.of(inputs), pair.member[None], half)[:, 0]
     before, after = [], []

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from transferkit._format import plain, plain_fields
+from transferkit._format import PlainResult, plain
 from transferkit._typing import JSON
 from transferkit._validation import check_among, check_whole
 from transferkit.errors import ConfigError
@@ -29,7 +29,7 @@ def json_interval(interval: tuple[float, float] | None) -> list[JSON] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(PlainResult):
     """The image, or the images that belong together, that a finding rests on, and a note.
 
     Attributes:
@@ -44,13 +44,9 @@ class Evidence:
         names = " and ".join(self.names)
         return f"{names} ({self.note})" if names and self.note else names or self.note
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the evidence as JSON-ready values."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(PlainResult):
     """One typed result of one audit check.
 
     A check that finds nothing wrong says so in a finding of severity ``"info"``.
@@ -91,10 +87,6 @@ class Finding:
         where = f" in {self.class_name}" if self.class_name is not None else ""
         return f"{self.severity} {self.check} [{', '.join(self.splits)}{where}] {self.message}"
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the finding as JSON-ready values."""
-        return plain_fields(self)
-
 
 def nothing_found(check: str, splits: tuple[str, ...], message: str) -> Finding:
     """Make the finding of a check that found nothing wrong."""
@@ -105,10 +97,10 @@ def nothing_found(check: str, splits: tuple[str, ...], message: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From which effect on a check warns, and from which it fails.
+    """Effects beyond which a finding is a warning, and an error; 0.0 means any effect.
 
     An effect counts as far as it is proven: with an interval, by the bound nearer zero; with a
-    p-value, only if that is at most alpha. Both limits are exclusive, so 0.0 means "any".
+    p-value, only if that is at most alpha.
     """
 
     warning: float

@@ -166,14 +166,7 @@ Method = Callable[[Float64Array, Int64Array, Float64Array], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """One forecast, or one abstention.
-
-    Attributes:
-        method: ``"atc"``, ``"difference_of_confidences"`` or ``"bbse"``.
-        accuracy: Expected accuracy on the target; None if it abstains.
-        interval: Where the accuracy of these target images should lie; None if it abstains.
-        reason: Why it abstains; empty if it does not.
-    """
+    """Expected accuracy on the target and its 95 % interval, or the reason why there is none."""
 
     method: str
     accuracy: float | None = None
@@ -199,11 +192,8 @@ def forecast_accuracy(
 ) -> tuple[Forecast, ...]:
     """Forecast the accuracy on an unlabelled target by ATC, confidences and BBSE.
 
-    The interval is for the accuracy of these very images: bootstrap draws of source and target,
-    each with the binomial noise of M images. All methods abstain where the outputs or the
-    features changed by more than ``TOLERANCE``, as far as proven, after the source is reweighted
-    to the class shares that BBSE sees in the target, and where two forecasts contradict each other.
-    Without ``features`` of both a shift that the outputs do not show goes unseen.
+    All abstain where outputs or features shifted within classes, and where two forecasts
+    contradict each other. Without ``features``, a shift that the outputs do not show goes unseen.
     """
     doubt = _doubt(scored, features, seed)
     forecasts = [
@@ -225,6 +215,7 @@ METHODS: dict[str, Method] = {
 def _forecast(name: str, method: Method, scored: Scored, samples: int, seed: int) -> Forecast:
     rng = np.random.default_rng(seed)
     m = len(scored.target)
+    # For the accuracy of these very images: each draw has the binomial noise of M images.
     drawn = [
         rng.binomial(m, method(scored.source[i], scored.labels[i], scored.target[j])) / m
         for i, j in paired_draws(scored, samples, seed)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from transferkit._format import percent, percent_interval, plain, plain_fields, table
+from transferkit._format import PlainResult, percent, percent_interval, plain, table
 from transferkit._typing import JSON
 from transferkit.audit.finding import json_interval, known
 from transferkit.audit.reshuffle import Reshuffle, Score, Swap
@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ClassGap:
+class ClassGap(PlainResult):
     """One class on both sides of the gap.
 
     Attributes:
@@ -44,13 +44,9 @@ class ClassGap:
     val_recall: float
     test_recall: float
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the class as JSON-ready values."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class GapReport:
+class GapReport(PlainResult):
     """The gap from val to test, explained; a positive part is accuracy lost.
 
     Attributes:
@@ -111,10 +107,6 @@ class GapReport:
         if high < 0:
             return f"There is no gap to explain: the score on {test} is higher than on {val}."
         return "There is no gap beyond the noise of the samples."
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the report as JSON-ready values."""
-        return plain_fields(self)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as rows of a title and a formatted number."""

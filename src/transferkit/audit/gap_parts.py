@@ -78,12 +78,12 @@ def decompose(
 ) -> tuple[float, Float64Array]:
     """Split accuracy of val minus that of test into prior shift and within-class parts (K,).
 
-    accuracy = sum over classes of share x recall, so the difference is, exactly,
-    sum (difference of shares) x (mean recall) + sum (mean share) x (difference of recalls):
     Kitagawa, "Components of a difference between two rates" (1955), the symmetric form of the
-    Oaxaca-Blinder decomposition. A class that occurs on one side only (the other recall is NaN)
-    counts as prior shift, with the recall of that side.
+    Oaxaca-Blinder decomposition.
     """
+    # accuracy = sum over classes of share x recall, so the difference is, exactly,
+    # sum (difference of shares) x (mean recall) + sum (mean share) x (difference of recalls).
+    # A class that occurs on one side only (the other recall is NaN) counts as prior shift.
     a = np.nan_to_num(np.where(np.isnan(val_recalls), test_recalls, val_recalls))
     b = np.nan_to_num(np.where(np.isnan(test_recalls), val_recalls, test_recalls))
     prior = float(((val_shares - test_shares) * (a + b) / 2).sum())
@@ -99,13 +99,12 @@ def explain_scores(
     seed: int = 0,
     splits: tuple[str, str] = ("val", "test"),
 ) -> GapReport:
-    """Explain the gap between the scores of two splits.
-
-    Intervals are closed formulas, whole groups counted by their effective size: Wilson's for
-    scores, and sums and differences of shares from the ends of theirs (G. Zou and A. Donner,
-    "Construction of confidence limits about effect measures", Statistics in Medicine 27, 2008).
-    A bootstrap of few images a class covers too seldom: classes without an error look infallible.
-    """
+    """Explain the gap between the scores of two splits."""
+    # Intervals are closed formulas, whole groups counted by their effective size: Wilson's for
+    # scores, and sums and differences of shares from the ends of theirs (G. Zou and A. Donner,
+    # "Construction of confidence limits about effect measures", Statistics in Medicine 27, 2008).
+    # A bootstrap of few images per class covers too seldom: a class without an error looks
+    # infallible.
     sides, count = (val, test), len(classes)
     accuracies = [side.accuracy(np.ones(len(side.labels), np.bool_)) for side in sides]
     recalls = [[side.accuracy(side.labels == k) for k in range(count)] for side in sides]
@@ -172,12 +171,10 @@ def _within_part(
 
 
 def _leakage(split: ScoredSplit, leaked: BoolArray, num_classes: int) -> Estimate:
-    """Estimate the accuracy with the leaked images minus that without them, class by class.
-
-    Class by class, because leaving out images of an easy class would lower the score even if they
-    gave nothing away: the sum of (share of the leaked images of a class) x (their recall less that
-    of the class's other images).
-    """
+    """Estimate the accuracy with the leaked images minus that without them."""
+    # Class by class, as leaving out images of an easy class would lower the score even if they
+    # gave nothing away: the sum of (share of the leaked images of a class) x (their recall less
+    # that of the class's other images).
     drops, below, above = np.zeros(num_classes), 0.0, 0.0
     for k in range(num_classes):
         own = split.labels == k
@@ -209,10 +206,9 @@ def threshold_gain(test: ScoredSplit, *, samples: int = 1000, seed: int = 0) -> 
 
 
 def best_offsets(scores: Float64Array, labels: Int64Array) -> Float64Array:
-    """Offsets (K,) of the classes' scores (N, K) that make the most images right.
+    """Offsets (K,) of the scores (N, K) that make the most images right; zeros if none helps.
 
-    With two classes this is the exact best threshold; with more, one class is moved at a time,
-    exactly, until nothing improves. All zero where no threshold beats the plain one.
+    Exact with two classes; with more, one class is moved at a time until nothing improves.
     """
     moved, offsets = scores.copy(), np.zeros(scores.shape[1])
     first, second = _two_largest(moved)
@@ -242,11 +238,9 @@ def _two_largest(scores: Float64Array) -> tuple[Int64Array, Int64Array]:
 
 
 def _best_move(lead: Float64Array, rival: Int64Array, labels: Int64Array, label: int) -> float:
-    """Return the best shift of one class's scores, from the best other class and its lead.
-
-    An image goes to ``label`` once the shift passes that lead: there it is won if it is of that
-    class, and lost if it was right before.
-    """
+    """Return the best shift of one class's scores, from the best other class and its lead."""
+    # An image goes to ``label`` once the shift passes that lead: there it is won if it is of that
+    # class, and lost if it was right before.
     gain = np.where(labels == label, 1, np.where(rival == labels, -1, 0))
     use = np.isfinite(lead)
     order = np.argsort(lead[use], kind="stable")
@@ -271,18 +265,11 @@ def choice_optimism(
     samples: int = 200,
     seed: int = 0,
 ) -> Estimate | None:
-    """Estimate how much the best of E epochs flatters the split that it was chosen on.
+    """Estimate how much choosing the best of E epochs on a split flatters its score there.
 
-    The best epoch's score, minus the mean score on one half of the split of the epoch that is
-    best on the other half. Its 95 % interval is a bootstrap over groups. None if there are no two
-    groups to halve.
-
-    Args:
-        right: Which images are predicted right after each epoch (E, N).
-        groups: Group code of each image (N,), kept in one half.
-        halvings: Ways to halve the split, per bootstrap draw; each is used in both directions.
-        samples: Bootstrap draws.
-        seed: Seed of the halves and draws.
+    ``right`` (E, N) holds which images each epoch predicts right, ``groups`` their codes (N,). From
+    the best epoch's score goes the mean score, on one half of the groups, of the epoch that is
+    best on the other half; None for a single group. The interval is a bootstrap over groups.
     """
     codes = group_codes(groups, right.shape[1])
     units = int(codes.max()) + 1

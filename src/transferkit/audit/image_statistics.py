@@ -36,11 +36,9 @@ class ImageStatistics:
 def image_statistics(images: UInt8Array, *, sizes: Int64Array | None = None) -> ImageStatistics:
     """Measure images (N, H, W, C), which may be a memory map, of original ``sizes`` (N, 2).
 
-    Height, width (pixels) and aspect (width / height) of the original; of the pixels, in grey
-    levels from 0 to 255: brightness (mean), contrast (standard deviation), sharpness (mean
-    absolute Laplacian), noise (standard deviation after Immerkaer, "Fast noise variance
-    estimation", 1996); entropy of the grey levels in bits; and for colour images saturation
-    (0 to 1) and the mean of each channel.
+    In grey levels from 0 to 255: brightness (mean), contrast (standard deviation), sharpness
+    (mean absolute Laplacian) and noise (standard deviation); entropy in bits; of colour images,
+    saturation from 0 to 1 and the mean of each channel.
     """
     if sizes is None:
         sizes = np.broadcast_to(np.array(images.shape[1:3], np.int64), (len(images), 2))
@@ -58,8 +56,7 @@ def image_statistics(images: UInt8Array, *, sizes: Int64Array | None = None) -> 
 def corner_statistics(images: UInt8Array) -> ImageStatistics:
     """Measure the corners of images (N, H, W, C), where markers and letters sit.
 
-    For each corner square of a fifth of the shorter side: its mean, and its peak (98th
-    percentile, which a small bright letter raises), both in grey levels.
+    The mean and the peak (98th percentile, which a small bright letter raises), in grey levels.
     """
     side = max(1, round(_CORNER * min(images.shape[1:3])))
     near, far = slice(None, side), slice(-side, None)
@@ -115,11 +112,12 @@ def _measure(images: UInt8Array) -> Float64Array:
 
 
 def _noise(grey: FloatArray) -> FloatArray:
-    """Noise after Immerkaer (N,): the filter below does not see edges and ramps."""
+    """Noise (N,) after Immerkaer, "Fast noise variance estimation" (1996)."""
     if min(grey.shape[1:]) < 3:
         return np.zeros(len(grey), np.float32)
-    # [[1, -2, 1], [-2, 4, -2], [1, -2, 1]], whose squares add up to 36: it multiplies the noise by
-    # 6. The mean absolute value of a Gaussian is sqrt(2 / pi) of its deviation.
+    # [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] does not see edges and ramps. Its squares add up to 36:
+    # it multiplies the noise by 6. The mean absolute value of a Gaussian is sqrt(2 / pi) of its
+    # deviation.
     rows = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     both = rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
     noise: FloatArray = np.sqrt(np.pi / 2) / 6 * np.abs(both).mean(axis=(1, 2))

@@ -29,24 +29,14 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureTests:
-    """One Kolmogorov-Smirnov test per feature.
-
-    Attributes:
-        names: D feature names.
-        distances: ``(D,)`` largest difference of the two cumulative shares, the effect.
-        p_values: ``(D,)`` p-values, each for its own feature.
-        adjusted: ``(D,)`` p-values corrected for D features.
-        intervals: ``(D, 2)`` of the distances, which hold for all features at once.
-        superiority: ``(D,)`` chance that a row of the second sample exceeds one of the first,
-            ties counted half: above 0.5 the feature rose.
-    """
+    """One Kolmogorov-Smirnov test for each of D features; arrays are (D,)."""
 
     names: tuple[str, ...]
-    distances: Float64Array
+    distances: Float64Array  # largest difference of the two cumulative shares: the effect
     p_values: Float64Array
-    adjusted: Float64Array
-    intervals: Float64Array
-    superiority: Float64Array
+    adjusted: Float64Array  # p-values corrected for D features
+    intervals: Float64Array  # (D, 2) of the distances, simultaneous for all features
+    superiority: Float64Array  # P(second > first) + P(equal) / 2: above 0.5 the feature rose
 
     @property
     def test(self) -> TwoSampleResult:
@@ -72,16 +62,12 @@ def ks_tests(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> FeatureTests:
-    """Test every feature for a difference between two splits.
-
-    Without groups, p-values are exact given the ties of the feature (beyond 10 000 pooled rows
-    they are Kolmogorov's limit, conservative at ties), adjusted by Holm. With groups they come
-    from permuting groups, adjusted by max-T. An interval is the distance plus and minus a band
-    that holds for all features at once: it leaves out 0 only where the adjusted test rejects.
-    """
-    if pair.groups is None:
+    """Test every feature for a difference between two splits."""
+    # An interval is the distance plus and minus a band that holds for all features at once: it
+    # leaves out 0 only where the adjusted test rejects.
+    if pair.groups is None:  # exact p-values, adjusted by Holm
         return _exact(pair, confidence)
-    return _permuted(pair, permutations, confidence, seed)
+    return _permuted(pair, permutations, confidence, seed)  # groups permuted, adjusted by max-T
 
 
 def _exact(pair: SplitPair, confidence: float) -> FeatureTests:
@@ -175,16 +161,14 @@ def _intervals(distances: Float64Array, band: float) -> Float64Array:
 
 
 def ks_p_values(deviations: Int64Array, ends: BoolArray, n_a: int, n_b: int) -> Float64Array:
-    """P-values ``(D,)`` given the ties of each feature; below about 1e-12 upper bounds.
+    """P-values ``(D,)`` of :func:`_deviations` ``(D,)``; exact at ties, ``ends`` ``(D, N)``.
 
-    From the largest ``|N S(t) - n_a t|`` over block ends ``(D,)``, the distance times ``n_a n_b``,
-    and whether each sorted row is the last of its tied block ``(D, N)``. Source: G. Schroeer and
-    D. Trenkler, "Exact and randomization distributions of Kolmogorov-Smirnov tests two or three
-    samples", Comput. Stat. Data Anal. 20 (1995).
+    Source: G. Schroeer and D. Trenkler, "Exact and randomization distributions of
+    Kolmogorov-Smirnov tests two or three samples", Comput. Stat. Data Anal. 20 (1995).
     """
     total = n_a + n_b
     scaled = deviations / sqrt(n_a * n_b * total)  # the distance times sqrt(n_a n_b / N)
-    if total > EXACT_ROWS:
+    if total > EXACT_ROWS:  # Kolmogorov's limit, conservative at ties
         return np.asarray(kolmogorov(scaled), dtype=np.float64)
     # Under the null every assignment of rows to samples is equally likely, so S is a walk that
     # rises at step t with probability (n_a - S) / (N - t + 1). The chance of every S is carried
@@ -212,6 +196,7 @@ def ks_p_values(deviations: Int64Array, ends: BoolArray, n_a: int, n_b: int) -> 
         reached = (far[:, None] >= deviations) & ends[:, t - 1]
         stopped += np.where(reached, alive, 0.0).sum(axis=0)
         alive[reached] = 0.0
+    # Outside the band, the p-value is that upper bound.
     beyond = scaled * sqrt(n_a * n_b / total) >= spread
     bound = np.where(beyond, np.minimum(2 * np.exp(-2 * scaled**2), SMALLEST), 0.0)
     return np.clip(np.maximum(stopped, bound), 0.0, 1.0)

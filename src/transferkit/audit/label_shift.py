@@ -46,10 +46,7 @@ ROUNDS = 500
 def class_shares(
     labels: Int64Array, count: int, *, groups: ArrayLike | None = None, seed: int = 0
 ) -> tuple[Float64Array, Float64Array]:
-    """Shares ``(K,)`` of K = ``count`` classes among labels ``(n,)``, and intervals ``(K, 2)``.
-
-    Intervals are Wilson's, with groups bootstrap intervals by group.
-    """
+    """Shares ``(K,)`` of K = ``count`` classes among labels ``(n,)``, and intervals ``(K, 2)``."""
     found = np.bincount(labels, minlength=count)
     if groups is None:
         ends = [wilson_interval(k, len(labels)) for k in found.tolist()]
@@ -71,12 +68,10 @@ def chi_square_test(
     permutations: int = 1999,
     seed: int = 0,
 ) -> TwoSampleResult:
-    """Pearson's chi-square test that whole numbers ``(n_a,)`` and ``(n_b,)`` have equal shares.
+    """Pearson's chi-square test that labels ``(n_a,)`` and ``(n_b,)`` have equal class shares.
 
-    The p-value is that of the chi-square distribution where every expected count is at least 10;
-    else, and with groups, it is a permutation p-value. ``effect`` is the total variation distance
-    of the shares, ``sum |p - q| / 2``: the share of rows that would have to change category. Its
-    interval leaves out 0 where the test rejects.
+    ``effect`` is the total variation distance of the shares, ``sum |p - q| / 2``: the share of
+    rows that would have to change class. Its interval leaves out 0 where the test rejects.
     """
     n_a, n_b = len(a), len(b)
     codes = np.unique(np.concatenate([a, b]), return_inverse=True)[1].astype(np.int64)
@@ -148,10 +143,7 @@ def _permuted_tables(
 
 
 def _interval(effect: float, statistic: float, freedom: int) -> tuple[float, float]:
-    """95 % interval of the total variation distance, scaled from that of chi-square.
-
-    Source: M. Smithson, "Confidence intervals" (2003), on Cramer's V.
-    """
+    """95 % interval of the total variation distance: M. Smithson, "Confidence intervals" (2003)."""
     # Chi-square has noncentrality l about n V^2, so its root is proportional to the effect: the
     # ends are effect * sqrt(l / statistic) at the l where the statistic is a tail's quantile.
     if statistic <= 0:
@@ -175,25 +167,17 @@ def _noncentrality(statistic: float, freedom: int, level: float) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A labelled source and an unlabelled target, as one classifier sees them.
+    """Probabilities of a labelled source, which the classifier was not trained on, and a target."""
 
-    Attributes:
-        source: ``(N, K)`` probabilities of the source, on which it was not trained.
-        labels: ``(N,)`` labels of the source.
-        target: ``(M, K)`` probabilities of the target.
-        groups: Group of each row of source and target, or None.
-    """
-
-    source: Float64Array
-    labels: Int64Array
-    target: Float64Array
-    groups: tuple[ArrayLike | None, ArrayLike | None] = (None, None)
+    source: Float64Array  # (N, K)
+    labels: Int64Array  # (N,) of the source
+    target: Float64Array  # (M, K)
+    groups: tuple[ArrayLike | None, ArrayLike | None] = (None, None)  # of source and target
 
 
 def mlls(scored: Scored, *, samples: int = 200, seed: int = 0) -> tuple[Float64Array, Float64Array]:
-    """Maximum-likelihood label shift: the class shares that best explain the target's outputs.
+    """Maximum-likelihood class shares of the target ``(K,)``, and bootstrap intervals ``(K, 2)``.
 
-    Returns shares ``(K,)`` and 95 % bootstrap intervals ``(K, 2)``. Each class needs source rows.
     Sources: M. Saerens, P. Latinne, C. Decaestecker, "Adjusting the outputs of a classifier to
     new a priori probabilities", Neural Computation 14 (2002); A. Alexandari, A. Kundaje, A.
     Shrikumar, "Maximum likelihood with bias-corrected calibration is hard-to-beat at label shift

@@ -37,10 +37,9 @@ def mmd_test(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> TwoSampleResult:
-    """Permutation test of the maximum mean discrepancy (MMD) over three Gaussian kernels.
+    """Permutation test of the squared MMD, unbiased and averaged over three Gaussian kernels.
 
-    ``statistic`` is the unbiased squared MMD averaged over the kernels; ``effect`` divides it by
-    the mean similarities within the two splits. Each needs two rows. Time is quadratic in them.
+    The effect divides it by the mean similarities within the two splits, which need two rows each.
     """
     rows = scaled_rows(pair.values, seed=seed)
     if rows is None:
@@ -123,17 +122,11 @@ def gaussian_kernels(squared: FloatArray) -> Iterator[FloatArray]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelSums:
-    """Sums of J kernels K over pairs of rows, p the membership in the first sample.
+    """Sums of J kernels K over pairs of rows, p the membership in the first sample."""
 
-    Attributes:
-        within: ``(J, R)`` sums ``p'Kp`` over pairs in the first sample, per membership.
-        to_first: ``(J, N)`` per row, its sum with the observed first sample.
-        to_all: ``(J, N)`` per row, its sum with all rows.
-    """
-
-    within: Float64Array
-    to_first: Float64Array
-    to_all: Float64Array
+    within: Float64Array  # (J, R) sums p'Kp over pairs in the first sample, per membership
+    to_first: Float64Array  # (J, N) per row, its sum with the observed first sample
+    to_all: Float64Array  # (J, N) per row, its sum with all rows
 
 
 def kernel_sums(rows: FloatArray, members: BoolArray) -> KernelSums:
@@ -209,10 +202,7 @@ def squared_mmd(sums: KernelSums, members: BoolArray, *, unbiased: bool = True) 
 def _interval(
     sums: KernelSums, pair: SplitPair, value: float, confidence: float
 ) -> tuple[float, float]:
-    """Normal interval of the observed squared MMD, averaged over the kernels.
-
-    Source: Gretton et al. (2012).
-    """
+    """Normal interval of the squared MMD, averaged over the kernels: Gretton et al. (2012)."""
     member, n, m = pair.member, pair.n_a, pair.n_b
     # Witness function f(z) = mean k(z, x) - mean k(z, y); the variance of the squared MMD is
     # 4 (var f(x) / n + var f(y) / m). With groups, deviations are first summed by group.

@@ -69,11 +69,9 @@ class _Candidates:
 def near_duplicate_pairs(parts: Sequence[UInt8Array]) -> DuplicatePairs:
     """Find the pairs of images, numbered through the parts (N, H, W, C), that are edited copies.
 
-    Found are, alone or together: recompression, brightness and contrast, crops by 5 % of any
-    side, rotations by 3 degrees, and flips. Identical images are pairs too. Blank images are
-    similar to nothing. Memory grows with the number of images, by 10 KB each at most; so does
-    time, by 2 ms each at most, but for the look-up: some 70 ns for each image and each other one,
-    so that it prevails from some 30 000 images on and takes 12 minutes on one thread for 10^5.
+    Found are identical images, recompression, brightness and contrast, crops by 5 % of any side,
+    rotations by 3 degrees, and flips, alone or together; blank images never. Each image takes at
+    most 10 KB and 2 ms, and the look-up of each pair 70 ns: 12 minutes on one thread for 10^5.
     """
     middle = _shrunk(parts, MIDDLE)
     coarse = middle.reshape(-1, COARSE, 2, COARSE, 2).mean(axis=(2, 4))
@@ -162,10 +160,9 @@ def _unit_rows(rows: FloatArray) -> Float32Array:
 
 
 def similar_pairs(units: Float32Array, queries: Float32Array, *, floor: float, most: int) -> _Hits:
-    """Find, for each query (N, D), the rows of ``units`` (N, D) whose cosine is at least ``floor``.
+    """Find the ``most`` rows of ``units`` (N, D) nearest to each query (N, D) above a cosine.
 
-    Query i is a changed version of row i, which is no partner of it. Of each query, at most the
-    ``most`` best partners. All rows have length 1.
+    Query i is a changed version of row i, and not its partner. All rows have length 1.
     """
     found: list[_Hits] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     for top in range(0, len(queries), _ROWS):
@@ -305,10 +302,7 @@ def register(
 def detail_correlation(
     templates: Float32Array, moving: Float32Array, warps: Float32Array, *, sigma: float
 ) -> Float32Array:
-    """Correlate what is finer than ``sigma`` pixels in registered images (B, S, S): (B,).
-
-    Two films of two patients agree in their coarse shapes; only copies agree in the fine ones.
-    """
+    """Correlate what is finer than ``sigma`` pixels in registered images (B, S, S): (B,)."""
     warped, inside = sample(moving, warps)
     mask = inside & _inner(templates.shape[1], border=2)
     ours = _normalised(templates - _blur(templates, sigma), mask)

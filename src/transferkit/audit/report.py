@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from transferkit._files import replacing
-from transferkit._format import percent, percent_interval, plain, plain_fields, table
+from transferkit._format import PlainResult, percent, percent_interval, plain, table
 from transferkit._typing import JSON, UInt8Array
 from transferkit._validation import check_among
 from transferkit.audit.audit_data import AuditData
@@ -41,7 +41,7 @@ class AuditError(TransferkitError):
 
 
 @dataclass(frozen=True, slots=True)
-class SplitSummary:
+class SplitSummary(PlainResult):
     """The number, shape and classes of the images of a split.
 
     Attributes:
@@ -55,10 +55,6 @@ class SplitSummary:
     images: int
     shape: tuple[int, ...]
     class_counts: Mapping[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the summary as JSON-ready values."""
-        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from transferkit._format import plain, plain_fields
+from transferkit._format import PlainResult, plain
 from transferkit._sampling import deal_groups, deal_rows, group_codes
 from transferkit._typing import JSON, BoolArray, FloatArray, Int64Array
 from transferkit.audit.finding import json_interval
@@ -32,19 +32,15 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SplitScores:
+class SplitScores(PlainResult):
     """Accuracy on val and test of a probe fitted on train, one entry per seed."""
 
     val: tuple[float, ...]
     test: tuple[float, ...]
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the scores as JSON-ready lists."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Reshuffle:
+class Reshuffle(PlainResult):
     """Official splits against pooled and re-split ones.
 
     Attributes:
@@ -79,13 +75,9 @@ class Reshuffle:
             return None
         return _difference(self.at_random.test, self.by_group.test)
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the experiment as JSON-ready values."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(PlainResult):
     """Val and test in each other's place: the probe's setting chosen on one, scored on the other.
 
     Attributes:
@@ -99,10 +91,6 @@ class Swap:
     chosen_on_test: float
     best_on_val: float
     best_on_test: float
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Return the four scores as JSON-ready values."""
-        return plain_fields(self)
 
 
 def expected(scores: Sequence[float]) -> Score:
@@ -135,10 +123,6 @@ def reshuffle(
     seeds: Sequence[int] = SEEDS,
 ) -> Reshuffle:
     """Score a probe on the splits as they are, and on pooled and re-split ones, one per seed.
-
-    If the official test score lies far below those of re-splits by group (at random, without
-    groups), the official splits were not drawn from one source; if re-splits by group score below
-    random ones, the difference is due to images of the same group on both sides.
 
     Each mapping holds "train", "val" and "test": features (N, D), labels (N,), groups (N,).
     """
@@ -189,11 +173,9 @@ def _score(
 
 
 def swap(right: Mapping[str, BoolArray]) -> Swap:
-    """Let val and test change places.
+    """Choose a setting of the probe on val and score it on test, and the other way round.
 
-    Of the settings of a probe fitted on train (rows of ``right``, from ``right_by_strength``) the
-    best on val is scored on test, then the best on test on val. If test is simply harder, the
-    swap turns the gap around and does not close it.
+    If test is simply harder, that turns the gap around and does not close it.
     """
     val, test = right["val"].mean(axis=1), right["test"].mean(axis=1)
     on_val, on_test = val.argmax(), test.argmax()

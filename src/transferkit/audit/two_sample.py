@@ -21,22 +21,13 @@ TIE = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwoSampleResult:
-    """Do two samples follow one distribution?
-
-    Attributes:
-        test: Name of the test.
-        statistic: What it measured, in its own unit.
-        p_value: Chance of a statistic at least as large where the distributions are equal.
-        effect: Size of the difference, 0 (none) to 1 (disjoint).
-        interval: Confidence interval of ``effect``.
-        note: A remark for the reader, such as that all features are constant.
-    """
+    """Result of a test of whether two samples follow one distribution."""
 
     test: str
     statistic: float
     p_value: float
-    effect: float
-    interval: tuple[float, float]
+    effect: float  # 0 (no difference) to 1 (disjoint samples)
+    interval: tuple[float, float]  # confidence interval of the effect
     note: str = ""
 
 
@@ -54,25 +45,15 @@ def no_difference(test: str) -> TwoSampleResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitPair:
-    """Two splits side by side: the n_a rows of the first, then those of the second, N in all.
-
-    Attributes:
-        splits: Names of the two splits.
-        values: The columns to compare: ``(N, D)`` finite floats.
-        n_a: Rows of the first split.
-        names: D names of the columns of ``values``.
-        rows: ``(N,)`` row of each image in its own split.
-        labels: ``(N,)`` class indices, or None unless both splits have them.
-        groups: ``(N,)`` group codes, or None where rows are independent.
-    """
+    """Two pooled splits: the n_a rows of the first, then those of the second, N in all."""
 
     splits: tuple[str, str]
-    values: FloatArray
+    values: FloatArray  # (N, D), finite
     n_a: int
-    names: tuple[str, ...]
-    rows: Int64Array
-    labels: Int64Array | None = None
-    groups: Int64Array | None = None
+    names: tuple[str, ...]  # of the D columns
+    rows: Int64Array  # row of each image in its own split (N,)
+    labels: Int64Array | None = None  # class indices (N,), if both splits have them
+    groups: Int64Array | None = None  # group codes (N,); None: rows are independent
 
     @classmethod
     def of(

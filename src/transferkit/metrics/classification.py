@@ -12,13 +12,13 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from transferkit._format import plain_fields
-from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
+from transferkit._format import PlainResult
+from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.metrics.intervals import wilson_interval
 
 
 @dataclass(frozen=True, slots=True)
-class ClassScores:
+class ClassScores(PlainResult):
     """Precision, recall and F1 of one class.
 
     Attributes:
@@ -38,10 +38,6 @@ class ClassScores:
     f1: float
     support: int
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        return plain_fields(self)
-
 
 def class_scores(
     labels: Int64Array, predicted: Int64Array, classes: Sequence[str]
@@ -60,19 +56,12 @@ def class_scores(
 
 
 def auroc(labels: Int64Array, probabilities: Float64Array) -> float:
-    """Area under the ROC curve, ties counting one half.
-
-    With two classes that of the second, else the mean of one class against the rest over those
-    that have images; NaN where only one class has.
-    """
+    """Area under the ROC curve, ties counting one half."""
     return _one_against_rest(roc_auc_score, labels, probabilities)
 
 
 def average_precision(labels: Int64Array, probabilities: Float64Array) -> float:
-    """Area under precision and recall, ``sum_t (R_t - R_{t-1}) P_t`` over falling thresholds t.
-
-    Over classes as for ``auroc``.
-    """
+    """Average precision: ``sum_t (R_t - R_{t-1}) P_t`` over falling thresholds t."""
     return _one_against_rest(average_precision_score, labels, probabilities)
 
 
@@ -81,6 +70,7 @@ def _one_against_rest(
     labels: Int64Array,
     probabilities: Float64Array,
 ) -> float:
+    """Score of the second of two classes, else the mean over classes; NaN if only one occurs."""
     num_classes = probabilities.shape[1]
     scores = [
         float(score(labels == k, probabilities[:, k]))
@@ -91,21 +81,15 @@ def _one_against_rest(
 
 
 def log_loss(labels: Int64Array, probabilities: Float64Array) -> float:
-    """Mean negative log likelihood of the true class, in nats.
-
-    Probabilities are clipped at float64's epsilon, so that one certain error costs 36 nats
-    instead of infinity. scikit-learn's warns where half precision does not sum to one.
-    """
+    """Mean negative log likelihood of the true class, in nats."""
+    # Clipped, so that one certain error costs 36 nats instead of infinity. scikit-learn's log_loss
+    # warns where half precision does not sum to one.
     own = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(own, np.finfo(np.float64).eps, 1)).mean())
 
 
 def brier(labels: Int64Array, probabilities: Float64Array) -> float:
-    """Mean squared error of the probabilities (Brier 1950), as scikit-learn scales it.
-
-    With two classes ``mean (p_1 - y)^2``, in [0, 1]; with more ``mean sum_k (p_k - [y = k])^2``,
-    in [0, 2].
-    """
+    """Mean squared error of the probabilities (Brier 1950): two classes in [0, 1], else [0, 2]."""
     errors = probabilities - np.eye(probabilities.shape[1])[labels]
     scale = 0.5 if probabilities.shape[1] == 2 else 1.0
     return float(scale * np.square(errors).sum(axis=1).mean())
@@ -113,19 +97,12 @@ def brier(labels: Int64Array, probabilities: Float64Array) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReliabilityCurve:
-    """Confidence against accuracy in B bins of equal width.
+    """Mean confidence against accuracy in B bins of equal width; NaN in an empty bin."""
 
-    Attributes:
-        edges: ``(B + 1,)`` from 0 to 1; bin b holds confidences in ``(edges[b], edges[b + 1]]``.
-        counts: ``(B,)`` images.
-        confidence: ``(B,)`` mean confidence; NaN in an empty bin.
-        accuracy: ``(B,)`` share that is right; NaN in an empty bin.
-    """
-
-    edges: Float64Array
-    counts: Int64Array
-    confidence: Float64Array
-    accuracy: Float64Array
+    edges: Float64Array  # (B + 1,): bin b holds confidences in (edges[b], edges[b + 1]]
+    counts: Int64Array  # (B,) images
+    confidence: Float64Array  # (B,)
+    accuracy: Float64Array  # (B,)
 
     @property
     def error(self) -> float:
@@ -138,10 +115,7 @@ class ReliabilityCurve:
 def reliability_curve(
     labels: Int64Array, probabilities: Float64Array, *, bins: int = 15
 ) -> ReliabilityCurve:
-    """Compare the confidence in the predicted class with the share that is right.
-
-    Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, equations 1 to 3.
-    """
+    """Reliability of the confidence in the predicted class: C. Guo et al., ICML 2017, eq. 1-3."""
     confidence = np.clip(probabilities.max(axis=1), 0, 1)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     edges = np.linspace(0, 1, bins + 1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
-from transferkit._format import percent, percent_interval, plain_fields, table
+from transferkit._format import PlainResult, percent, percent_interval, plain_fields, table
 from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
 from transferkit._validation import (
     check_classes,
@@ -144,7 +144,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
+class Predictions(PlainResult):
     """The predicted probabilities and classes of some images.
 
     Attributes:
@@ -194,7 +194,7 @@ class Predictions:
         return len(self.predicted)
 
     def evaluation(self) -> Evaluation:
-        """Judge the predictions against their labels.
+        """Score the predictions against their labels.
 
         Raises:
             DataError: The labels are not known.
@@ -202,10 +202,6 @@ class Predictions:
         if self.labels is None:
             raise DataError("Predictions without labels have no scores. Predict labelled images.")
         return _evaluate(self.probabilities, self.labels, self.classes)
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        return plain_fields(self)
 
     def __str__(self) -> str:
         limit = 20
@@ -221,17 +217,7 @@ class Predictions:
 def evaluate_probabilities(
     probabilities: ArrayLike, labels: ArrayLike, *, classes: Sequence[str] | None = None
 ) -> Evaluation:
-    """Judge probabilities ``(N, K)`` against labels ``(N,)``, with every score at once.
-
-    Example:
-        >>> from transferkit.metrics.evaluation import evaluate_probabilities
-        >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]
-        >>> scores = evaluate_probabilities(probabilities, [0, 0, 1, 1], classes=["cat", "dog"])
-        >>> scores.accuracy, scores.auroc
-        (0.75, 1.0)
-        >>> scores.confusion.tolist()  # rows are the truth
-        [[2, 0], [1, 1]]
-    """
+    """Check probabilities ``(N, K)`` and labels ``(N,)``, and compute every score."""
     return Predictions.of(probabilities, labels=labels, classes=classes).evaluation()
 
 

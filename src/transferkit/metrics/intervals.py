@@ -26,18 +26,12 @@ def normal_quantile(confidence: float) -> float:
 
 
 def wilson_interval(successes: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share: the p that a score test with ``successes`` of ``n`` does not reject.
+    """Interval of a share ``k/n``: the p with ``|p - k/n| <= z sqrt(p (1 - p) / n)``.
 
-    ``|p - k/n| <= z sqrt(p (1 - p) / n)``. Source: E. B. Wilson, "Probable inference, the law of
-    succession, and statistical inference", JASA 22 (1927). scipy's ``binomtest`` gives the same
-    with a p-value that takes a thousand times as long.
-
-    Example:
-        >>> from transferkit.metrics.intervals import wilson_interval
-        >>> low, high = wilson_interval(45, 50)
-        >>> f"{45 / 50:.0%} of 50 images: between {low:.1%} and {high:.1%}"
-        '90% of 50 images: between 78.6% and 95.7%'
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    JASA 22 (1927).
     """
+    # scipy's binomtest has it too, but for whole numbers only, and a thousand times slower.
     if n == 0:
         return 0.0, 1.0
     z = normal_quantile(confidence)
@@ -52,11 +46,7 @@ def wilson_interval(successes: float, n: float, *, confidence: float = 0.95) -> 
 def difference_interval(
     a: float, a_ends: tuple[float, float], b: float, b_ends: tuple[float, float]
 ) -> tuple[float, float]:
-    """Interval of a - b from the intervals of two independent estimates a and b.
-
-    Source: R. G. Newcombe, "Interval estimation for the difference between independent
-    proportions", Statistics in Medicine 17 (1998), method 10.
-    """
+    """Interval of a - b from those of independent a and b: R. Newcombe (1998), method 10."""
     low = a - b - hypot(a - a_ends[0], b_ends[1] - b)
     return low, a - b + hypot(a_ends[1] - a, b - b_ends[0])
 
@@ -70,14 +60,12 @@ def mean_variance(values: Float64Array, groups: Int64Array | None) -> float:
 
 
 def effective_size(right: Float64Array, groups: Int64Array | None) -> float:
-    """Number of independent images that tell as much of the share that is right (0 or 1, N).
-
-    N over the design effect: the variance of the share by group against that of independent
-    images (L. Kish, "Survey sampling", 1965), at least 1, at most that of groups of equal images.
-    Where all are right or all wrong, groups may be of equal images for all one knows. Few groups
-    leave the variance uncertain; the size shrinks by the ratio of normal to t quantiles, squared
-    (E. Korn and B. Graubard, Survey Methodology 24, 1998).
-    """
+    """Number of independent images whose share of right ones (0 or 1, N) would be as certain."""
+    # N over the design effect: the variance of the share by group against that of independent
+    # images (L. Kish, "Survey sampling", 1965), at least 1, at most that of groups of equal images,
+    # which is assumed where all are right or all wrong. Few groups leave the variance uncertain:
+    # the size shrinks by the ratio of normal to t quantiles, squared (E. Korn and B. Graubard,
+    # Survey Methodology 24, 1998).
     n = len(right)
     if groups is None:
         return float(n)
@@ -96,11 +84,9 @@ def effective_size(right: Float64Array, groups: Int64Array | None) -> float:
 def bootstrap_means(
     values: Float64Array, *, samples: int, seed: int, groups: ArrayLike | None = None
 ) -> Float64Array:
-    """Means ``(samples,)`` of resampled images, each with its number in ``values`` (N,).
-
-    Groups of equal size and sum are interchangeable, so one multinomial draw over the different
-    ones replaces the drawing of images: for right-or-wrong values this costs the same at any N.
-    """
+    """Bootstrap means ``(samples,)`` of ``values`` (N,), groups drawn whole."""
+    # Groups of equal size and sum are interchangeable: one multinomial draw over the different
+    # ones replaces the drawing of images, so that right-or-wrong values cost the same at any N.
     group = group_codes(groups, len(values))
     sizes = np.bincount(group).astype(np.float64)
     units = np.column_stack([np.bincount(group, weights=values), sizes])

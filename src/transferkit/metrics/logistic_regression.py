@@ -51,20 +51,9 @@ def solve_path(
     """Solve multinomial logistic regression for each penalty in turn, each from the one before.
 
     Minimised is the mean cross-entropy plus penalty / 2 times the squared weights, on features
-    scaled to mean 0 and standard deviation 1; the biases are free. The method is L-BFGS (Liu and
-    Nocedal 1989) until no element of the gradient exceeds ``tolerance``.
-
-    Args:
-        features: (N, D).
-        labels: (N,), in [0, K).
-        num_classes: K.
-        penalties: The path.
-        class_weights: Weight (K,) of the samples of each class in the mean; label smoothing within
-            a sample is not weighted.
-        label_smoothing: As in ``torch.nn.CrossEntropyLoss``.
-        device: Where the products are computed; they take N D numbers of ``dtype``.
-        dtype: Precision of the products.
-        tolerance: Where to stop.
+    (N, D) scaled to mean 0 and standard deviation 1; the biases are free. The method is L-BFGS (Liu
+    and Nocedal 1989) until no element of the gradient exceeds ``tolerance``. ``class_weights`` (K,)
+    weigh images in the mean, and not the smoothed labels within an image.
     """
     import torch
 
@@ -149,18 +138,15 @@ class Probe:
 def fit_probe(
     features: FloatArray, labels: Int64Array, *, num_classes: int, strength: float = 1.0
 ) -> Probe:
-    """Fit logistic regression to features (N, D) and labels (N,) in [0, num_classes).
-
-    ``strength`` is the ``C`` of scikit-learn's LogisticRegression, whose optimum this is. With two
-    classes it has one vector of weights, w, where here are two, w / 2 and -w / 2, so that the
-    same penalty counts half.
-    """
+    """Fit scikit-learn's LogisticRegression, of ``C`` = strength, to features (N, D)."""
     present, codes = np.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise DataError(
             f"A probe needs images of at least two classes, got {len(labels)} images of "
             f"{len(present)}."
         )
+    # With two classes, scikit-learn has one vector of weights, w, where here are two, w / 2 and
+    # -w / 2, so that the same penalty counts half.
     penalty = (2.0 if len(present) == 2 else 1.0) / (strength * len(labels))
     dtype = np.float32 if features.dtype == np.float32 else np.float64
     (found,) = solve_path(

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from transferkit._format import percent, plain_fields
-from transferkit._typing import JSON, BoolArray, Float64Array
+from transferkit._format import PlainResult, percent
+from transferkit._typing import BoolArray, Float64Array
 from transferkit.metrics.intervals import bootstrap_means, normal_quantile, percentile_interval
 
 
 @dataclass(frozen=True, slots=True)
-class PairedTest:
+class PairedTest(PlainResult):
     """A test of two models on the same images.
 
     Attributes:
@@ -39,10 +39,6 @@ class PairedTest:
         """Whether the p-value is at most one minus the confidence."""
         return self.p_value <= 1 - self.confidence
 
-    def to_dict(self) -> dict[str, JSON]:
-        """Return plain values, ready for JSON."""
-        return plain_fields(self)
-
     def __str__(self) -> str:
         low, high = self.interval
         return (
@@ -55,20 +51,9 @@ class PairedTest:
 def mcnemar(a: BoolArray, b: BoolArray, *, confidence: float = 0.95) -> PairedTest:
     """Exact McNemar test of two accuracies, from which images (N,) either model gets right.
 
-    Under the null, each of the images that only one model gets right falls to either with chance
-    one half: a binomial test. Source: Q. McNemar, Psychometrika 12 (1947); the interval is that of
-    D. Bonett and R. Price, "Adjusted Wald confidence interval for a difference of binomial
-    proportions based on paired data", JEBS 37 (2012).
-
-    Example:
-        Two models on the same 100 images: eight only the first has right, one only the second.
-
-        >>> import numpy as np
-        >>> from transferkit.metrics.significance import mcnemar
-        >>> first = np.array([True] * 90 + [True] * 8 + [False] * 2)
-        >>> second = np.array([True] * 90 + [False] * 8 + [True] + [False])
-        >>> print(mcnemar(first, second))
-        McNemar, exact: difference +0.07 [+0.006305, +0.131] (95 %), p = 0.0391, n = 100
+    Source: Q. McNemar, Psychometrika 12 (1947); the interval is that of D. Bonett and R. Price,
+    "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data", JEBS 37 (2012).
     """
     z, n = normal_quantile(confidence), len(a)
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
@@ -98,10 +83,8 @@ def paired_bootstrap(
 ) -> PairedTest:
     """Bootstrap test of two means over the same images (N,), groups drawn whole.
 
-    With d the mean difference and ``d*`` its bootstrap draws, the interval is the central part
-    of ``d*``, and ``p = (1 + #(|d* - d| >= |d|)) / (1 + samples)``: the draws are centred, so
-    that they follow the null. Source: B. Efron and R. Tibshirani, "An introduction to the
-    bootstrap" (1993), chapters 13 and 16.
+    With ``d*`` draws of the mean difference d, ``p = (1 + #(|d* - d| >= |d|)) / (1 + samples)``:
+    B. Efron and R. Tibshirani, "An introduction to the bootstrap" (1993), chapters 13 and 16.
     """
     means = bootstrap_means(a - b, samples=samples, seed=seed, groups=groups)
     difference = float(np.mean(a - b))
@@ -120,14 +103,8 @@ def paired_bootstrap(
 def holm(p_values: ArrayLike) -> Float64Array:
     """Adjust p-values ``(m,)`` so that any false alarm at all has a chance of at most alpha.
 
-    With the p-values in rising order, the i-th becomes ``max_{j <= i} (m - j + 1) p_j``. Valid
-    under any dependence. Source: S. Holm, "A simple sequentially rejective multiple test
-    procedure", Scandinavian Journal of Statistics 6 (1979).
-
-    Example:
-        >>> from transferkit.metrics.significance import holm
-        >>> holm([0.01, 0.04, 0.30]).round(2).tolist()
-        [0.03, 0.08, 0.3]
+    In rising order, the i-th becomes ``max_{j <= i} (m - j + 1) p_j``, valid under any dependence:
+    S. Holm, "A simple sequentially rejective multiple test procedure" (1979).
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")

@@ -78,11 +78,7 @@ def probe_score(
     groups: Int64Array | None = None,
     seed: int = 0,
 ) -> ProbeScore:
-    """Cross-validate a linear probe: each image is predicted by a probe fitted without it.
-
-    ``penalty`` weighs half the squared norm beside the mean loss, on standardised features; no
-    group (its code, ``(N,)``) straddles folds.
-    """
+    """Cross-validate a linear probe; no group (its code, ``(N,)``) straddles folds."""
     classes, right = int(labels.max()) + 1, np.zeros(len(labels))
     for train, held in _folds(labels, groups, seed):
         probe = _fit(features[train], labels[train], penalty, classes)
@@ -106,9 +102,8 @@ def probe_curve(
 ) -> ProbeCurve:
     """Learning curve of the linear probe: would more images help?
 
-    Each repeat holds out its own stratified quarter and trains on nested parts of the rest, each
-    twice as large as the one before; fewer than ``points`` where the smallest would fall below two
-    images a class. Groups are held out whole.
+    Each repeat holds out its own stratified quarter, groups whole, and trains on nested parts of
+    the rest, each twice as large as the one before: ``points`` parts, or as images are enough for.
     """
     classes = int(labels.max()) + 1
     draws = list(_held_out(labels, groups, repeats, seed))

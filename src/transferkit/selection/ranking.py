@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from scipy.stats import t as student_t
 
-from transferkit._format import percent, plain_fields, table
+from transferkit._format import PlainResult, percent, table
 from transferkit._sampling import draw_by_class, group_labels
-from transferkit._typing import JSON, Float64Array, Int64Array
+from transferkit._typing import Float64Array, Int64Array
 from transferkit.errors import DataError
 from transferkit.selection.probe import probe_score
 from transferkit.selection.scores import h_score, knn_accuracy, logme
@@ -39,7 +39,7 @@ _DRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankingRow:
+class RankingRow(PlainResult):
     """One backbone of a ranking.
 
     Attributes:
@@ -68,13 +68,9 @@ class RankingRow:
     num_params: int | None = None
     error: str | None = None
 
-    def to_dict(self) -> dict[str, JSON]:
-        """The fields as plain data."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(PlainResult):
     """Backbones, the most promising first.
 
     Attributes:
@@ -91,10 +87,6 @@ class Ranking:
     def names(self) -> tuple[str, ...]:
         """Names of the backbones that were scored, best first."""
         return tuple(row.name for row in self.rows if row.error is None)
-
-    def to_dict(self) -> dict[str, JSON]:
-        """Rows and rounds as plain data."""
-        return plain_fields(self)
 
     def __str__(self) -> str:
         others = [TITLES[other] for other in ("probe", "logme") if other != self.by]

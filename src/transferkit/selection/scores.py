@@ -37,16 +37,6 @@ def logme(features: Float64Array, labels: Int64Array) -> float:
     al., JMLR 23 (2022). Unlike the authors' code, iteration starts at the best of a grid and
     runs until it stands still, so the value does not depend on the scale of the features, which
     are neither centred nor scaled. Values above zero are possible.
-
-    Example:
-        >>> import numpy as np
-        >>> from transferkit.selection.scores import logme
-        >>> rng = np.random.default_rng(0)
-        >>> labels = np.repeat([0, 1], 50)
-        >>> noise = rng.normal(size=(100, 8))
-        >>> telling = noise + 2 * labels[:, None]
-        >>> logme(telling, labels) > logme(noise, labels)
-        True
     """
     targets, n = _one_hot(labels), len(labels)
     eigenvalues, powers = _spectrum(features, targets)
@@ -61,10 +51,7 @@ def _one_hot(labels: Int64Array) -> Float64Array:
 
 
 def _spectrum(features: Float64Array, targets: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return eigenvalues of F'F ``(R, 1)`` and squared projections ``(u_r' y_k)^2`` ``(R, K)``.
-
-    The smaller of F'F and FF' is decomposed: the cost grows linearly with the longer side.
-    """
+    """Return eigenvalues of F'F ``(R, 1)`` and squared projections ``(u_r' y_k)^2`` ``(R, K)``."""
     wide = features.shape[1] > features.shape[0]
     gram = features @ features.T if wide else features.T @ features
     values, vectors = np.linalg.eigh(gram)
@@ -82,11 +69,9 @@ def _evidence(
     rest: Float64Array,
     n: int,
 ) -> Float64Array:
-    """Log evidence ``(K,)`` at ``ratio = alpha / beta``, with the best beta for it.
-
-    At a fixed ratio, L is ``N/2 log beta - beta Q / 2`` plus terms without beta, with
-    ``Q = |F m - y|^2 + ratio m'm``: the best beta is ``N / Q``.
-    """
+    """Log evidence ``(K,)`` at ``ratio = alpha / beta``, with the best beta for it."""
+    # At a fixed ratio, L is N/2 log beta - beta Q / 2 plus terms without beta, with
+    # Q = |F m - y|^2 + ratio m'm: the best beta is N / Q.
     misfit = rest + (powers * ratio / (ratio + eigenvalues)).sum(axis=0)
     beta = n / np.maximum(misfit, 1e-300)
     volume = np.log1p(eigenvalues / ratio).sum(axis=0)
@@ -150,12 +135,10 @@ def knn_accuracy(
     max_queries: int = MAX_QUERIES,
     groups: Int64Array | None = None,
 ) -> float:
-    """Leave-one-out accuracy of the nearest neighbours by cosine similarity.
+    """Leave-one-out accuracy of the nearest neighbours, of other groups, by cosine similarity.
 
-    Each image is given the majority class of its nearest others, none of its own group; between
-    classes with equally many votes, the one with the nearer neighbours wins (by rank). Of more
-    than ``max_queries`` images so many are drawn and compared with all the others: the cost then
-    grows linearly with N, not with its square.
+    Of classes with equally many votes, that of nearer neighbours wins. Of more than ``max_queries``
+    images so many are drawn and compared with all others, so that the cost is linear in N.
     """
     points = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
     n = len(labels)

@@ -14,7 +14,7 @@ from typing import Literal, NoReturn, TypeAlias
 from tqdm import tqdm
 
 from transferkit._files import replacing
-from transferkit._format import number, percent, plain_fields, table
+from transferkit._format import PlainResult, number, percent, table
 from transferkit._typing import JSON
 from transferkit.errors import DataError
 
@@ -49,7 +49,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class HistorySummary:
+class HistorySummary(PlainResult):
     """The summary row of a run; None where a figure was not measured."""
 
     final_train_loss: float | None
@@ -75,10 +75,6 @@ class HistorySummary:
             f"{self.seconds:.1f}",
         )
         return table(header, [cells], left=0)
-
-    def to_dict(self) -> dict[str, JSON]:
-        """The fields as plain data."""
-        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from transferkit._format import percent, percent_interval, plain_fields, table
+from transferkit._format import PlainResult, percent, percent_interval, table
 from transferkit._sampling import group_codes, shared_groups, stratified_subset
-from transferkit._typing import JSON, Float64Array, Int64Array
+from transferkit._typing import Float64Array, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.audit.two_sample import SplitPair
@@ -59,7 +59,7 @@ _WHY: Mapping[tuple[Size, Similarity], str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(PlainResult):
     """One measured reason.
 
     Attributes:
@@ -72,13 +72,9 @@ class Evidence:
     value: float
     says: str
 
-    def to_dict(self) -> dict[str, JSON]:
-        """The fields as plain data."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Advice:
+class Advice(PlainResult):
     """Where a task lies in the four quadrants, and which strategy to try.
 
     Attributes:
@@ -105,10 +101,6 @@ class Advice:
     def quadrant(self) -> str:
         """Such as ``"small and similar"``."""
         return f"{self.size} and {self.similarity}"
-
-    def to_dict(self) -> dict[str, JSON]:
-        """The fields as plain data."""
-        return plain_fields(self)
 
     def __str__(self) -> str:
         rows = [[e.name, f"{e.value:.4g}", e.says] for e in self.evidence]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from scipy.signal import savgol_filter
 
-from transferkit._format import plain_fields, table
-from transferkit._typing import JSON, Float64Array
+from transferkit._format import PlainResult, table
+from transferkit._typing import Float64Array
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
@@ -40,7 +40,7 @@ DIVERGED = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LRFind:
+class LRFind(PlainResult):
     """Loss against learning rate.
 
     Attributes:
@@ -52,10 +52,6 @@ class LRFind:
     rates: Float64Array
     losses: Float64Array
     suggestion: float
-
-    def to_dict(self) -> dict[str, JSON]:
-        """The curve and the suggestion as plain data."""
-        return plain_fields(self)
 
     def __str__(self) -> str:
         places = np.unique(np.linspace(0, len(self.rates) - 1, 12).round().astype(np.int64))
