@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import timm
-import torch
 import torchvision
 from torch import nn
 
 import transferkit as tk
+from transferkit.backbones.meta_forward import skeleton
 from transferkit.backbones.stages import Stage
 from transferkit.errors import ConfigError
 from transferkit.models.freezing import layout
@@ -16,10 +16,9 @@ from transferkit.models.freezing import layout
 
 def plain(name: str, **options: object) -> nn.Module:
     source, _, bare = name.partition("/")
-    with torch.device("meta"):
-        if source == "timm":
-            return timm.create_model(bare, **options)
-        return torchvision.models.get_model(bare, weights=None, **options)
+    if source == "timm":
+        return skeleton(lambda: timm.create_model(bare, **options))
+    return skeleton(lambda: torchvision.models.get_model(bare, weights=None, **options))
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,10 @@ class Classifier(nn.Module):
 
 def _as_weights(tensor: Tensor, module: nn.Module) -> Tensor:
     """The tensor in the floating type of a module's weights, which may be half precision."""
-    types = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return tensor.to(next(types, tensor.dtype))
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return tensor.to(parameter.dtype)
+    return tensor
 
 
 def _renew_auxiliary(network: Network, num_classes: int) -> None:
