@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from transferkit._typing import Int64Array, UInt8Array
-from transferkit._validation import check_whole
-from transferkit.data.value_range import DatasetScale, check_bits, chunks
+from transferkit._validation import check_among, check_whole
+from transferkit.data.value_range import BITS, DatasetScale, chunks
 from transferkit.errors import DataError
 
 CHANNELS = (1, 3, 4)
@@ -63,7 +63,7 @@ def to_images(
     value: ArrayLike | TensorLike, bits: int | None = None, channels: int | None = None
 ) -> tuple[UInt8Array, int]:
     """Turn images of any layout and type into uint8 (N, H, W, C), and return their bit depth."""
-    check_bits(bits)
+    check_among("bits", bits, BITS)
     if channels is not None:
         check_whole("channels", channels, least=1)
     array = to_channels_last(to_numpy(value), channels)

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import cast
@@ -15,13 +16,7 @@ import numpy as np
 import PIL
 
 from transferkit._typing import UInt8Array
-from transferkit.data.disk_cache import (
-    ArrayStore,
-    CacheWarning,
-    NewEntry,
-    default_folder,
-    temporary_pixels,
-)
+from transferkit.data.disk_cache import ArrayStore, CacheWarning, NewEntry, default_folder
 from transferkit.data.image_decoding import VERSION
 from transferkit.data.pixel_reader import (
     DecodedImages,
@@ -56,7 +51,7 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
     found = look_up(store, key)
     if found is not None:
         return found
-    size, reserve = working_size(parts, options), options.reserve
+    size = working_size(parts, options)
     pixels = prod((len(paths), *size, 3 if options.channels == 3 else 1))
     if options.cache == "disk" or total > WORTH_KEEPING or pixels > options.memory_limit:
         try:
@@ -69,12 +64,9 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
         except OutputError as error:
             message = f"{error} The images are decoded, but not kept for the next run."
             warnings.warn(message, CacheWarning, stacklevel=3)
-
-            def reserve(shape: tuple[int, ...]) -> UInt8Array:
-                # not in the cache folder, where there was no room just now
-                return temporary_pixels(shape, limit=options.memory_limit, folder=None)
-
-    return read_images(parts, size, options, reserve)
+            # a temporary file goes elsewhere: in the cache folder there was no room just now
+            options = replace(options, cache_folder=None)
+    return read_images(parts, size, options, options.reserve)
 
 
 def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int]:

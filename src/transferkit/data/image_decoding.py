@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -107,15 +108,8 @@ def luminance(image: UInt8Array) -> UInt8Array:
 
 def fit(image: UInt8Array, size: tuple[int, int], how: Resize) -> UInt8Array:
     """Bring one image, (H, W) or (H, W, 3), to a height and width, antialiased (bilinear)."""
-    height, width = size
     if image.shape[:2] == size:
         return image
-    picture = Image.fromarray(image)
-    box = (width, height)
-    if how == "crop":
-        picture = ImageOps.fit(picture, box, Image.Resampling.BILINEAR)
-    elif how == "pad":
-        picture = ImageOps.pad(picture, box, Image.Resampling.BILINEAR)
-    else:
-        picture = picture.resize(box, Image.Resampling.BILINEAR)
-    return np.asarray(picture)
+    ways: dict[Resize, Callable[..., Image.Image]]
+    ways = {"squash": Image.Image.resize, "crop": ImageOps.fit, "pad": ImageOps.pad}
+    return np.asarray(ways[how](Image.fromarray(image), size[::-1], Image.Resampling.BILINEAR))

@@ -51,7 +51,7 @@ def phantom_splits(
     label_noise: Share = 0.0,
     seed: int = 0,
 ) -> Splits:
-    """Draw chest radiographs of two classes, ``normal`` and ``pneumonia``.
+    """Draw chest radiographs (one channel) of two classes, ``normal`` and ``pneumonia``.
 
     Patients differ in build, heart, ribs and more; pneumonia adds opacities inside the lungs.
     Train and val come from one site. Test comes from another as far as ``shift`` says: brighter,
@@ -78,9 +78,6 @@ def phantom_splits(
             train, each of another one.
         label_noise: Share of labels that are wrong, for all splits or by split (others 0).
         seed: Any whole number from 0.
-
-    Returns:
-        Splits with one channel, names and groups.
 
     Raises:
         ConfigError: An option is out of range or names a split or class that is not there.

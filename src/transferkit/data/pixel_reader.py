@@ -25,7 +25,7 @@ from transferkit.data.image_decoding import (
     luminance,
     probe,
 )
-from transferkit.data.value_range import SLACK, DatasetScale, check_bits
+from transferkit.data.value_range import BITS, SLACK, DatasetScale
 from transferkit.errors import DataError
 
 Channels: TypeAlias = Literal["auto", 1, 3]
@@ -158,7 +158,7 @@ class ReadOptions:
         check_among("channels", self.channels, ("auto", 1, 3))
         check_among("resize", self.resize, ("squash", "crop", "pad"))
         check_among("cache", self.cache, ("auto", "disk", None))
-        check_bits(self.bits)
+        check_among("bits", self.bits, BITS)
 
     @property
     def threads(self) -> int:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transferkit._typing import UInt8Array
-from transferkit._validation import check_among
 from transferkit.errors import DataError
+
+BITS = (None, *range(8, 17))
+"""Values of the option ``bits``."""
 
 DEPTHS = (10, 12, 14, 16)
 """Bit depths that cameras and scanners store in 16-bit numbers."""
@@ -166,11 +168,6 @@ def report_depth(bits: int, wanted: int | None, *, stacklevel: int) -> None:
             UserWarning,
             stacklevel=stacklevel + 1,
         )
-
-
-def check_bits(bits: object) -> None:
-    """Raise ConfigError unless ``bits`` is None or a bit depth of 8 to 16."""
-    check_among("bits", bits, (None, *range(8, 17)))
 
 
 def chunks(array: NDArray[np.generic]) -> Iterator[slice]:

@@ -78,10 +78,9 @@ _SEEDING = threading.RLock()
 
 @contextmanager
 def seeded(seed: int | tuple[int, ...] | None, device: torch.device = CPU) -> Iterator[None]:
-    """Seed torch's random numbers, and put the caller's random state back after.
+    """Seed torch's random numbers (None: not), and put the caller's random state back after.
 
-    None draws from the caller's state. A tuple, such as the run's seed and the epoch, gives each
-    part of a run numbers of its own, so that a resumed run needs no saved random state.
+    A tuple, such as the run's seed and the epoch, gives each part of a run numbers of its own.
     """
     if seed is None:
         with _SEEDING:

@@ -179,7 +179,7 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All other parameters and persistent buffers: those that no training step changes."""
+    """All other parameters and persistent buffers, which no training step changes."""
     trained = trained_tensors(model)
     state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if name not in trained}

@@ -59,11 +59,7 @@ class NoCut:
 
 
 def cut_at_boundary(model: Classifier, example: Tensor) -> Cut | NoCut:
-    """Cut a classifier between its last frozen stage and its first trainable one.
-
-    The cut has reproduced the uncut model's logits, gradients and running statistics on three
-    images of ``example`` (B, C, H, W).
-    """
+    """Cut a classifier after its last frozen stage; checked on images ``example`` (B, C, H, W)."""
     frozen, stages = len(frozen_stages(model)), model.stages
     if not frozen:
         return NoCut("no stage is frozen")

@@ -174,22 +174,14 @@ def images_at_once(model: Classifier, most: int, device: torch.device) -> int:
     return min(most, few) if device.type == "cpu" else most
 
 
-def _on_cpu(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype)
-
-
-def _ignore(count: int) -> None:
-    """Show no progress."""
-
-
 def encode(
     prefix: Prefix,
     data: ImageData,
     *,
     device: torch.device,
     batch_size: int = 64,
-    allocate: Allocate = _on_cpu,
-    on_batch: OnBatch = _ignore,
+    allocate: Allocate | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Encoded:
     """Run ``prefix``, in eval mode, over all images of ``data`` in their order."""
     if len(data) == 0:
@@ -201,10 +193,12 @@ def encode(
             with torch.inference_mode():
                 parts = prefix(data.batch(rows).to(device, non_blocking=True))
             if not whole:
-                whole = tuple(allocate((len(data), *part.shape[1:]), part.dtype) for part in parts)
+                new = allocate or (lambda shape, dtype: torch.empty(shape, dtype=dtype))
+                whole = tuple(new((len(data), *part.shape[1:]), part.dtype) for part in parts)
             for tensor, part in zip(whole, parts, strict=True):
                 tensor[start : start + len(rows)].copy_(part)
-            on_batch(len(rows))
+            if on_batch is not None:
+                on_batch(len(rows))
     return whole
 
 
@@ -223,7 +217,7 @@ def keep(
     *,
     device: torch.device,
     batch_size: int = 64,
-    on_batch: OnBatch = _ignore,
+    on_batch: OnBatch | None = None,
 ) -> list[Encoded] | None:
     """Encode some splits, and keep the results where ``cache`` says; None if there is no room.
 
