@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TypeAlias
@@ -15,10 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.finding import AuditConfig, Evidence, Finding, Thresholds
 from transferkit.audit.gap import GapReport
-from transferkit.audit.gap_parts import explain_splits
+from transferkit.audit.gap_parts import (
+    ScoredSplit,
+    choice_optimism,
+    explain_scores,
+    right_by_epoch,
+)
 from transferkit.audit.image_statistics import ImageStatistics, image_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pairs
-from transferkit.audit.reshuffle import SEEDS
+from transferkit.audit.reshuffle import SEEDS, reshuffle, right_by_strength, swap
 from transferkit.audit.two_sample import SplitPair
 from transferkit.metrics.intervals import wilson_interval
 from transferkit.metrics.logistic_regression import fit_probe
@@ -151,19 +156,33 @@ class AuditData:
             return None
         if self.scores is None or (self.class_counts["train"] > 0).sum() < 2:
             return None  # the reshuffle experiment fits probes on train
+        labels = {name: self.labels[name] for name in three}
+        features = {name: self.splits[name].features for name in three}
+        val, test = (
+            ScoredSplit(
+                labels[name], self.scores[name], (self.groups or {}).get(name), self.leaked(name)
+            )
+            for name in ("val", "test")
+        )
+        report = explain_scores(
+            val, test, classes=self.classes, samples=self.samples, seed=self.seed
+        )
+        count, groups = len(self.classes), self.groups
+        experiment = reshuffle(features, labels, groups=groups, num_classes=count, seeds=self.seeds)
+        by_strength = right_by_strength(features, labels, count)
+        right = by_strength["val"]
+        if self.epoch_predictions is not None:
+            right = right_by_epoch(self.epoch_predictions, labels["val"])
         by_classifier = self.splits["train"].logits is not None
-        return explain_splits(
-            {name: self.labels[name] for name in three},
-            {name: self.splits[name].features for name in three},
-            self.scores,
-            classes=self.classes,
-            groups=self.groups,
-            leaked={name: self.leaked(name) for name in ("val", "test")},
+        return replace(
+            report,
             scored="the classifier" if by_classifier else f"a probe on {self.embedding}",
-            epoch_predictions=self.epoch_predictions,
-            seeds=self.seeds,
-            samples=self.samples,
-            seed=self.seed,
+            optimism=choice_optimism(right, groups=val.codes, seed=self.seed),
+            reshuffled=experiment.reshuffled,
+            reshuffled_by_group=experiment.reshuffled_by_group,
+            group_gain=experiment.group_gain,
+            experiment=experiment,
+            swap=swap(by_strength),
         )
 
     def evidence(self, split: str, rows: Int64Array, notes: Iterable[str]) -> list[Evidence]:

@@ -156,18 +156,15 @@ def outlying_images(data: AuditData) -> Iterator[Finding]:
         rows = np.flatnonzero((far > OUTLYING) & (stats["contrast"] >= BLANK_CONTRAST))
         rows = rows[np.argsort(-far[rows])]
         which = [columns[column] for column in scores[rows].argmax(axis=1)]
+        notes = [
+            f"{name} {stats[name][row]:.1f}, median {np.median(stats[name]):.1f}"
+            for row, name in zip(rows, which, strict=True)
+        ]
         yield data.share_of_images(
             "outlying_images",
             data.config.odd_images,
             (split,),
-            data.evidence(
-                split,
-                rows,
-                [
-                    f"{name} {stats[name][row]:.1f}, median {np.median(stats[name]):.1f}"
-                    for row, name in zip(rows, which, strict=True)
-                ],
-            ),
+            data.evidence(split, rows, notes),
             found=f"{len(rows)} images of {split} lie far from all others.",
             nothing=f"No image of {split} lies far from all others.",
             advice="Look at them: other devices, wrong files, or rare cases worth keeping.",
@@ -187,6 +184,8 @@ def robust_scores(values: FloatArray) -> Float64Array:
 
 def shortcuts(data: AuditData) -> Iterator[Finding]:
     """Classes that one trivial statistic tells from the rest, such as a marker in a corner."""
+    # A network learns the cheapest rule that works: if exposure or a marker gives the label away,
+    # it learns that, and fails where the shortcut is absent.
     for split, labels in data.labels.items():
         measured = data.statistics[split].beside(corner_statistics(data.splits[split].images))
         best = _best_statistics(measured, labels, len(data.classes))

@@ -246,29 +246,17 @@ def _weights(scored: Scored) -> Float64Array:
     return weights if weights.sum() > 0 else np.ones(len(weights))
 
 
-def _feature_shift(
-    scored: Scored,
-    weights: Float64Array,
-    features: tuple[FloatArray, FloatArray],
-    seed: int,
-) -> float:
-    """Tell target features from source features thinned to the target's class shares."""
-    rng = np.random.default_rng(seed)
-    kept = np.flatnonzero(rng.random(len(weights)) < weights / weights.max())
-    first, second = scored.groups
-    groups = None if first is None or second is None else (np.asarray(first)[kept], second)
-    result = domain_classifier_test(
-        SplitPair.of(features[0][kept], features[1], groups=groups),
-        seed=seed,
-    )
-    return max(0.0, result.test.interval[0])
-
-
 def _doubt(scored: Scored, features: tuple[FloatArray, FloatArray] | None, seed: int) -> str:
     """Say what shifted within classes, or return nothing."""
     weights = _weights(scored)
     if features is not None:
-        shift = _feature_shift(scored, weights, features, seed)
+        # Source features are thinned to the class shares of the target.
+        drawn = np.random.default_rng(seed).random(len(weights))
+        kept = np.flatnonzero(drawn < weights / weights.max())
+        first, second = scored.groups
+        groups = None if first is None or second is None else (np.asarray(first)[kept], second)
+        pair = SplitPair.of(features[0][kept], features[1], groups=groups)
+        shift = domain_classifier_test(pair, seed=seed).test.interval[0]
         if shift > TOLERANCE:
             return f"features shifted within classes ({shift:.2f} > {TOLERANCE})"
     shift = residual_shift(scored, weights)

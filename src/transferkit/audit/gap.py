@@ -122,7 +122,13 @@ class GapReport(PlainResult):
         rows += [(f"leaked images add to {name}", points(e)) for name, e in self.leakage.items()]
         if self.optimism:
             rows.append((f"choosing the best on {val} adds", points(self.optimism)))
-        rows += _experiment_rows(self)
+        resplits = (("at random", self.reshuffled), ("by group", self.reshuffled_by_group))
+        rows += [(f"re-split {how}, test score", resplit_score(s)) for how, s in resplits if s]
+        if self.group_gain is not None:
+            rows.append(("leaking groups gains", points(self.group_gain)))
+        if self.swap is not None:
+            rows.append((f"chosen on {val}, scored on {test}", percent(self.swap.chosen_on_val)))
+            rows.append((f"chosen on {test}, scored on {val}", percent(self.swap.chosen_on_test)))
         return rows
 
     def __str__(self) -> str:
@@ -163,21 +169,3 @@ def _signed(value: float) -> str:
 
 def _share(value: float) -> str:
     return percent(value) if math.isfinite(value) else "-"
-
-
-def _experiment_rows(report: GapReport) -> list[tuple[str, str]]:
-    rows = [
-        (f"re-split {how}, test score", resplit_score(score))
-        for how, score in (
-            ("at random", report.reshuffled),
-            ("by group", report.reshuffled_by_group),
-        )
-        if score is not None
-    ]
-    if report.group_gain is not None:
-        rows.append(("leaking groups gains", points(report.group_gain)))
-    if report.swap is not None:
-        val, test = report.splits
-        rows.append((f"chosen on {val}, scored on {test}", percent(report.swap.chosen_on_val)))
-        rows.append((f"chosen on {test}, scored on {val}", percent(report.swap.chosen_on_test)))
-    return rows

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import hypot, sqrt
 
@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transferkit._sampling import fold_numbers, group_codes
-from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
+from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.audit.gap import PRIOR_SHIFT, ClassGap, Estimate, GapReport
-from transferkit.audit.reshuffle import SEEDS, reshuffle, right_by_strength, swap
 from transferkit.errors import DataError
 from transferkit.metrics.intervals import (
     bootstrap_means,
@@ -308,52 +307,8 @@ def _optimism(
     return flattered - float((scored[filled] / images[filled]).mean())
 
 
-def explain_splits(
-    labels: Mapping[str, Int64Array],
-    features: Mapping[str, FloatArray],
-    scores: Mapping[str, Float64Array],
-    *,
-    classes: Sequence[str],
-    groups: Mapping[str, Sequence[str]] | None = None,
-    leaked: Mapping[str, BoolArray] | None = None,
-    scored: str = "a classifier",
-    epoch_predictions: ArrayLike | None = None,
-    seeds: Sequence[int] = SEEDS,
-    samples: int = 1000,
-    seed: int = 0,
-) -> GapReport:
-    """Explain the gap from val to test, as :func:`transferkit.explain_gap` does.
-
-    Each mapping holds "train", "val" and "test": labels (N,), features (N, D), logits (N, K).
-    """
-    sides = [
-        ScoredSplit(
-            labels[name],
-            scores[name],
-            None if groups is None else groups[name],
-            None if leaked is None else leaked[name],
-        )
-        for name in ("val", "test")
-    ]
-    report = explain_scores(sides[0], sides[1], classes=classes, samples=samples, seed=seed)
-    experiment = reshuffle(features, labels, groups=groups, num_classes=len(classes), seeds=seeds)
-    by_strength = right_by_strength(features, labels, len(classes))
-    right = by_strength["val"]
-    if epoch_predictions is not None:
-        right = _right_by_epoch(epoch_predictions, labels["val"])
-    return replace(
-        report,
-        scored=scored,
-        optimism=choice_optimism(right, groups=sides[0].codes, seed=seed),
-        reshuffled=experiment.reshuffled,
-        reshuffled_by_group=experiment.reshuffled_by_group,
-        group_gain=experiment.group_gain,
-        experiment=experiment,
-        swap=swap(by_strength),
-    )
-
-
-def _right_by_epoch(epoch_predictions: ArrayLike, labels: Int64Array) -> BoolArray:
+def right_by_epoch(epoch_predictions: ArrayLike, labels: Int64Array) -> BoolArray:
+    """Which images of val the predictions (E, N) after each epoch get right."""
     predicted = np.asarray(epoch_predictions)
     if predicted.ndim != 2 or predicted.shape[1] != len(labels):
         raise DataError(

@@ -155,14 +155,10 @@ def _interval(effect: float, statistic: float, freedom: int) -> tuple[float, flo
 
 def _noncentrality(statistic: float, freedom: int, level: float) -> float:
     """Noncentrality at which P(chi-square <= statistic) is ``level``; 0 if none is."""
-
-    def above(noncentrality: float) -> float:
-        return float(ncx2.cdf(statistic, freedom, noncentrality)) - level
-
     if chi2.cdf(statistic, freedom) <= level:
         return 0.0
     top = statistic + 10 * sqrt(statistic) + 50
-    return float(brentq(above, 1e-9, top))
+    return float(brentq(lambda value: ncx2.cdf(statistic, freedom, value) - level, 1e-9, top))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

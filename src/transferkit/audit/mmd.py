@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from math import sqrt
 
 import numpy as np
@@ -138,7 +139,8 @@ def kernel_sums(rows: FloatArray, members: BoolArray) -> KernelSums:
     kernels, (count, total) = len(BANDWIDTHS), members.shape
     within = np.zeros((kernels, count))
     to_first, to_all = np.zeros((kernels, total)), np.zeros((kernels, total))
-    for here, there in _block_pairs(total):
+    cuts = [slice(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
+    for here, there in combinations_with_replacement(cuts, 2):  # on and above the diagonal
         left, right = _columns(members, here, rows.dtype), _columns(members, there, rows.dtype)
         diagonal = here == there
         for j, block in enumerate(gaussian_kernels(squared_distances(rows[here], rows[there]))):
@@ -157,14 +159,6 @@ def kernel_sums(rows: FloatArray, members: BoolArray) -> KernelSums:
                 to_first[j, there] += back[:, 0]
                 to_all[j, there] += back[:, 1]
     return KernelSums(within, to_first, to_all)
-
-
-def _block_pairs(total: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks on and above the diagonal."""
-    cuts = [slice(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
-    for i, here in enumerate(cuts):
-        for there in cuts[i:]:
-            yield here, there
 
 
 def _columns(members: BoolArray, block: slice, dtype: np.dtype[np.floating]) -> FloatArray:

@@ -305,15 +305,12 @@ def detail_correlation(
     """Correlate what is finer than ``sigma`` pixels in registered images (B, S, S): (B,)."""
     warped, inside = sample(moving, warps)
     mask = inside & _inner(templates.shape[1], border=2)
-    ours = _normalised(templates - _blur(templates, sigma), mask)
-    theirs = _normalised(warped - _blur(warped, sigma), mask)
+    ours, theirs = (
+        _normalised(images - gaussian_filter(images, (0, sigma, sigma), truncate=3), mask)
+        for images in (templates, warped)
+    )
     correlation: Float32Array = np.einsum("bi,bi->b", ours, theirs)
     return correlation
-
-
-def _blur(images: Float32Array, sigma: float) -> Float32Array:
-    blurred: Float32Array = gaussian_filter(images, (0, sigma, sigma), truncate=3)
-    return blurred
 
 
 def _grid(side: int) -> tuple[Float32Array, Float32Array]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from transferkit._sampling import group_codes
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
@@ -136,9 +136,9 @@ def pooled_groups(groups: Groups) -> Int64Array | None:
     return _group_numbers(np.concatenate([np.asarray(part).astype(str) for part in groups]))
 
 
-def _group_numbers(names: ArrayLike) -> Int64Array:
+def _group_numbers(names: Int64Array | NDArray[np.str_]) -> Int64Array:
     """Number the groups from 0, in the order of their names as text: draws depend on that order."""
-    return group_codes(np.asarray(names).astype(str), len(np.asarray(names)))
+    return group_codes(names.astype(str), len(names))
 
 
 def permutation_p_value(statistics: Float64Array) -> float:
@@ -178,30 +178,13 @@ def permuted_members(
     # A group that lies in one sample moves whole; within one that lies in both, rows are shuffled.
     first = np.bincount(groups[member], minlength=groups.max() + 1)
     straddles = (first > 0) & (first < np.bincount(groups, minlength=groups.max() + 1))
-    _move_groups(drawn, np.flatnonzero(~straddles[groups]), groups, rng)
-    _shuffle_within(drawn, np.flatnonzero(straddles[groups]), groups, rng)
-    return drawn
-
-
-def _move_groups(
-    drawn: BoolArray, rows: Int64Array, groups: Int64Array, rng: np.random.Generator
-) -> None:
-    """Permute whole groups, each of which lies in one sample."""
-    if len(rows) == 0:
-        return
+    rows = np.flatnonzero(~straddles[groups])
     _, first_row, unit = np.unique(groups[rows], return_index=True, return_inverse=True)
-    labels = np.repeat(drawn[0, rows[first_row]][None], len(drawn) - 1, axis=0)
+    labels = np.repeat(member[rows[first_row]][None], permutations, axis=0)
     drawn[1:, rows] = rng.permuted(labels, axis=1)[:, unit]
-
-
-def _shuffle_within(
-    drawn: BoolArray, rows: Int64Array, groups: Int64Array, rng: np.random.Generator
-) -> None:
-    """Permute rows within each group that lies in both samples."""
-    if len(rows) == 0:
-        return
+    rows = np.flatnonzero(straddles[groups])
     rows = rows[np.argsort(groups[rows], kind="stable")]
-    observed, codes = drawn[0, rows], groups[rows]
-    for one in drawn[1:]:
+    for one in drawn[1:] if len(rows) else ():
         # Sorting by code plus noise in [0, 1) shuffles the rows of each group among themselves.
-        one[rows] = observed[np.argsort(codes + rng.random(len(codes)))]
+        one[rows] = member[rows][np.argsort(groups[rows] + rng.random(len(rows)))]
+    return drawn

@@ -134,13 +134,9 @@ def _folds(
     labels: Int64Array, groups: Int64Array | None, seed: int
 ) -> Iterator[tuple[Int64Array, Int64Array]]:
     """Train and held-out rows of each fold."""
-    if groups is None:
-        folds = min(FOLDS, _fewest(labels, None))
-        yield from StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
-    else:
-        folds = min(FOLDS, _fewest(labels, groups))
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        yield from splitter.split(labels, labels, groups=groups)
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folds = splitter(min(FOLDS, _fewest(labels, groups)), shuffle=True, random_state=seed)
+    yield from folds.split(labels, labels, groups)
 
 
 def _held_out(

@@ -133,11 +133,10 @@ def score_uncertainty(
 ) -> list[Uncertainty]:
     """Uncertainty of the score of each backbone's features (N, D), and of their order.
 
-    It comes from stratified parts of b images (half of them, at most 1000), or groups, drawn
-    without repeats (copies of an image would let a score recognise it) and the same for every
-    backbone. The variance over parts times ``b / (N - b)`` estimates the variance of the score
-    on all N: the delete-d jackknife (J. Shao and C. Wu, Annals of Statistics 17, 1989).
+    By the delete-d jackknife (J. Shao and C. Wu, Annals of Statistics 17, 1989).
     """
+    # Each part has b images, or groups, drawn without repeats: copies of an image would let a score
+    # recognise it. The variance over parts times b / (N - b) is that of the score on all N.
     parts, share = _parts(labels, groups, repeats=repeats, seed=seed)
     score = FEATURE_SCORES[by]
     own = [None if groups is None else groups[part] for part in parts]

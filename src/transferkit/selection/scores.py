@@ -34,9 +34,8 @@ def logme(features: Float64Array, labels: Int64Array) -> float:
 
     Source: K. You et al., "LogME: practical assessment of pre-trained models for transfer
     learning", ICML 2021, equations 2 to 4 and algorithm 3; the fixed point is from K. You et
-    al., JMLR 23 (2022). Unlike the authors' code, iteration starts at the best of a grid and
-    runs until it stands still, so the value does not depend on the scale of the features, which
-    are neither centred nor scaled. Values above zero are possible.
+    al., JMLR 23 (2022). Unlike in the authors' code, iteration starts at the best of a grid and
+    runs to convergence, so that the value does not depend on the scale of the features.
     """
     targets, n = _one_hot(labels), len(labels)
     eigenvalues, powers = _spectrum(features, targets)
@@ -103,10 +102,9 @@ def _fixed_point(
 def h_score(features: Float64Array, labels: Int64Array) -> float:
     """Share of the features' variance that lies between the classes, summed over directions.
 
-    ``H = (1 - a) tr(S_a^-1 B)`` with the covariance ``B`` of the class means (each image counted
-    once) and the covariance ``S`` of the features, shrunk to ``S_a = (1 - a) S + a tr(S)/D I`` by
-    Ledoit and Wolf's ``a``: without it, S cannot be told from noise unless N is far above D, and
-    at ``D >= N`` every set of features scores ``K - 1``. Between 0 and ``min(D, K - 1)``.
+    ``H = (1 - a) tr(S_a^-1 B)``, in [0, min(D, K - 1)], with the covariance ``B`` of the class
+    means and the covariance of the features, shrunk to ``S_a`` by Ledoit and Wolf's ``a``: without
+    it, every set of features scores ``K - 1`` where ``D >= N``.
 
     Source: Y. Bao et al., "An information-theoretic approach to transferability in task
     transfer learning", ICIP 2019, definition 2; shrinkage: S. Ibrahim et al., "Newer is not

@@ -164,9 +164,8 @@ def advise(
     random = pretrained if weights is None else features(part, None)
     curve = probe_curve(pretrained, labels, repeats=3, groups=groups, seed=seed)
     size, evidence = _size(int(train.class_counts().min()), curve)
-    known, blank = (
-        probe_score(values, labels, groups=groups, seed=seed) for values in (pretrained, random)
-    )
+    known = probe_score(pretrained, labels, groups=groups, seed=seed)
+    blank = probe_score(random, labels, groups=groups, seed=seed)
     similarity, more = _similarity(known, blank, len(labels))
     if reference is not None:
         away = features(reference, weights)

@@ -271,17 +271,10 @@ def _final(
         repeats=repeats,
         seed=seed,
     )
-    return [
-        replace(
-            entrant.row(sample, by),
-            interval=_possible(one.interval, by),
-            best_share=one.best_share,
-        )
-        for entrant, one in zip(entrants, found, strict=True)
-    ]
-
-
-def _possible(interval: tuple[float, float], by: RankBy) -> tuple[float, float]:
-    """The interval of an accuracy ends at 0 and 1."""
-    low, high = interval
-    return (max(low, 0.0), min(high, 1.0)) if by in ("probe", "knn") else interval
+    rows = []
+    for entrant, ((low, high), best_share) in zip(entrants, found, strict=True):
+        if by in ("probe", "knn"):  # accuracies
+            low, high = max(low, 0.0), min(high, 1.0)
+        row = entrant.row(sample, by)
+        rows.append(replace(row, interval=(low, high), best_share=best_share))
+    return rows
