@@ -1,4 +1,4 @@
-"""What callers give, converted: images to uint8 (N, H, W, C), labels, sizes and class names."""
+"""Conversion of arguments: images to uint8 (N, H, W, C), labels, sizes and class names."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
 
 
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
-    """A copy of the modules of ``model`` that shares its parameters, hooks and, if so, buffers.
+    """A copy of the modules of ``model`` that shares parameters, hooks and, by default, buffers.
 
     Another thread that uses the model does not see changed modes or skipped calls of the copy.
     """
@@ -252,7 +252,7 @@ def require_classifier(value: object) -> Classifier:
 
 
 def match_classes(model: Classifier, data: Data) -> Data:
-    """The data in the order of the model's classes; a model without class names takes theirs."""
+    """The data in the model's class order; a model without class names takes those of the data."""
     if are_numbers(model.classes) and model.num_classes == data.num_classes:
         model.classes = data.classes
     return data.with_classes(model.classes)

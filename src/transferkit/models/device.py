@@ -78,7 +78,7 @@ _SEEDING = threading.RLock()
 
 @contextmanager
 def seeded(seed: int | tuple[int, ...] | None, device: torch.device = CPU) -> Iterator[None]:
-    """Seed torch's random numbers (None: not), and put the caller's random state back after.
+    """Seed torch unless ``seed`` is None, and put the caller's random state back after.
 
     A tuple, such as the run's seed and the epoch, gives each part of a run numbers of its own.
     """

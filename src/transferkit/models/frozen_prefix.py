@@ -266,7 +266,7 @@ def _agrees(
         versions = [tensor._version for tensor in activations]  # count the writes to a tensor
         got = tail(activations)
     except _FAILURES as error:
-        # says nothing about the cut; that of the CPU has no type of its own
+        # too little memory says nothing about the cut; the CPU's error has no type of its own
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise MemoryError(str(error)) from error
         return False
