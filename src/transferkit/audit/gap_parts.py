@@ -89,6 +89,11 @@ def decompose(
     return prior, (a - b) * (val_shares + test_shares) / 2
 
 
+# Intervals are closed formulas, whole groups counted by their effective size: Wilson's for
+# scores, and sums and differences of shares from the ends of theirs (G. Zou and A. Donner,
+# "Construction of confidence limits about effect measures", Statistics in Medicine 27, 2008).
+# A bootstrap of few images per class covers too seldom: a class without an error looks
+# infallible.
 def explain_scores(
     val: ScoredSplit,
     test: ScoredSplit,
@@ -99,11 +104,6 @@ def explain_scores(
     splits: tuple[str, str] = ("val", "test"),
 ) -> GapReport:
     """Explain the gap between the scores of two splits."""
-    # Intervals are closed formulas, whole groups counted by their effective size: Wilson's for
-    # scores, and sums and differences of shares from the ends of theirs (G. Zou and A. Donner,
-    # "Construction of confidence limits about effect measures", Statistics in Medicine 27, 2008).
-    # A bootstrap of few images per class covers too seldom: a class without an error looks
-    # infallible.
     sides, count = (val, test), len(classes)
     accuracies = [side.accuracy(np.ones(len(side.labels), np.bool_)) for side in sides]
     recalls = [[side.accuracy(side.labels == k) for k in range(count)] for side in sides]
