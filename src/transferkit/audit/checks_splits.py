@@ -191,7 +191,8 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
             concerned=concerned,
             statistic=len(pairs),
             found=f"{concerned} of {total} images of {b} are edited copies of {others}.",
-            advice="Look at the pairs, and keep the images of a pair in one split.",
+            advice="Look at the pairs, and keep "
+            + ("one image of each." if a == b else "the images of a pair in one split."),
         )
     if not edited.any():
         message = "No image is an edited copy of another."

@@ -13,7 +13,7 @@ import click
 
 import transferkit.cli.options as options
 from transferkit._files import make_folder
-from transferkit._format import percent, percent_interval, table
+from transferkit._format import percent_interval, table
 from transferkit.cli.recipe import STRATEGY, help_text, recipe_options, typed_strategy
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def demo_command(out: Path, seed: int) -> None:
     }
     results = {}
     for name, job in jobs.items():
+        click.echo(f"{name}:")
         model = create_classifier(BACKBONE, splits.num_classes, image_size=IMAGE_SIZE, seed=seed)
         results[name] = job(model, splits, seed=seed)
 
@@ -132,7 +133,7 @@ def comparison(results: dict[str, Result]) -> str:
             name,
             percent_interval(result.val.accuracy, result.val.accuracy_interval),
             percent_interval(result.test.accuracy, result.test.accuracy_interval),
-            percent(result.val.accuracy - result.test.accuracy),
+            f"{100 * (result.val.accuracy - result.test.accuracy):.1f} points",
             f"{result.history.summary().seconds:.0f} s",
         )
         for name, result in results.items()
