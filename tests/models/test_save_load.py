@@ -248,3 +248,10 @@ def test_a_mean_changed_in_place_is_kept(make, tmp_path: Path, images: Tensor) -
     again = tk.load_classifier(tmp_path / "m.safetensors")
     assert torch.equal(again.preprocess.mean, model.preprocess.mean)
     assert torch.equal(again(images), model(images))
+
+
+def test_a_classifier_loaded_in_inference_mode_can_be_trained(saved: Path, images: Tensor) -> None:
+    with torch.inference_mode():
+        model = tk.load_classifier(saved)
+    model(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

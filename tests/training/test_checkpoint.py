@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.transforms import v2
 
 import transferkit as tk
-from transferkit.errors import OutputError, TrainingError
+from transferkit.errors import ConfigError, DataError, OutputError, TrainingError
 from transferkit.models.freezing import freeze, unfreeze
 from transferkit.training.checkpoint import TrainState
 from transferkit.training.options import Options
@@ -261,3 +263,113 @@ def test_files_that_are_no_state(tmp_path):
 def test_saving_into_a_missing_folder(small, tmp_path):
     with pytest.raises(OutputError):
         Trainer(small(), **OPTIONS).state.save(tmp_path / "no" / "state.safetensors")
+
+
+def test_a_state_of_other_classes_is_refused(small, train):
+    trainer = Trainer(small(), **OPTIONS)
+    trainer.fit(train, epochs=1)
+    state = trainer.state
+    swapped, unnamed = small(seed=99), small(seed=99)
+    swapped.classes = ("c1", "c0")
+    before = {name: tensor.clone() for name, tensor in swapped.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"Create the model with classes=\['c0', 'c1'\]"):
+        Trainer(swapped, **OPTIONS).resume(state)
+    assert all(torch.equal(tensor, before[n]) for n, tensor in swapped.state_dict().items())
+    Trainer(unnamed, **OPTIONS).resume(state)
+    assert unnamed.classes == ("c0", "c1")
+
+
+def test_another_number_of_images_is_refused(small, train, tmp_path):
+    """The schedule counts steps: with half the images it would end, and the rate be 0."""
+    trainer = Trainer(small(), **OPTIONS)
+    for _ in trainer.epochs(train, epochs=3):
+        break
+    trainer.state.save(tmp_path / "state.safetensors")
+    resumed = Trainer(small(), **OPTIONS)
+    resumed.resume(tmp_path / "state.safetensors")
+    for one in (trainer, resumed):
+        with pytest.raises(DataError, match="had 50 training images, and the train split has 20"):
+            one.fit(train.subset(range(20)), epochs=3)
+        assert one.fit(train, epochs=3).records[-1].step == 3 * 7
+
+
+@dataclass
+class Decay:
+    """A schedule whose repr shows its settings."""
+
+    rate: float
+
+    def __call__(self, step: int, total: int) -> float:
+        return self.rate**step
+
+    def method(self, step: int, total: int) -> float:
+        return self.rate**step
+
+
+class Nameless:
+    """A schedule whose repr is an address."""
+
+    def __call__(self, step: int, total: int) -> float:
+        return 1.0
+
+
+def decay(step: int, total: int, rate: float) -> float:
+    return rate**step
+
+
+@pytest.mark.parametrize(
+    ("ours", "same", "other"),
+    [
+        (Decay(0.5), Decay(0.5), Decay(0.25)),
+        (Decay(0.5).method, Decay(0.5).method, Decay(0.25).method),
+        (partial(decay, rate=0.5), partial(decay, rate=0.5), partial(decay, rate=0.25)),
+        (partial(max, 0.5), partial(max, 0.5), partial(max, 0.25)),
+        (partial(max, 0.5), partial(max, 0.5), partial(min, 0.5)),
+    ],
+)
+def test_functions_are_compared_by_their_settings(small, train, ours, same, other):
+    trainer = Trainer(small(), scheduler=ours, **OPTIONS)
+    trainer.fit(train, epochs=1)
+    Trainer(small(), scheduler=same, **OPTIONS).resume(trainer.state)
+    with pytest.raises(TrainingError, match="made with scheduler="):
+        Trainer(small(), scheduler=other, **OPTIONS).resume(trainer.state)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("scheduler", lambda step, total: 1.0),
+        ("scheduler", partial(lambda rate, step, total: rate, 1.0)),
+        ("scheduler", Nameless()),
+        ("scheduler", Nameless().__call__),
+        ("augment", lambda images: images),
+        ("augment", v2.Compose([v2.Lambda(lambda images: images)])),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(small, train, option, value):
+    trainer = Trainer(small(), **{option: value}, **OPTIONS)
+    trainer.fit(train, epochs=1)
+    other = Trainer(small(), **{option: value}, **OPTIONS)
+    with pytest.raises(TrainingError, match=f"{option}=.* cannot be compared.* of a module, or"):
+        other.resume(trainer.state)
+
+
+def test_a_state_that_is_no_path(small):
+    trainer = Trainer(small(), **OPTIONS)
+    for nothing in (None, 3, ""):
+        with pytest.raises(ConfigError, match="path must be the path of a file"):
+            trainer.resume(nothing)
+        with pytest.raises(ConfigError, match="path must be the path of a file"):
+            trainer.state.save(nothing)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_another_dtype_between_two_fits_is_refused(small, train, optimizer):
+    model = small()
+    trainer = Trainer(model, optimizer=optimizer, **OPTIONS)
+    trainer.fit(train, epochs=1)
+    model.double()
+    with pytest.raises(TrainingError, match=r"another shape or dtype.* Make a new Trainer"):
+        trainer.fit(train, epochs=2)
+    model.float()
+    assert len(trainer.fit(train, epochs=2)) == 2

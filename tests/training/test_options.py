@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
+from torch import nn
 from torchvision.transforms import v2
 
 import transferkit as tk
@@ -105,6 +106,10 @@ def test_an_invalid_value_ends_in_an_error_of_ours(small, train, val, option, va
         (
             v2.Compose([v2.RandomApply([v2.Grayscale()], p=0.3)]),
             v2.Compose([v2.RandomApply([v2.Grayscale()], p=0.7)]),
+        ),
+        (
+            nn.Sequential(v2.RandomApply([v2.Grayscale()], p=0.3)),
+            nn.Sequential(v2.RandomApply([v2.Grayscale()], p=0.7)),
         ),
         (tk.Augment(rotation=10), tk.Augment(rotation=20)),
     ],

@@ -82,3 +82,9 @@ def test_statistics_of_a_norm_that_is_not_called_stay(network, pictures):
     spare.running_mean += 7
     estimate_statistics(model, [spare, model.backbone.stem[1]], pictures["train"], batch_size=16)
     assert spare.running_mean.tolist() == [7, 7, 7]
+
+
+def test_the_result_in_inference_mode_can_be_trained(ends, pictures):
+    with torch.inference_mode():
+        between = tk.interpolate(*ends, pictures, alphas=[0.5])
+    assert not any(parameter.is_inference() for parameter in between.classifier.parameters())

@@ -91,3 +91,10 @@ def test_everything_frozen(network, pictures):
         parameter.requires_grad_(False)
     with pytest.raises(tk.TrainingError, match="frozen"):
         tk.lr_find(model, pictures)
+
+
+def test_inference_mode_outside_changes_nothing(network, pictures):
+    outside = tk.lr_find(network(), pictures, steps=12)
+    with torch.inference_mode():
+        within = tk.lr_find(network(), pictures, steps=12)
+    assert np.array_equal(outside.losses, within.losses)

@@ -28,7 +28,8 @@ def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
     if device is not None:
         try:
             if torch.device(device) != device_of(model):
-                model.to(device)
+                with torch.inference_mode(mode=False):
+                    model.to(device)
         except (RuntimeError, AssertionError, TypeError) as error:
             raise ConfigError(f"device={str(device)!r} cannot be used here: {error}") from error
     return device_of(model)

@@ -97,6 +97,7 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
             raise OutputError(f"Cannot write the classifier to {path}: {error}.") from error
 
 
+@plain_context()
 def load_classifier(
     path: str | Path, *, device: str | torch.device | None = None, head: HeadBuilder | None = None
 ) -> Classifier:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -17,6 +16,8 @@ from torch.optim import Optimizer
 
 from transferkit._files import replacing
 from transferkit._typing import JSON
+from transferkit._validation import to_path
+from transferkit.data.array_conversion import are_numbers
 from transferkit.errors import OutputError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, training_device
@@ -29,7 +30,7 @@ from transferkit.training.optimizer import (
     moments,
     parameters_of,
 )
-from transferkit.training.options import Options, plain_options
+from transferkit.training.options import Options, is_comparable, plain_options
 
 Weights: TypeAlias = dict[str, Tensor]
 
@@ -53,10 +54,12 @@ class KeptWeights:
         present = model.state_dict(keep_vars=True)
         for name in dict.fromkeys([*self._live, *trained_tensors(model), *also]):
             tensor, shown = present.get(name), self._shown.get(name)
-            if tensor is None or (shown is not None and tensor.shape != shown.shape):
+            if tensor is None or (
+                shown is not None and (tensor.shape, tensor.dtype) != (shown.shape, shown.dtype)
+            ):
                 raise TrainingError(
-                    f"{name} has another shape than in the epochs before. Make a new Trainer for a "
-                    "model whose modules have changed."
+                    f"{name} has another shape or dtype than in the epochs before. Make a new "
+                    "Trainer for a model whose modules or dtype have changed."
                 )
             self._live[name] = tensor
             if shown is None or not torch.equal(tensor, shown):
@@ -79,7 +82,7 @@ class KeptWeights:
         self._shown = weights
 
 
-FORMAT = 2
+FORMAT = 3
 _METADATA = "transferkit training state"
 
 
@@ -92,6 +95,9 @@ class TrainState:
 
     Attributes:
         step: Optimizer steps taken.
+        images: Number of training images, which the schedule depends on; None before the first
+            epoch.
+        classes: Names of the classes, in the order of the logits.
         options: The options that the numbers of the run depend on, as plain data.
         trainable: Names of the trainable parameters.
         weights: All weights and buffers of the model, after the last whole epoch.
@@ -101,6 +107,8 @@ class TrainState:
     """
 
     step: int
+    images: int | None
+    classes: tuple[str, ...]
     options: dict[str, JSON]
     trainable: tuple[str, ...]
     weights: Weights
@@ -123,10 +131,14 @@ class TrainState:
 
         Raises:
             OutputError: The file cannot be written.
+            ConfigError: ``path`` is not a path.
         """
+        path = to_path("path", path)
         facts = {
             "format": FORMAT,
             "step": self.step,
+            "images": self.images,
+            "classes": self.classes,
             "options": self.options,
             "trainable": self.trainable,
             "monitor": self.history.monitor,
@@ -148,8 +160,10 @@ class TrainState:
 
         Raises:
             TrainingError: The file is not there, or does not hold a training state.
+            ConfigError: ``path`` is not a path.
         """
-        if not Path(path).is_file():
+        path = to_path("path", path)
+        if not path.is_file():
             raise TrainingError(f"There is no training state at {path}.")
         try:
             with safe_open(path, framework="pt") as file:
@@ -168,6 +182,8 @@ class TrainState:
             parts.setdefault(part, {})[name] = tensor
         return cls(
             step=facts["step"],
+            images=facts["images"],
+            classes=tuple(facts["classes"]),
             options=facts["options"],
             trainable=tuple(facts["trainable"]),
             weights=parts.pop("weights"),
@@ -188,6 +204,7 @@ class Run:
         self.device = place(model, training_device(options.device, model))
         self.history = History(monitor=options.monitor)
         self.step = 0
+        self.images: int | None = None
         self.optimizer: Optimizer | None = None
         self.weights = KeptWeights()
         self._within_epoch = False
@@ -220,9 +237,10 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return self.optimizer
 
-    def end_epoch(self, record: EpochRecord) -> None:
+    def end_epoch(self, record: EpochRecord, *, images: int) -> None:
         """Add the figures of the epoch to the history, copy its weights, and show the best."""
         self.history = History((*self.history.records, record), self.history.monitor)
+        self.images = images
         self.weights.keep(best=self.history.best_epoch == record.epoch)
         self._show_best()
 
@@ -251,6 +269,8 @@ class Run:
         kinds = {} if self.optimizer is None else moments(self.optimizer, self.model)
         return TrainState(
             step=self.step,
+            images=self.images,
+            classes=self.model.classes,
             options=plain_options(self.options, self.device),
             trainable=trainable(self.model),
             weights=_on_cpu(self.model.state_dict() | self.weights.last),
@@ -263,10 +283,18 @@ class Run:
     def restore(self, state: TrainState) -> None:
         """Go where ``state`` was: weights, freezing, optimizer, best weights and history."""
         _check_same_options(plain_options(self.options, self.device), state.options)
+        unnamed = are_numbers(self.model.classes) and len(state.classes) == self.model.num_classes
+        if not unnamed and self.model.classes != state.classes:
+            raise TrainingError(
+                f"The training state is of a model with the classes {state.classes}, and this "
+                f"model has {self.model.classes}. Create the model with "
+                f"classes={list(state.classes)}."
+            )
         try:
             self.model.load_state_dict(state.weights)
         except RuntimeError as error:
             raise TrainingError(f"The training state is of another model: {error}") from error
+        self.model.classes = state.classes
         refreeze(self.model, state.trainable)
         self.model.train()
         self.optimizer = build_optimizer(self.model, self.options)
@@ -276,7 +304,7 @@ class Run:
         if state.best:
             saved = {name: t.to(self.device, copy=True) for name, t in state.best.items()}
             self.weights.best = self.weights.last | saved
-        self.history, self.step = state.history, state.step
+        self.history, self.step, self.images = state.history, state.step, state.images
         self._show_best()
 
 
@@ -310,4 +338,10 @@ def _check_same_options(ours: dict[str, JSON], theirs: dict[str, JSON]) -> None:
             raise TrainingError(
                 f"The training state was made with {name}={saved!r}, and this trainer with "
                 f"{name}={value!r}. Make the trainer with {name}={saved!r}."
+            )
+        if not is_comparable(value):
+            raise TrainingError(
+                f"{name}={value!r} cannot be compared with that of the training state: another "
+                f"function or object could have the same name. To resume, train with {name} a "
+                "function of a module, or an object whose repr shows its settings."
             )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from types import MethodType
 from typing import Literal, TypeAlias, TypedDict, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferkit._format import plain
 from transferkit._typing import JSON
@@ -150,13 +153,28 @@ def _settings(value: object) -> str:
     """
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_settings, value))}]"
+    if isinstance(value, MethodType):
+        return f"{_settings(value.__self__)}.{value.__name__}"
     if not callable(value) or is_dataclass(value):
         return str(value)
+    if isinstance(value, partial):
+        keywords = sorted(value.keywords.items())
+        return f"partial({', '.join(map(_settings, (value.func, *value.args, *keywords)))})"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
-    own.pop("training", None)  # of torch modules: no setting
+    if isinstance(value, nn.Module):
+        del own["training"]  # no setting
+        own |= dict(value.named_children())
     return f"{value!r} {', '.join(f'{k}={_settings(v)}' for k, v in own.items())}".strip()
+
+
+def is_comparable(text: JSON) -> bool:
+    """Whether an option of this text is the same in another run.
+
+    All lambdas of a module have one name, and an address means nothing in another process.
+    """
+    return not (isinstance(text, str) and re.search("<lambda>|<locals>| at 0x", text))
 
 
 _NUMBERS_DO_NOT_DEPEND_ON = ("restore_best", "patience", "device", "progress", "compiled", "cache")

@@ -75,7 +75,7 @@ def train_epoch(
 
     seconds = time.perf_counter() - started
     record = EpochRecord(number, run.step, rate, *meter.figures(), val_loss, val_accuracy, seconds)
-    run.end_epoch(record)
+    run.end_epoch(record, images=len(labels))
     return record
 
 

@@ -169,8 +169,10 @@ class Trainer:
         """Go on from ``state``, or from the file that one was saved to.
 
         Raises:
-            TrainingError: The file holds no state, or that of another model, or of other options
-                that the numbers depend on; the message names the option.
+            TrainingError: The file holds no state, or that of another model, other class names, or
+                other options that the numbers depend on; the message names the option. Or an option
+                cannot be compared: a lambda, a local function, or an object without a repr.
+            ConfigError: ``state`` is neither a state nor a path.
         """
         self._run.restore(state if isinstance(state, TrainState) else TrainState.load(state))
 
@@ -203,7 +205,8 @@ class Trainer:
                 done before count.
 
         Raises:
-            DataError: The data cannot train this model.
+            DataError: The data cannot train this model, or the number of training images is not
+                that of the epochs before.
             ConfigError: ``epochs`` leaves nothing to do, ``patience`` has no val to look at or is
                 used up, or the warm-up is as long as the run.
             TrainingError: Everything is frozen, a batch of one meets a batch norm, or the loss is
@@ -219,6 +222,12 @@ class Trainer:
             raise ConfigError(
                 f"epochs={epochs} is the length of the whole run, and this trainer has done {done} "
                 "already. Ask for more to go on, or make a new Trainer to start again."
+            )
+        if self._run.images not in (None, len(train)):
+            raise DataError(
+                f"The epochs of this run had {self._run.images} training images, and the train "
+                f"split has {len(train)}. The learning-rate schedule counts steps, so their number "
+                "must stay the same; make a new Trainer for other images."
             )
         if val is None and options.patience is not None:
             raise ConfigError(

@@ -21,7 +21,7 @@ from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import evaluate_probabilities
 from transferkit.training.history import EpochRecord, History
-from transferkit.training.options import TrainOptions
+from transferkit.training.options import TrainOptions, is_comparable
 from transferkit.workflows.comparison_rows import Cell
 from transferkit.workflows.strategy import Strategy
 
@@ -124,7 +124,7 @@ class CellStore:
 def _check_storable(strategy: Strategy) -> None:
     """Refuse an option whose text is no key: cells of two values of it would be mixed up."""
     for name, text in cast("dict[str, JSON]", _strategy_identity(strategy)["options"]).items():
-        if isinstance(text, str) and ("<" in text or " at 0x" in text):
+        if not is_comparable(text):
             raise ConfigError(
                 f"{name} of {strategy.name!r} must be a function of a module, or an object whose "
                 f"repr shows its settings, where cells are stored, got {text}."

@@ -18,7 +18,7 @@ from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import Evaluation
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import place
+from transferkit.models.device import place, plain_context
 from transferkit.training.evaluate import evaluation_of, warn_if_untrained
 from transferkit.training.trainer import labelled_splits
 from transferkit.workflows.result import evaluation_on_test
@@ -102,7 +102,8 @@ def interpolate(
     tried = _check_alphas(alphas)
     first, second = require_classifier(first), require_classifier(second)
     parts = labelled_splits(splits).with_classes(second.classes)
-    merged = copy.deepcopy(second)
+    with plain_context():
+        merged = copy.deepcopy(second)
     where = place(merged, device)
     ends = (_state(first, where), _state(second, where))
     _check_pair(first, second)

@@ -103,7 +103,8 @@ def lr_find(
     train = data if isinstance(data, ImageData) else require_splits(data).require("train")[0]
     check_data(model, train, None)
     train = train.with_classes(model.classes)
-    twin = copy.deepcopy(model)
+    with plain_context():
+        twin = copy.deepcopy(model)
     device = place(twin, training_device(chosen.device, twin))
     rates = np.geomspace(lowest, highest, steps)
     with plain_context(device), seeded((chosen.seed, 0, 1), device):
