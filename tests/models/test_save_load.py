@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_other_tensors_are_refused(saved: Path) -> None:
     tensors["head.weight"] = torch.zeros(4, 512)
     tensors["extra"] = tensors.pop("head.bias")
     rewrite(saved, tensors=tensors)
-    says = r"extra is unexpected; head\.bias is missing; head\.weight has shape \(4, 512\)"
+    says = r"extra is unexpected; head\.bias is missing; head\.weight is of shape \(4, 512\)"
     with pytest.raises(WeightsError, match=says):
         tk.load_classifier(saved)
 
@@ -214,9 +215,39 @@ def quantised(model: tk.Classifier) -> None:
     torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
+def with_another_eps(model: tk.Classifier) -> None:
+    model.backbone.bn1.eps = 0.5
+
+
+def with_another_padding(model: tk.Classifier) -> None:
+    model.backbone.conv1.padding_mode = "reflect"
+
+
+def with_another_stride(model: tk.Classifier) -> None:
+    model.backbone.conv1.stride = (1, 1)
+
+
+def hooked(model: tk.Classifier) -> None:
+    model.backbone.layer4.register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+def hooked_before_preprocessing(model: tk.Classifier) -> None:
+    model.preprocess.register_forward_pre_hook(lambda module, inputs: (255 - inputs[0],))
+
+
+def patched(model: tk.Classifier) -> None:
+    model.backbone.forward = MethodType(lambda self, images: images.mean((2, 3)), model.backbone)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (with_another_eps, r"backbone\.bn1\.eps is 0\.5, expected 1e-05\."),
+        (with_another_padding, r"conv1\.padding_mode is 'reflect', expected 'zeros'\."),
+        (with_another_stride, r"conv1\.stride is \(1, 1\), expected \(2, 2\)\."),
+        (hooked, r": backbone\.layer4\._forward_hooks is unexpected\."),
+        (hooked_before_preprocessing, r": preprocess\._forward_pre_hooks is unexpected\."),
+        (patched, r": backbone\.forward is unexpected\."),
         (replaced, r"head is a .*Sequential, expected .*Linear"),
         (without_weights_of_its_own, r"head is a .*Sequential, expected .*Linear"),
         (adapted, r"head is a .*Adapted, expected .*Linear"),
@@ -232,6 +263,45 @@ def test_what_could_not_be_loaded_is_refused(make, tmp_path: Path, change, says:
     with pytest.raises(ConfigError, match=says):
         tk.save_classifier(model, tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_dropout_is_refused(make, tmp_path: Path) -> None:
+    model = make("resnet18", dropout=0.2)
+    model.head[0].p = 0.7
+    with pytest.raises(ConfigError, match=r"head\.0\.p is 0\.7, expected 0\.2"):
+        tk.save_classifier(model, tmp_path / "m.safetensors")
+
+
+def test_a_head_of_your_own_that_was_changed_is_refused(make, tmp_path: Path) -> None:
+    model = make("resnet18", head=own_head)
+    model.head = nn.Sequential(model.head)
+    with pytest.raises(ConfigError, match=r"head\.0 is a .*Sequential, expected .*BatchNorm1d"):
+        tk.save_classifier(model, tmp_path / "m.safetensors")
+    model = make("resnet18", head=own_head)
+    model.head[0].eps = 0.5
+    with pytest.raises(ConfigError, match=r"head\.0\.eps is 0\.5, expected 1e-05"):
+        tk.save_classifier(model, tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        ("efficientnet_b0", 64),
+        ("swin_t", 64),
+        ("regnet_y_400mf", 48),
+        ("timm/levit_128s", 224),
+    ],
+)
+def test_a_trained_and_frozen_classifier_is_saved(
+    make, tmp_path: Path, name: str, image_size: int
+) -> None:
+    model = make(name, dropout=0.2, in_channels=1, image_size=image_size)
+    tk.unfreeze(model, upto=2)
+    batch = torch.rand(2, 1, 50, 70)
+    model.train()(batch).sum().backward()
+    before = model.eval()(batch)
+    tk.save_classifier(model, tmp_path / "m.safetensors")
+    assert torch.equal(tk.load_classifier(tmp_path / "m.safetensors")(batch), before)
 
 
 def test_a_preprocessing_of_your_own_is_refused(make, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.models.device import plain_context, seeded
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
+from transferkit.models.structure import module_structure
 
 _NO_CLASSIFIER = "<classifier>"
 
@@ -80,6 +81,7 @@ class Classifier(nn.Module):
         self.backbone = network.module
         self.head = head
         self._mark_head_as_fresh()
+        self._created_head = module_structure(head, "head")
         self.recipe = recipe
         self.feature_dim = network.feature_dim
         self._removed = (network.classifier or _NO_CLASSIFIER, *network.aux)

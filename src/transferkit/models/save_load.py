@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +30,7 @@ from transferkit.models.classifier import Classifier, Recipe, require_classifier
 from transferkit.models.device import place, plain_context, seeded
 from transferkit.models.freezing import frozen_stages, unfreeze
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
+from transferkit.models.structure import differences, distinct_tensors, module_structure
 
 FORMAT_VERSION = 1
 _ENTRY = "transferkit"
@@ -82,7 +83,8 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
     Raises:
         OutputError: The file cannot be written.
         ConfigError: The classifier was changed, so that it could not be loaded again: a replaced
-            head, LoRA, pruning, weight norm, quantised layers; the message says what differs.
+            head, another setting of a layer, a hook, LoRA, pruning, quantised layers; the message
+            says what differs.
         UnknownNameError: The backbone was registered by the user, and is not registered any more.
     """
     path = to_path("path", path)
@@ -92,7 +94,7 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
     metadata = {_ENTRY: json.dumps(saved.to_json())}
     with replacing(path) as draft:
         try:
-            save_file(_apart(_distinct(model)), draft, metadata=metadata)
+            save_file(_apart(distinct_tensors(model)), draft, metadata=metadata)
         except SafetensorError as error:
             raise OutputError(f"Cannot write the classifier to {path}: {error}.") from error
 
@@ -142,54 +144,37 @@ def _check_loadable(model: Classifier, saved: _Saved) -> None:
     """Refuse a classifier whose modules or tensors are not those that its recipe builds."""
     own = saved.recipe.head == "custom"  # only the user has the callable
     make_head = (lambda _: copy.deepcopy(model.head)) if own else _head_maker(saved, None)
+    settings = json.loads(json.dumps(saved.preprocess.recipe()))  # as a file holds them
+    loaded = replace(saved, preprocess=Preprocess(**settings))
     try:
-        built: nn.Module = skeleton(lambda: _build(saved, make_head))
+        built = skeleton(lambda: _build(loaded, make_head))
     except RuntimeError:  # a network of the user's own that cannot be built without memory
-        built = _build(saved, make_head)
-    problems = _differences("is a", _kinds(model), _kinds(built))
-    problems += _differences("has shape", _shapes(_distinct(model)), _shapes(_distinct(built)))
+        built = _build(loaded, make_head)
+    expected = module_structure(built)
+    if own:
+        others = {name: text for name, text in expected.items() if not _is_of_head(name)}
+        expected = others | model._created_head
+    problems = differences(module_structure(model), expected)
     if problems:
         raise ConfigError(
             "This classifier was changed since it was created, so that a file of it could not be "
-            f"loaded: {_listed(problems)}. Save model.state_dict() yourself, or create it with "
-            "such parts: create_classifier(head=...), register_backbone(...)."
+            f"loaded as the same one: {_listed(problems)}. Undo the change, save "
+            "model.state_dict() yourself, or create it with such parts: "
+            "create_classifier(head=...), register_backbone(...)."
         )
 
 
-def _kinds(model: nn.Module) -> dict[str, str]:
-    classes = {name: type(module) for name, module in model.named_modules()}
-    return {name: f"{kind.__module__}.{kind.__qualname__}" for name, kind in classes.items()}
+def _is_of_head(name: str) -> bool:
+    return name.partition(".")[0] == "head"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: str(tuple(tensor.shape)) for name, tensor in tensors.items()}
-
-
-def _differences(verb: str, ours: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """The parts that are missing, unexpected or different, in the order of their names."""
-    return sorted(
-        [f"{name} is missing" for name in expected.keys() - ours.keys()]
-        + [f"{name} is unexpected" for name in ours.keys() - expected.keys()]
-        + [
-            f"{name} {verb} {ours[name]}, expected {expected[name]}"
-            for name in ours.keys() & expected.keys()
-            if ours[name] != expected[name]
-        ]
-    )
+    return {name: f"of shape {tuple(tensor.shape)}" for name, tensor in tensors.items()}
 
 
 def _listed(problems: Sequence[str]) -> str:
     more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     return "; ".join(problems[:_LISTED]) + more
-
-
-def _distinct(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers; one that has two names is under the first only."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor):
-            found.setdefault(id(tensor), (name, tensor))
-    return dict(found.values())
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -279,8 +264,8 @@ def _build(saved: _Saved, make_head: Callable[[int], nn.Module]) -> Classifier:
 
 def _fill(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Set the tensors of the model to those of a file, which must fit exactly."""
-    own = _distinct(model)
-    wrong = _differences("has shape", _shapes(tensors), _shapes(own))
+    own = distinct_tensors(model)
+    wrong = differences(_shapes(tensors), _shapes(own))
     if wrong:
         raise WeightsError(f"The tensors in {path} do not fit {model.name}: {_listed(wrong)}.")
     for name, tensor in own.items():
