@@ -86,3 +86,19 @@ def test_threads_that_audit_with_one_model_get_one_report_and_leave_no_mark():
     assert set(reports) == {alone}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [pool["num_threads"] for pool in threadpool_info()] == threads_before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_of_another_precision_is_audited(dtype: torch.dtype) -> None:
+    splits = tk.phantom_splits(sizes=(40, 24, 24), image_size=32, seed=0)
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+    tk.linear_probe(model, splits, epochs=2, progress=False)
+    gap = tk.explain_gap(splits, model=model.to(dtype), seeds=range(2), samples=50)
+    assert gap.val_score == tk.evaluate(model, splits["val"]).accuracy
+
+
+def test_the_autocast_of_the_caller_changes_no_number() -> None:
+    splits = tk.phantom_splits(sizes=(60, 30, 30), image_size=32, seed=0)
+    plain = tk.explain_gap(splits, seeds=range(2), samples=50)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        assert tk.explain_gap(splits, seeds=range(2), samples=50) == plain

@@ -34,7 +34,9 @@ def test_val_and_test_scores_are_the_known_ones(gap):
 def test_none_of_the_gap_is_prior_shift_and_it_lives_in_normal(gap):
     assert gap.parts["prior shift"].value == pytest.approx(0, abs=1e-9)
     assert gap.worst_class == "NORMAL"
-    assert gap.test_score + gap.threshold.value == pytest.approx(0.88, abs=0.02)
+    # chosen on the scores that it is judged on, a threshold lifts test to about 88 %; judged on
+    # images that did not choose it, to no more
+    assert 0.84 <= gap.test_score + gap.threshold.value <= 0.88
 
 
 @pytest.mark.slow

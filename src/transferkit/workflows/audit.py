@@ -29,7 +29,7 @@ from transferkit.data.image_data import ImageData
 from transferkit.data.splits import Splits, groups_from_names, require_splits
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
-from transferkit.models.device import device_of
+from transferkit.models.device import device_of, plain_context
 from transferkit.models.features import extract_features
 from transferkit.models.prefix_cache import Cache, Where
 
@@ -107,7 +107,7 @@ def audit_splits(
         seed=seed,
         seeds=seeds,
     )
-    with _one_blas_thread():
+    with plain_context(), _one_blas_thread():
         findings = [finding for check in CHECKS for finding in check(data)]
     count = len({group for own in (data.groups or {}).values() for group in own})
     settings = {
@@ -184,7 +184,7 @@ def explain_gap(
         samples=samples,
         seed=seed,
     )
-    with _one_blas_thread():
+    with plain_context(), _one_blas_thread():
         report = data.gap
     if report is None:
         raise DataError(
@@ -292,9 +292,9 @@ def _features(
 
 def _logits(model: Classifier, features: Mapping[str, FloatArray]) -> dict[str, Float64Array]:
     """Run the head on the features (N, D) of each split: (N, K)."""
-    head, device = in_eval_mode(model).head, device_of(model)
-    with torch.inference_mode():
-        logits = {name: head(torch.from_numpy(own).to(device)) for name, own in features.items()}
+    classify, device = in_eval_mode(model).classify, device_of(model)
+    with plain_context(device), torch.inference_mode():
+        logits = {n: classify(torch.from_numpy(own).to(device)) for n, own in features.items()}
     return {name: own.double().cpu().numpy() for name, own in logits.items()}
 
 
