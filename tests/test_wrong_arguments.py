@@ -302,7 +302,7 @@ def test_an_augmentation_that_loses_images(wrong: Callable[[torch.Tensor], objec
 )
 def test_fields_of_images(fields: dict[str, object], says: str) -> None:
     with pytest.raises(tk.DataError, match=says):
-        tk.ImageData(np.zeros((2, 4, 4)), [0, 1], **fields)
+        tk.ImageData(np.zeros((2, 4, 5)), [0, 1], **fields)
 
 
 @pytest.mark.parametrize("indices", [[24], [-25], "a", None, [0.5], ["a"], [True]])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import transferkit as tk
 from transferkit.data.image_data import ImageData
@@ -116,7 +117,7 @@ def test_the_fingerprint_tells_pixels_labels_classes_and_shape_apart():
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(DataError, match=message):
-        ImageData(np.zeros((3, 4, 4), np.uint8), **fields)
+        ImageData(np.zeros((3, 4, 5), np.uint8), **fields)
 
 
 def test_image_data_travels_to_other_processes():
@@ -206,3 +207,23 @@ def test_with_classes_numbers_labels_by_name() -> None:
     assert unnamed.with_classes(["1", "0"]).labels.tolist() == [1, 0]
     with pytest.raises(DataError, match=r"3 classes \['a', 'b', 'c'\].*2 classes \['a', 'b'\]"):
         data.with_classes(["a", "b"])
+
+
+@pytest.mark.parametrize("last", [3, 4])
+def test_an_array_that_may_be_one_image_is_refused(last: int) -> None:
+    array = np.zeros((40, 50, last), np.uint8)
+    says = rf"\(40, 50, {last}\) may be one image \(H, W, C\) or 40 grey images \(N, H, W\)\. Pass"
+    for same in (array, array.tolist()):
+        with pytest.raises(DataError, match=says):
+            ImageData(same)
+    assert ImageData(array, channels=1).images.shape == (40, 50, last, 1)
+    assert ImageData(array[..., None]).images.shape == (40, 50, last, 1)
+    assert ImageData(array[None]).images.shape == (1, 40, 50, 3)
+    assert ImageData(np.zeros((4, 50, 40))).images.shape == (4, 50, 40, 1)
+
+
+def test_one_pil_image_is_refused() -> None:
+    image = Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(40, 50))
+    with pytest.raises(DataError, match=r"got one PIL image\. Give a list .*tk\.load_images"):
+        ImageData(image)
+    assert np.array_equal(ImageData([image]).images, np.asarray(image)[None, ..., None])

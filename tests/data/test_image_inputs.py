@@ -74,6 +74,7 @@ def forms(folder: Path) -> dict[str, object]:
         "path": folder / "one.png",
         "text": str(folder / "one.png"),
         "folder": folder,
+        "nested list": pixels.tolist(),
         "list of paths": [folder / "one.png"],
         "list of arrays": [pixels],
         "list of tensors": [tensor],
@@ -181,6 +182,18 @@ def test_what_may_be_read_in_two_ways_or_none_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         tk.predict(model, images)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_network_of_four_channels_sees_the_alpha(tmp_path: Path, mode: str) -> None:
+    four = tk.create_classifier("resnet18", 2, weights=None, in_channels=4, image_size=32, seed=0)
+    pixels = write(tmp_path / "one.png", 24, 30, len(mode), seed=3)
+    image = Image.open(tmp_path / "one.png")
+    assert image.mode == mode
+    colours = pixels if mode == "RGBA" else pixels[..., [0, 0, 0, 1]]
+    expected = tk.predict(four, tk.ImageData(colours[None], channels=4)).probabilities
+    for form in (image, [image], tmp_path / "one.png", colours):
+        np.testing.assert_allclose(tk.predict(four, form).probabilities, expected, atol=1e-6)
 
 
 def test_an_image_is_turned_upright_in_every_form(tmp_path: Path) -> None:

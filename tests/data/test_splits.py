@@ -15,7 +15,7 @@ def make(count, *, start=0, groups=None, classes=2, size=4):
     images = np.arange(start, start + count, dtype=np.uint8)[:, None, None].repeat(size, 1)
     names = [f"a/p{(start + i) // 4}_{i}.png" for i in range(count)]
     labels = np.arange(count) % classes
-    return ImageData(images.repeat(size, 2), labels, names=names, groups=groups)
+    return ImageData(images.repeat(size, 2), labels, channels=1, names=names, groups=groups)
 
 
 def identities(data):
@@ -123,7 +123,7 @@ def test_what_cannot_be_pooled():
     odd = Splits({"train": make(4), "test": make(4, size=5)})
     with pytest.raises(DataError, match="sizes differ"):
         resplit(odd, seed=0)
-    bare = Splits({"train": make(4), "test": ImageData(np.zeros((3, 4, 4), np.uint8))})
+    bare = Splits({"train": make(4), "test": ImageData(np.zeros((3, 4, 4, 1), np.uint8))})
     with pytest.raises(DataError, match="needs labels"):
         pool(bare)
     with pytest.raises(DataError, match="104 images but 3 groups"):

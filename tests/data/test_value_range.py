@@ -90,7 +90,7 @@ def test_ranges_that_do_not_fit(values, bits, error, message):
 
 def test_floats_that_miss_one_by_rounding():
     images = np.array([[[0.0, 0.5, 1.0000001]]])
-    assert tk.ImageData(images).images.ravel().tolist() == [0, 128, 255]
+    assert tk.ImageData(images, channels=1).images.ravel().tolist() == [0, 128, 255]
 
 
 def folder(root, bits, suffix="png"):

@@ -81,7 +81,7 @@ def test_rounds_and_order():
     assert _sizes(8, 2, large, 32) == [250, 500, 1000]
     assert _sizes(8, 2, small, 32) == [32, 50, 100]
     labels = np.array([0] * 30 + [1] * 60)
-    sample = _sample(tk.ImageData(np.zeros((90, 4, 4), np.uint8), labels), 100, 0)
+    sample = _sample(tk.ImageData(np.zeros((90, 4, 4, 1), np.uint8), labels), 100, 0)
     assert len(sample.labels) == 90
     assert np.bincount(sample.labels[:30]).tolist() == [10, 20]
 

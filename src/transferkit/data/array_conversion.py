@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
@@ -66,6 +67,11 @@ def to_images(
     check_among("bits", bits, BITS)
     if channels is not None:
         check_whole("channels", channels, least=1)
+    if isinstance(value, Image.Image):
+        raise DataError(
+            "Expected several images, got one PIL image. Give a list of images, "
+            "tk.ImageData([image]), or read files with tk.load_images(paths)."
+        )
     array = to_channels_last(to_numpy(value), channels)
     scale = DatasetScale(bits)
     if array.dtype != np.uint8:
@@ -86,6 +92,12 @@ def to_channels_last(
     """View (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, H, W, C)."""
     allowed = CHANNELS if channels is None else (channels,)
     if array.ndim == 3 and 1 in allowed:
+        if channels is None and array.shape[2] in (3, 4):
+            raise DataError(
+                f"An array of shape {array.shape} may be one image (H, W, C) or {len(array)} grey "
+                "images (N, H, W). Pass images[None] for the one, images[..., None] or "
+                "channels=1 for the others."
+            )
         return array[..., None]
     if array.ndim == 4 and array.shape[3] in allowed:
         return array

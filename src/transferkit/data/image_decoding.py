@@ -42,14 +42,15 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held; 5 to 8 swap height and width."""
 
 
-def decode(path: Path) -> NDArray[np.generic]:
+def decode(path: Path, *, alpha: bool = False) -> NDArray[np.generic]:
     """Read the first frame upright: (H, W) or (H, W, 3), uint8, uint16 or float32.
 
+    With ``alpha`` a transparent image is (H, W, 4); else it is composited on black.
     A DataError says why the file cannot be read, not which.
     """
     try:
         with Image.open(path) as image:
-            return to_array(image)
+            return to_array(image, alpha=alpha)
     except BROKEN as error:
         empty = path.is_file() and path.stat().st_size == 0
         reason = "the file is empty" if empty else str(error) or type(error).__name__
@@ -66,7 +67,7 @@ def probe(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def to_array(image: Image.Image) -> NDArray[np.generic]:
+def to_array(image: Image.Image, *, alpha: bool = False) -> NDArray[np.generic]:
     """Bring one image of any mode, upright, to uint8, uint16 or float32; see :func:`decode`."""
     image = ImageOps.exif_transpose(image)
     mode = image.mode
@@ -75,7 +76,8 @@ def to_array(image: Image.Image) -> NDArray[np.generic]:
     if mode == "F":
         return np.asarray(image)
     if mode in TRANSPARENT or "transparency" in image.info:
-        return drop_equal_channels(drop_alpha(np.asarray(image.convert("RGBA"))))
+        pixels = np.asarray(image.convert("RGBA"))
+        return pixels if alpha else drop_equal_channels(drop_alpha(pixels))
     if mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     return drop_equal_channels(np.asarray(image.convert("RGB")))

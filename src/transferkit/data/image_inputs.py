@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -111,6 +111,8 @@ def to_image_groups(value: object, channels: int = 3) -> list[tuple[Int64Array, 
         value = value.tolist()
     if isinstance(value, list | tuple) and value and is_item(value[0]):
         return group_by_shape(value, channels)
+    if isinstance(value, list | tuple):  # of numbers or rows
+        value = to_numpy(value)
     if is_one_image(value, channels):
         return group_by_shape([value], channels)
     if value is None or isinstance(value, Mapping):
@@ -161,7 +163,7 @@ def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Ar
         else:
             found.append((f"image[{place}]", item))
     names = [name for name, _ in found]
-    arrays = [to_one_array(name, item, {*CHANNELS, channels}) for name, item in found]
+    arrays = [to_one_array(name, item, channels) for name, item in found]
     scale = DatasetScale(None)
     for array in arrays:
         scale.see(array[None])
@@ -182,13 +184,14 @@ def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Ar
     return groups
 
 
-def to_one_array(name: str, item: object, allowed: Collection[int]) -> NDArray[np.generic]:
+def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:
     """Turn a path, a PIL image, an array or a tensor into one image (H, W, C)."""
+    allowed = {*CHANNELS, channels}
     try:
         if isinstance(item, Path):
-            array = decode(item)
+            array = decode(item, alpha=channels == 4)
         elif isinstance(item, Image.Image):
-            array = to_array(item)
+            array = to_array(item, alpha=channels == 4)
         elif isinstance(item, np.ndarray | TensorLike):
             array = to_numpy(item)
         else:
