@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as array_of
 
 from transferkit.data import value_range
-from transferkit.data.array_conversion import drop_alpha, to_images, to_labels
+from transferkit.data.array_conversion import to_images, to_labels
+from transferkit.data.image_decoding import drop_alpha
 from transferkit.errors import DataError
 
 

@@ -37,7 +37,7 @@ def test_what_is_written_comes_back(store):
     assert (wide.dtype, wide.shape) == (np.float32, (1000, 2))
     assert (wide == 3).all()
     assert (narrow == 4).all()
-    assert store.size() >= 10_000
+    assert store.entries()[0].size >= 10_000
     assert [entry.key for entry in store.entries()] == ["a"]
 
 
@@ -69,7 +69,7 @@ def test_the_least_recently_used_give_way(store):
     keys = {entry.key for entry in store.entries()}
     assert {"a", "j", "k"} <= keys
     assert "b" not in keys
-    assert store.size() <= store.limit
+    assert sum(entry.size for entry in store.entries()) <= store.limit
 
 
 def test_more_than_the_limit_is_refused(store):
@@ -173,9 +173,9 @@ def test_clear(store):
     (store.folder / ".arrays-b.123-left").mkdir()
     (store.folder / "mine").mkdir()
     np.save(store.folder / "mine" / "0.npy", np.zeros(3))
-    assert store.clear() > 10_000
+    store.clear()
     assert [path.name for path in store.folder.iterdir()] == ["mine"]
-    assert ArrayStore(store.folder / "none", 1).clear() == 0
+    ArrayStore(store.folder / "none", 1).clear()
 
 
 def test_the_default_folder(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -46,8 +46,7 @@ def default_folder() -> Path:
         return Path(tempfile.gettempdir()) / "transferkit"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One key of a store: its size in bytes, and when it was last used (seconds of the epoch)."""
 
     key: str
@@ -74,10 +73,6 @@ class ArrayStore:
                 found.append(Entry(path.name.removeprefix(_PREFIX), size, path.stat().st_mtime))
         return tuple(sorted(found, key=lambda entry: entry.used))
 
-    def size(self) -> int:
-        """Return the bytes in use."""
-        return sum(entry.size for entry in self.entries())
-
     def get(self, key: str) -> tuple[Stored, ...] | None:
         """Return the arrays of ``key`` as memory maps, or None; an unreadable entry is removed."""
         path = self._place(key)
@@ -101,26 +96,24 @@ class ArrayStore:
             path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def clear(self) -> int:
-        """Remove all entries, also unfinished ones; return the bytes freed."""
-        freed = self.size()
+    def clear(self) -> None:
+        """Remove all entries, also unfinished ones."""
         for path in (*self.folder.glob(f"{_PREFIX}*/"), *self._all_unfinished()):
             shutil.rmtree(path, ignore_errors=True)
-        return freed
 
     @contextmanager
     def adding(self, key: str) -> Iterator[NewEntry]:
         """Yield a new entry, stored under ``key`` if the block ends well, else removed."""
-        entry = NewEntry(self._unfinished(key), self.make_room)
+        entry, place = NewEntry(self._unfinished(key), self.make_room), self._place(key)
         try:
             entry.folder.mkdir(parents=True)
             yield entry
             for array in entry.arrays:
                 array.flush()  # a power cut must not leave an entry of zeros
             try:
-                entry.folder.rename(self._place(key))
+                entry.folder.rename(place)
             except OSError:
-                if not self._place(key).is_dir():  # else another process was first
+                if not place.is_dir():  # else another process was first
                     raise
         except OutputError:
             raise

@@ -7,31 +7,21 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from transferkit._format import describe
 from transferkit._typing import Int64Array, UInt8Array
-from transferkit.data.array_conversion import (
-    Indices,
-    TensorLike,
-    check_label_range,
-    check_lengths,
-    renumber,
-    to_class_names,
-    to_group_names,
-    to_images,
-    to_labels,
-    to_rows,
-    to_sizes,
-)
+from transferkit.data.array_conversion import TensorLike, to_group_names, to_images, to_labels
 from transferkit.data.value_range import chunks, report_depth
 from transferkit.errors import DataError
 
 if TYPE_CHECKING:
     import torch
+
+Indices: TypeAlias = "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
 
 
 def require_images(what: str, value: object) -> ImageData:
@@ -130,11 +120,26 @@ class ImageData:
             names = [f"image[{i}]" for i in range(count)]
         if sizes is None:
             sizes = np.broadcast_to(np.array(pixels.shape[1:3], np.int64), (count, 2))
-        check_lengths(count, {"labels": numbers, "names": names, "sizes": sizes, "groups": groups})
+        fields: dict[str, object] = {
+            "labels": numbers,
+            "names": names,
+            "sizes": sizes,
+            "groups": groups,
+        }
+        for key, value in fields.items():
+            length = len(value) if hasattr(value, "__len__") else -1
+            if value is not None and length != count:
+                raise DataError(f"{count} images but {length} {key}; each image needs exactly one.")
+        try:
+            originals = np.asarray(sizes, np.int64).reshape(count, 2)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"sizes must be a height and a width for each image: {error}."
+            ) from error
         titles = to_class_names(classes, numbers)
-        check_label_range(numbers, titles, names)
+        if numbers is not None:
+            check_label_range(numbers, titles, names)
         grouping = None if groups is None else tuple(to_group_names(groups, names))
-        originals = to_sizes(sizes, count)
         set_fields(self, pixels, numbers, titles, tuple(names), originals, grouping, depth)
 
     def __len__(self) -> int:
@@ -253,3 +258,65 @@ def trusted_images(
     grouping = None if groups is None else tuple(groups)
     set_fields(data, images, labels, classes, tuple(names), sizes, grouping, bits)
     return data
+
+
+def to_rows(indices: Indices, count: int) -> Int64Array:
+    """Turn indices or a mask into row numbers."""
+    rows = np.asarray(indices)
+    if rows.dtype == bool:
+        if rows.shape != (count,):
+            raise DataError(f"A mask must have one entry per image, ({count},), got {rows.shape}.")
+        return np.flatnonzero(rows).astype(np.int64)
+    if rows.dtype.kind not in "iu" and rows.size:
+        raise DataError(f"Images are chosen by whole numbers or a mask, got {indices!r}.")
+    numbers = rows.astype(np.int64).reshape(-1)
+    if numbers.size and not -count <= numbers.min() <= numbers.max() < count:
+        raise DataError(f"There is no image {numbers[np.argmax(np.abs(numbers))]} of {count}.")
+    return numbers
+
+
+def to_class_names(classes: object, labels: Int64Array | None) -> tuple[str, ...]:
+    """Return the class names, by default the numbers up to the largest label."""
+    if classes is None:
+        top = -1 if labels is None or len(labels) == 0 else int(labels.max())
+        return tuple(map(str, range(top + 1)))
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise DataError(f"classes must be a list of class names, got {classes!r}.")
+    names = tuple(map(str, classes))
+    if len(set(names)) < len(names):
+        raise DataError(f"Class names must differ, got {', '.join(names)}.")
+    return names
+
+
+def renumber(
+    labels: Int64Array | None, classes: tuple[str, ...], wanted: tuple[str, ...]
+) -> tuple[tuple[str, ...], Int64Array | None]:
+    """Return class names and labels for another order of classes; see ImageData.with_classes."""
+    if set(classes) <= set(wanted):
+        order = np.array([wanted.index(name) for name in classes], np.int64)
+        return wanted, None if labels is None else order[labels]
+    if len(wanted) == len(classes) and are_numbers(wanted):
+        return classes, labels
+    if labels is not None and not (are_numbers(classes) and len(wanted) > labels.max()):
+        raise DataError(
+            f"The images have {len(classes)} classes {list(classes)}, expected {len(wanted)} "
+            f"classes {list(wanted)} in any order. Give images of these classes, or set "
+            "model.classes where only the names differ."
+        )
+    return wanted, labels
+
+
+def are_numbers(classes: Sequence[str]) -> bool:
+    """Whether class names are ``"0"``, ``"1"``, ..., which stand for no names."""
+    return tuple(classes) == tuple(map(str, range(len(classes))))
+
+
+def check_label_range(labels: Int64Array, classes: Sequence[str], names: Sequence[str]) -> None:
+    """Raise if a label is not in [0, K), naming the first image that has one."""
+    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(bad):
+        first = int(bad[0])
+        raise DataError(
+            f"Label {labels[first]} of {names[first]} is outside 0..{len(classes) - 1} "
+            f"(classes: {', '.join(classes)}); {len(bad)} labels are."
+        )

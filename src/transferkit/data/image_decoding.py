@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from transferkit._typing import UInt8Array
-from transferkit.data.array_conversion import drop_alpha
 from transferkit.errors import DataError
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
@@ -91,6 +90,15 @@ def to_uint16(values: NDArray[np.generic]) -> NDArray[np.uint16]:
             f"Expected 16-bit values, 0..65535, got {numbers.min()} to {numbers.max()}."
         )
     return numbers.astype(np.uint16)
+
+
+def drop_alpha(images: UInt8Array) -> UInt8Array:
+    """Composite the fourth channel, if there is one, on black; works on any (..., C) array."""
+    if images.shape[-1] != 4:
+        return images
+    alpha = images[..., 3:].astype(np.uint16)
+    composite: UInt8Array = ((images[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    return composite
 
 
 def drop_equal_channels(image: UInt8Array) -> UInt8Array:

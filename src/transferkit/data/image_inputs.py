@@ -14,10 +14,10 @@ from PIL import Image
 from transferkit._format import describe
 from transferkit._typing import Int64Array
 from transferkit._validation import to_path, to_sides
-from transferkit.data.array_conversion import CHANNELS, TensorLike, drop_alpha, to_numpy
+from transferkit.data.array_conversion import CHANNELS, TensorLike, to_numpy, with_channels_last
 from transferkit.data.folder_layout import image_files
 from transferkit.data.image_data import ImageData, require_images, trusted_images
-from transferkit.data.image_decoding import BROKEN, Resize, decode, to_array
+from transferkit.data.image_decoding import BROKEN, Resize, decode, drop_alpha, to_array
 from transferkit.data.pixel_reader import (
     FileSource,
     Part,
@@ -200,11 +200,11 @@ def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:
         raise DataError(f"Cannot read {name}: {str(error).rstrip('.')}.") from error
     if array.ndim == 2:
         return array[..., None]
-    first, last = (array.ndim == 3 and array.shape[axis] in allowed for axis in (0, -1))
-    if last and not (first and isinstance(item, TensorLike)):
-        return array
-    if first:
-        return array.transpose(1, 2, 0)
+    if array.ndim == 3:
+        tensor = isinstance(item, TensorLike)
+        found = with_channels_last(array, allowed, first_of_both=tensor)
+        if found is not None:
+            return found
     raise DataError(
         f"Expected {name} to have the shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 "
         f"channels, got {array.shape}."

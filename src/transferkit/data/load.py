@@ -138,18 +138,15 @@ def load_splits(
         bits=bits,
     )
     parts, classes = read_layout(to_path("path", path), split_folders, class_files, bits)
-    grouping = None if groups is None else group_by_name(parts, groups)
+    grouping = None
+    if groups is not None:
+        if any(isinstance(part.source, ArraySource) for part in parts.values()):
+            raise ConfigError("groups reads file names, but arrays have none; leave it out here.")
+        names = [name for part in parts.values() for name in part.names]
+        grouping = dict(zip(names, groups_from_names(names, groups), strict=True))
     parts = make_missing_splits(parts, val_share, grouping, seed)
     images = read_or_map(parts, options)
     return report(assemble(images, parts, classes, grouping, options), bits)
-
-
-def group_by_name(parts: Mapping[str, Part], pattern: str) -> dict[str, str]:
-    """The group of each image, from its file name."""
-    if any(isinstance(part.source, ArraySource) for part in parts.values()):
-        raise ConfigError("groups reads file names, but arrays have none; leave it out here.")
-    names = [name for part in parts.values() for name in part.names]
-    return dict(zip(names, groups_from_names(names, pattern), strict=True))
 
 
 def read_layout(

@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
-from transferkit.data.array_conversion import drop_alpha, to_channels_last
+from transferkit.data.array_conversion import to_channels_last
 from transferkit.data.disk_cache import temporary_pixels
 from transferkit.data.image_decoding import (
     Resize,
     decode,
+    drop_alpha,
     drop_equal_channels,
     fit,
     luminance,

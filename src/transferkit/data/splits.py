@@ -134,7 +134,13 @@ class Splits(Mapping[str, ImageData]):
 
     def __str__(self) -> str:
         header = ["split", "images", "size", *self.classes]
-        text = table(header, [table_row(name, data) for name, data in self.items()])
+        rows = []
+        for name, data in self.items():
+            counts = "-" * data.num_classes if data.labels is None else data.class_counts()
+            rows.append(
+                [name, str(len(data)), "x".join(map(str, data.images.shape[1:])), *map(str, counts)]
+            )
+        text = table(header, rows)
         if self.bits > 8:
             text += f"\n{self.bits}-bit values, 0..{2**self.bits - 1}, read as 0..255"
         return f"{text}\n{len(self.skipped)} files skipped" if self.skipped else text
@@ -144,7 +150,15 @@ class Splits(Mapping[str, ImageData]):
         return {
             "classes": list(self.classes),
             "bits": self.bits,
-            "splits": {name: to_figures(data) for name, data in self.items()},
+            "splits": {
+                name: {
+                    "images": len(data),
+                    "size": list(data.images.shape[1:]),
+                    "class_counts": None if data.labels is None else data.class_counts().tolist(),
+                    "groups": None if data.groups is None else len(set(data.groups)),
+                }
+                for name, data in self.items()
+            },
             "skipped": [{"path": file.path, "reason": file.reason} for file in self.skipped],
         }
 
@@ -166,22 +180,6 @@ def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
             f"{first} was read as {a.bits}-bit values and {second} as {b.bits}-bit values, which "
             f"makes one brighter; read both with bits={max(a.bits, b.bits)}."
         )
-
-
-def table_row(name: str, data: ImageData) -> list[str]:
-    """Return one row of the table of splits."""
-    counts = ["-"] * data.num_classes if data.labels is None else map(str, data.class_counts())
-    return [name, str(len(data)), "x".join(map(str, data.images.shape[1:])), *counts]
-
-
-def to_figures(data: ImageData) -> dict[str, JSON]:
-    """Return one split's figures, ready for JSON."""
-    return {
-        "images": len(data),
-        "size": list(data.images.shape[1:]),
-        "class_counts": None if data.labels is None else data.class_counts().tolist(),
-        "groups": None if data.groups is None else len(set(data.groups)),
-    }
 
 
 def require_splits(value: object) -> Splits:

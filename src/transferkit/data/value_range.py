@@ -70,7 +70,13 @@ def find_scale(dtype: np.dtype[np.generic], found: Extremes, bits: int | None) -
     if found.low >= 0 and bits is not None and (kind in "iu" or found.high > 255):
         return scale_of_depth(bits, found.high)
     if dtype == np.uint16:
-        return infer_depth(found.high)
+        if 0 < found.high <= 255:
+            raise DataError(
+                f"The largest value of these 16-bit images is {found.high:g}, which would make "
+                "every pixel black at 10 bits or more. If these are 8-bit values, pass bits=8."
+            )
+        usual = (depth for depth in DEPTHS if found.high < 2**depth)
+        return scale_of_depth(next(usual) if found.high else 16, found.high)
     if found.low < 0 or found.high > 255:
         raise DataError(
             f"Pixels of type {dtype} must lie in 0..255 (floats: or in [0, 1]), got values from "
@@ -96,17 +102,6 @@ def scale_of_depth(bits: int, high: float) -> Scale:
     if high > white:
         raise DataError(f"With bits={bits} pixels must lie in 0..{white}, got {high:g}.")
     return Scale(255 / white, bits)
-
-
-def infer_depth(high: float) -> Scale:
-    """Return the scale of uint16 values: the smallest usual bit depth that holds the largest."""
-    if 0 < high <= 255:
-        raise DataError(
-            f"The largest value of these 16-bit images is {high:g}, which would make every pixel "
-            "black at 10 bits or more. If these are 8-bit values, pass bits=8."
-        )
-    bits = next((depth for depth in DEPTHS if high < 2**depth), 16) if high else 16
-    return scale_of_depth(bits, high)
 
 
 class DatasetScale:

@@ -17,8 +17,7 @@ from transferkit.backbones.catalog import Resolved, build_network, resolve
 from transferkit.backbones.meta_forward import copy_structure, record_calls
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, trace_stages, unwrap
-from transferkit.data.array_conversion import are_numbers
-from transferkit.data.image_data import ImageData
+from transferkit.data.image_data import ImageData, are_numbers
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from transferkit._files import replacing
 from transferkit._typing import JSON
 from transferkit._validation import to_path
-from transferkit.data.array_conversion import are_numbers
+from transferkit.data.image_data import are_numbers
 from transferkit.errors import OutputError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, training_device
