@@ -76,7 +76,7 @@ class Population:
             each = len(self.members[0])
             drawn = rng.integers(len(self.members), size=n // each)
             rows = np.concatenate([self.members[patient] for patient in drawn])
-            names = [str(i // each) for i in range(len(rows))]
+            names = np.arange(len(rows)) // each
         leaked = self.split.leaked
         return ScoredSplit(
             self.split.labels[rows],

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from transferkit.audit import gap_parts
-from transferkit.audit.checks_gap import gap_findings
 from transferkit.audit.finding import AuditConfig
-from transferkit.audit.gap import Estimate
+from transferkit.audit.gap import Estimate, gap_findings
 from transferkit.audit.gap_parts import (
     ScoredSplit,
     best_offsets,
@@ -29,7 +28,7 @@ def drawn(n, shares, recalls, seed, groups=1):
     labels = rng.choice(count, n, p=shares)
     right = np.repeat(rng.random(-(-n // groups)), groups)[:n] < np.array(recalls)[labels]
     predicted = np.where(right, labels, (labels + 1) % count)
-    named = [str(i // groups) for i in range(n)] if groups > 1 else None
+    named = np.arange(n) // groups if groups > 1 else None
     return ScoredSplit(labels, np.eye(count)[predicted], named)
 
 
@@ -174,7 +173,7 @@ def test_copies_in_a_group_do_not_narrow_the_intervals():
         ScoredSplit(
             np.repeat(side.labels, 10),
             np.repeat(side.scores, 10, axis=0),
-            np.repeat(np.arange(200), 10).astype(str).tolist(),
+            np.repeat(np.arange(200), 10),
         )
         for side in once
     ]
@@ -198,7 +197,7 @@ def test_intervals_of_grouped_images_hold_the_truth(together):
             right = np.where((rng.random(60) < together)[patients], shared, alone)
             labels = rng.integers(0, 2, 60)[patients]
             predicted = np.where(right, labels, 1 - labels)
-            sides.append(ScoredSplit(labels, np.eye(2)[predicted], patients.astype(str).tolist()))
+            sides.append(ScoredSplit(labels, np.eye(2)[predicted], patients))
         report = explain_scores(*sides, classes=["a", "b"])
         found = [(report.val_interval, 0.9), (report.test_interval, 0.8)]
         found.append((report.gap.interval, 0.1))

@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transferkit.audit.checks_gap import gap_findings
 from transferkit.audit.finding import AuditConfig
-from transferkit.audit.gap import Estimate, GapReport
+from transferkit.audit.gap import Estimate, GapReport, gap_findings
 from transferkit.audit.reshuffle import reshuffle, right_by_strength, swap
 from transferkit.errors import DataError
 from transferkit.metrics.logistic_regression import fit_probe

@@ -19,8 +19,7 @@ import pytest
 import torch
 
 import transferkit as tk
-from transferkit.metrics.intervals import wilson_interval
-from transferkit.metrics.significance import mcnemar, paired_bootstrap
+from transferkit.metrics.intervals import mcnemar, paired_bootstrap, wilson_interval
 from transferkit.workflows import compare as comparing
 from transferkit.workflows.compare import run_task
 from transferkit.workflows.comparison_rows import Cell

@@ -10,8 +10,9 @@ from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from transferkit._sampling import group_codes
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.finding import AuditConfig, Evidence, Finding, Thresholds
 from transferkit.audit.gap import GapReport
@@ -19,7 +20,6 @@ from transferkit.audit.gap_parts import (
     ScoredSplit,
     choice_optimism,
     explain_scores,
-    right_by_epoch,
 )
 from transferkit.audit.image_statistics import ImageStatistics, image_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pairs
@@ -69,7 +69,7 @@ class AuditData:
     seed: int = 0
     seeds: Sequence[int] = SEEDS
     samples: int = 1000
-    epoch_predictions: ArrayLike | None = None
+    epoch_predictions: Int64Array | None = None  # of val (E, N)
 
     @cached_property
     def labels(self) -> dict[str, Int64Array]:
@@ -158,26 +158,24 @@ class AuditData:
             return None  # the reshuffle experiment fits probes on train
         labels = {name: self.labels[name] for name in three}
         features = {name: self.splits[name].features for name in three}
+        count, groups = len(self.classes), self.groups
+        codes = {n: group_codes(own, len(own)) for n, own in (groups or {}).items()}
         val, test = (
-            ScoredSplit(
-                labels[name], self.scores[name], (self.groups or {}).get(name), self.leaked(name)
-            )
-            for name in ("val", "test")
+            ScoredSplit(labels[n], self.scores[n], codes.get(n), self.leaked(n)) for n in three[1:]
         )
         report = explain_scores(
             val, test, classes=self.classes, samples=self.samples, seed=self.seed
         )
-        count, groups = len(self.classes), self.groups
         experiment = reshuffle(features, labels, groups=groups, num_classes=count, seeds=self.seeds)
         by_strength = right_by_strength(features, labels, count)
         right = by_strength["val"]
         if self.epoch_predictions is not None:
-            right = right_by_epoch(self.epoch_predictions, labels["val"])
+            right = self.epoch_predictions == labels["val"]
         by_classifier = self.splits["train"].logits is not None
         return replace(
             report,
             scored="the classifier" if by_classifier else f"a probe on {self.embedding}",
-            optimism=choice_optimism(right, groups=val.codes, seed=self.seed),
+            optimism=choice_optimism(right, groups=val.groups, seed=self.seed),
             reshuffled=experiment.reshuffled,
             reshuffled_by_group=experiment.reshuffled_by_group,
             group_gain=experiment.group_gain,

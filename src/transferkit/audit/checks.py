@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from transferkit.audit import (
-    checks_gap,
     checks_images,
     checks_shift,
     checks_splits,
     forecast,
+    gap,
 )
 from transferkit.audit.audit_data import Check
 
@@ -32,5 +32,5 @@ CHECKS: tuple[Check, ...] = (
     checks_shift.label_shift,
     checks_shift.distribution_shift,
     forecast.forecasts,
-    checks_gap.gap,
+    gap.gap,
 )

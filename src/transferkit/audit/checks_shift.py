@@ -24,7 +24,7 @@ from transferkit.audit.kolmogorov_smirnov import FeatureTests, ks_tests
 from transferkit.audit.label_shift import chi_square_test, class_shares
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair, TwoSampleResult
-from transferkit.metrics.significance import holm
+from transferkit.metrics.intervals import holm
 
 FEWEST = 2
 """Images, and groups, that two splits or a class in them must have to be compared."""

@@ -1,16 +1,19 @@
-"""The report of the gap from val to test: its parts, and the cost of each."""
+"""The gap from val to test: its report, with the cost of each part, and the findings on it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from transferkit._format import PlainResult, percent, percent_interval, plain, table
 from transferkit._typing import JSON
-from transferkit.audit.finding import json_interval, known
-from transferkit.audit.reshuffle import Reshuffle, Score, Swap
+from transferkit.audit.finding import AuditConfig, Evidence, Finding, json_interval, known
+from transferkit.audit.reshuffle import SPLITS, Reshuffle, Score, Swap
+
+if TYPE_CHECKING:
+    from transferkit.audit.audit_data import AuditData
 
 PRIOR_SHIFT = "prior shift"
 
@@ -169,3 +172,111 @@ def _signed(value: float) -> str:
 
 def _share(value: float) -> str:
     return percent(value) if math.isfinite(value) else "-"
+
+
+def gap(data: AuditData) -> Iterator[Finding]:
+    """Explain the gap from val to test, where train, val and test have labels."""
+    if data.gap is not None:
+        yield from gap_findings(data.gap, data.config)
+
+
+def gap_findings(gap: GapReport, config: AuditConfig) -> Iterator[Finding]:
+    """Findings of an explained gap: the gap, the reshuffle experiment, leaks and optimism."""
+    val, test = gap.splits
+    yield _gap(gap, config)
+    if gap.experiment is not None:
+        yield _reshuffle(gap.experiment, test, config)
+        if gap.group_gain is not None:
+            yield _group_gain(gap.experiment, gap.group_gain, config)
+    for split, leaked in gap.leakage.items():
+        message = f"Images of {split} that also lie in train change its score by {points(leaked)}."
+        advice = f"Score {split} without them."
+        yield _graded("score_without_leaks", (split,), *leaked, config, message, advice)
+    if gap.optimism is not None:
+        message = f"Choosing the best on {val} flatters its score there by {points(gap.optimism)}."
+        advice = f"Judge on images that chose nothing, or enlarge {val}."
+        yield _graded("choice_optimism", (val,), *gap.optimism, config, message, advice)
+
+
+def _gap(gap: GapReport, config: AuditConfig) -> Finding:
+    val, test = gap.splits
+    message = (
+        f"Accuracy is {percent(gap.val_score)} on {val} and {percent(gap.test_score)} on {test}, "
+        f"by {gap.scored}. {gap.verdict}"
+    )
+    advice = f"Look at {gap.worst_class} of {test} first." if gap.gap.value > 0 else ""
+    finding = _graded("gap", gap.splits, *gap.gap, config, message, advice)
+    if finding.severity != "info":
+        message += (
+            f" Prior shift makes up {points(gap.parts[PRIOR_SHIFT])}, and a moved threshold would "
+            f"bring back {points(gap.threshold)}."
+        )
+    evidence = tuple(Evidence((), f"{name}: {points(part)}") for name, part in gap.parts.items())
+    return replace(finding, message=message, evidence=evidence)
+
+
+def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding:
+    """Compare the official test score with that of re-splits: by group, where there are groups."""
+    again = experiment.reshuffled_by_group if experiment.grouped else experiment.reshuffled
+    official = experiment.official.test[0]
+    message = f"A probe scores {percent(official)} on {test} as it is"
+    if again is None:
+        return Finding(
+            check="reshuffle",
+            severity="info",
+            splits=SPLITS,
+            statistic=official,
+            message=f"{message}; the groups are too few, or too large, to re-split by them.",
+        )
+    low, high = (bound - official for bound in again.interval)
+    finding = _graded(
+        "reshuffle",
+        SPLITS,
+        again.score - official,
+        (low, high) if known((low, high)) else None,
+        config,
+        f"{message}, and {resplit_score(again)} after pooling and re-splitting "
+        + ("by group" if experiment.grouped else "at random"),
+        f"Report the score on {test} as one on new data, not as one on more of the same.",
+    )
+    # Groups that straddle the official splits flatter its score: only a lower one tells then.
+    if finding.severity == "info" or (experiment.straddling and again.score < official):
+        finding = replace(finding, severity="info", advice="")
+        conclusion = "no more than chance would do"
+    else:
+        conclusion = "the official splits were not drawn from one source"
+    return replace(finding, statistic=official, message=f"{finding.message}: {conclusion}.")
+
+
+def _group_gain(experiment: Reshuffle, gain: Score, config: AuditConfig) -> Finding:
+    """The cost of groups in two splits: a fault only where they are."""
+    message = f"Re-splitting at random instead of by group changes the score by {points(gain)}."
+    advice = "Split by group: a random split is flattered by images of the same group."
+    finding = _graded("reshuffle_by_group", SPLITS, *gain, config, message, advice)
+    if experiment.straddling:
+        return finding
+    message += " The official splits keep groups apart."
+    return replace(finding, severity="info", message=message, advice="")
+
+
+def _graded(
+    check: str,
+    splits: tuple[str, ...],
+    value: float,
+    interval: tuple[float, float] | None,
+    config: AuditConfig,
+    message: str,
+    advice: str,
+) -> Finding:
+    """A difference of accuracies, graded by its interval; with advice if it is more than info."""
+    severity = config.gap.severity(value, interval=interval)
+    return Finding(
+        check=check,
+        severity=severity,
+        splits=splits,
+        statistic=value,
+        effect=value,
+        interval=interval,
+        message=message,
+        advice="" if severity == "info" else advice,
+    )

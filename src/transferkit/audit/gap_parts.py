@@ -8,12 +8,10 @@ from functools import cached_property
 from math import hypot, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from transferkit._sampling import fold_numbers, group_codes
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.audit.gap import PRIOR_SHIFT, ClassGap, Estimate, GapReport
-from transferkit.errors import DataError
 from transferkit.metrics.intervals import (
     bootstrap_means,
     difference_interval,
@@ -32,12 +30,12 @@ _Z = 1.96
 
 @dataclass(frozen=True, eq=False)
 class ScoredSplit:
-    """Labels (N,), logits (N, K), groups (N,) or None, and which images also lie in train (N,)."""
+    """One side of the gap."""
 
-    labels: Int64Array
-    scores: Float64Array
-    groups: Sequence[str] | None = None
-    leaked: BoolArray | None = None
+    labels: Int64Array  # (N,)
+    scores: Float64Array  # logits (N, K)
+    groups: Int64Array | None = None  # codes (N,)
+    leaked: BoolArray | None = None  # whether an image also lies in train (N,)
 
     @cached_property
     def right(self) -> Float64Array:
@@ -45,28 +43,18 @@ class ScoredSplit:
         right: BoolArray = self.scores.argmax(axis=1) == self.labels
         return right.astype(np.float64)
 
-    @cached_property
-    def codes(self) -> Int64Array | None:
-        """Group number of each image (N,), or None."""
-        return None if self.groups is None else group_codes(self.groups, len(self.labels))
-
     def accuracy(self, rows: BoolArray) -> Estimate:
         """Share of some images that are right, with Wilson's interval at their effective number."""
         if not rows.any():
             return Estimate(float("nan"), (0.0, 1.0))
         right = self.right[rows]
         share = float(right.mean())
-        size = effective_size(right, None if self.codes is None else self.codes[rows])
+        size = effective_size(right, None if self.groups is None else self.groups[rows])
         return Estimate(share, wilson_interval(share * size, size))
-
-    def shares(self, num_classes: int) -> Float64Array:
-        """Share of each class among the images (K,)."""
-        shares: Float64Array = np.bincount(self.labels, minlength=num_classes) / len(self.labels)
-        return shares
 
     def variance(self, values: Float64Array) -> float:
         """Variance of the mean of a number per image (N,)."""
-        return mean_variance(values, self.codes)
+        return mean_variance(values, self.groups)
 
 
 def decompose(
@@ -108,7 +96,7 @@ def explain_scores(
     accuracies = [side.accuracy(np.ones(len(side.labels), np.bool_)) for side in sides]
     recalls = [[side.accuracy(side.labels == k) for k in range(count)] for side in sides]
     columns = np.array([[recall.value for recall in each] for each in recalls])
-    shares = np.array([side.shares(count) for side in sides])
+    shares = np.array([np.bincount(s.labels, minlength=count) / len(s.labels) for s in sides])
     prior, within = decompose(shares[0], columns[0], shares[1], columns[1])
     parts = {PRIOR_SHIFT: _prior_part(prior, shares, recalls, sides)}
     for k in np.flatnonzero(~np.isnan(columns).any(axis=0)).tolist():
@@ -191,16 +179,16 @@ def _leakage(split: ScoredSplit, leaked: BoolArray, num_classes: int) -> Estimat
 
 def threshold_gain(test: ScoredSplit, *, samples: int = 1000, seed: int = 0) -> Estimate:
     """Estimate the gain of a moved threshold on test, each image by a threshold from others."""
-    codes, predicted = test.codes, test.scores.argmax(axis=1)
+    predicted = test.scores.argmax(axis=1)
     rng = np.random.default_rng([seed, 2])
-    folds = fold_numbers(test.labels, FOLDS, codes, rng=rng)
+    folds = fold_numbers(test.labels, FOLDS, test.groups, rng=rng)
     for fold in np.unique(folds):
         held, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         if len(rest):
             offsets = best_offsets(test.scores[rest], test.labels[rest])
             predicted[held] = (test.scores[held] + offsets).argmax(axis=1)
     gain = (predicted == test.labels) - test.right
-    draws = bootstrap_means(gain, samples=samples, seed=seed, groups=codes)
+    draws = bootstrap_means(gain, samples=samples, seed=seed, groups=test.groups)
     return Estimate(float(gain.mean()), percentile_interval(draws))
 
 
@@ -305,14 +293,3 @@ def _optimism(
     if not filled.any():
         return 0.0
     return flattered - float((scored[filled] / images[filled]).mean())
-
-
-def right_by_epoch(epoch_predictions: ArrayLike, labels: Int64Array) -> BoolArray:
-    """Which images of val the predictions (E, N) after each epoch get right."""
-    predicted = np.asarray(epoch_predictions)
-    if predicted.ndim != 2 or predicted.shape[1] != len(labels):
-        raise DataError(
-            f"epoch_predictions must have shape (epochs, {len(labels)}), got {predicted.shape}."
-        )
-    right: BoolArray = predicted == labels
-    return right

@@ -17,7 +17,7 @@ from transferkit.audit.two_sample import (
     max_adjusted_p_values,
     permuted_members,
 )
-from transferkit.metrics.significance import holm
+from transferkit.metrics.intervals import holm
 
 BLOCK = 4_000_000
 """Values held in memory at a time, per working array."""

@@ -33,9 +33,6 @@ from transferkit.metrics.intervals import wilson_interval
 MANY_CLASSES = 12
 """Beyond this many classes the printed table shows the worst ones only."""
 
-UNDEFINED = "undefined"
-"""Printed for a score that the labels leave without a value."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
@@ -95,9 +92,9 @@ class Evaluation:
     def _scores_text(self) -> str:
         rows = [
             ["accuracy", percent_interval(self.accuracy, self.accuracy_interval)],
-            ["balanced accuracy", _share(self.balanced_accuracy)],
-            ["AUROC", _number(self.auroc)],
-            ["average precision", _number(self.average_precision)],
+            ["balanced accuracy", percent(self.balanced_accuracy)],
+            ["AUROC", _defined(self.auroc, f"{self.auroc:.4f}")],
+            ["average precision", _defined(self.auroc, f"{self.average_precision:.4f}")],
             ["log loss", f"{self.log_loss:.4f}"],
             ["Brier score", f"{self.brier:.4f}"],
             ["calibration error", percent(self.ece)],
@@ -112,9 +109,9 @@ class Evaluation:
         rows = [
             [
                 scores.name,
-                _share(scores.precision),
-                _share(scores.recall, scores.recall_interval),
-                _share(scores.f1),
+                _defined(scores.precision, percent(scores.precision)),
+                _defined(scores.recall, percent_interval(scores.recall, scores.recall_interval)),
+                _defined(scores.f1, percent(scores.f1)),
                 str(scores.support),
             ]
             for scores in shown
@@ -201,7 +198,24 @@ class Predictions(PlainResult):
         """
         if self.labels is None:
             raise DataError("Predictions without labels have no scores. Predict labelled images.")
-        return _evaluate(self.probabilities, self.labels, self.classes)
+        labels, n, right = self.labels, len(self), int(np.sum(self.predicted == self.labels))
+        per_class = class_scores(labels, self.predicted, self.classes)
+        return Evaluation(
+            n=n,
+            classes=self.classes,
+            accuracy=right / n,
+            accuracy_interval=wilson_interval(right, n),
+            balanced_accuracy=float(np.mean([c.recall for c in per_class if c.support])),
+            auroc=auroc(labels, self.probabilities),
+            average_precision=average_precision(labels, self.probabilities),
+            log_loss=log_loss(labels, self.probabilities),
+            brier=brier(labels, self.probabilities),
+            ece=reliability_curve(labels, self.probabilities).error,
+            per_class=per_class,
+            confusion=confusion_matrix(labels, self.predicted, labels=range(len(self.classes))),
+            probabilities=self.probabilities,
+            labels=labels,
+        )
 
     def __str__(self) -> str:
         limit = 20
@@ -221,35 +235,6 @@ def evaluate_probabilities(
     return Predictions.of(probabilities, labels=labels, classes=classes).evaluation()
 
 
-def _evaluate(
-    probabilities: Float64Array, labels: Int64Array, classes: tuple[str, ...]
-) -> Evaluation:
-    predicted = probabilities.argmax(axis=1)
-    n, right = len(labels), int(np.sum(predicted == labels))
-    per_class = class_scores(labels, predicted, classes)
-    return Evaluation(
-        n=n,
-        classes=classes,
-        accuracy=right / n,
-        accuracy_interval=wilson_interval(right, n),
-        balanced_accuracy=float(np.mean([c.recall for c in per_class if c.support])),
-        auroc=auroc(labels, probabilities),
-        average_precision=average_precision(labels, probabilities),
-        log_loss=log_loss(labels, probabilities),
-        brier=brier(labels, probabilities),
-        ece=reliability_curve(labels, probabilities).error,
-        per_class=per_class,
-        confusion=confusion_matrix(labels, predicted, labels=range(len(classes))),
-        probabilities=probabilities,
-        labels=labels,
-    )
-
-
-def _share(value: float, interval: tuple[float, float] | None = None) -> str:
-    if math.isnan(value):
-        return UNDEFINED
-    return percent(value) if interval is None else percent_interval(value, interval)
-
-
-def _number(value: float) -> str:
-    return UNDEFINED if math.isnan(value) else f"{value:.4f}"
+def _defined(value: float, text: str) -> str:
+    """The text of a score, or what stands for one that the labels leave without a value."""
+    return "undefined" if math.isnan(value) else text

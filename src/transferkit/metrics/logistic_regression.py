@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,13 +27,23 @@ _MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Solution:
-    """A solved linear head: weights (K, D) and biases (K,) for features that are not scaled."""
+class Probe:
+    """A solved linear classifier of features that are not scaled."""
 
-    weight: Float64Array
-    bias: Float64Array
+    weight: Float64Array  # (K, D)
+    bias: Float64Array  # (K,), -inf for classes that were not seen
     penalty: float
     iterations: int
+
+    def scores(self, features: FloatArray) -> Float64Array:
+        """Return logits (N, K); their largest is the predicted class."""
+        logits: Float64Array = features @ self.weight.T + self.bias
+        return logits
+
+    def predict(self, features: FloatArray) -> Int64Array:
+        """Return predicted classes (N,)."""
+        predicted: Int64Array = self.scores(features).argmax(axis=1)
+        return predicted
 
 
 def solve_path(
@@ -47,7 +57,7 @@ def solve_path(
     device: torch.device | str = "cpu",
     dtype: DTypeLike = np.float64,
     tolerance: float = 1e-6,
-) -> Iterator[Solution]:
+) -> Iterator[Probe]:
     """Solve multinomial logistic regression for each penalty in turn, each from the one before.
 
     Minimised is the mean cross-entropy plus penalty / 2 times the squared weights, on features
@@ -57,12 +67,18 @@ def solve_path(
     """
     import torch
 
-    mean, scale = _standardisation(features)
+    mean = features.mean(axis=0, dtype=np.float64)
+    spread = features.std(axis=0, dtype=np.float64)
+    # The mean of equal numbers is off by rounding, which must not be taken for a spread.
+    scale = np.where(spread > 1e-12 * np.maximum(1, np.abs(mean)), spread, 1.0)
     scaled = (features - mean.astype(dtype)) / scale.astype(dtype)
     inputs = torch.as_tensor(scaled.astype(dtype, copy=False), device=device)
+    smoothed = np.full((len(labels), num_classes), label_smoothing / num_classes)
+    smoothed[np.arange(len(labels)), labels] += 1 - label_smoothing
+    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
     targets, shares = (
         torch.as_tensor(array.astype(dtype), device=device)
-        for array in _targets(labels, num_classes, class_weights, label_smoothing)
+        for array in (smoothed, (weights / weights.sum())[:, None])
     )
     start = np.zeros(num_classes * (inputs.shape[1] + 1))
     for penalty in penalties:
@@ -77,7 +93,7 @@ def solve_path(
         start = found.x
         table = start.reshape(num_classes, -1)
         weight = table[:, :-1] / scale
-        yield Solution(weight, table[:, -1] - weight @ mean, penalty, int(found.nit))
+        yield Probe(weight, table[:, -1] - weight @ mean, penalty, int(found.nit))
 
 
 def _loss_and_gradient(
@@ -94,45 +110,6 @@ def _loss_and_gradient(
     slope = shares * (logs.exp() - targets)  # d loss / d logits
     gradient = torch.cat([slope.T @ inputs + penalty * weight, slope.sum(dim=0)[:, None]], dim=1)
     return float(loss), gradient.reshape(-1).double().cpu().numpy()
-
-
-def _standardisation(features: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """Mean and standard deviation of each feature (D,); 1 for those that are constant."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    spread = features.std(axis=0, dtype=np.float64)
-    # the mean of equal numbers is off by rounding, which must not be taken for a spread
-    return mean, np.where(spread > 1e-12 * np.maximum(1, np.abs(mean)), spread, 1.0)
-
-
-def _targets(
-    labels: Int64Array,
-    num_classes: int,
-    class_weights: Float64Array | None,
-    label_smoothing: float,
-) -> tuple[Float64Array, Float64Array]:
-    """Smoothed targets (N, K), and the share of each image in the mean (N, 1)."""
-    targets = np.full((len(labels), num_classes), label_smoothing / num_classes)
-    targets[np.arange(len(labels)), labels] += 1 - label_smoothing
-    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
-    return targets, (weights / weights.sum())[:, None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Probe:
-    """A linear classifier of features: weights (K, D), and biases (K,), -inf for unseen classes."""
-
-    weight: Float64Array
-    bias: Float64Array
-
-    def scores(self, features: FloatArray) -> Float64Array:
-        """Return logits (N, K); their largest is the predicted class."""
-        logits: Float64Array = features @ self.weight.T + self.bias
-        return logits
-
-    def predict(self, features: FloatArray) -> Int64Array:
-        """Return predicted classes (N,)."""
-        predicted: Int64Array = self.scores(features).argmax(axis=1)
-        return predicted
 
 
 def fit_probe(
@@ -155,4 +132,4 @@ def fit_probe(
     weight = np.zeros((num_classes, features.shape[1]))
     bias = np.full(num_classes, -np.inf)
     weight[present], bias[present] = found.weight, found.bias
-    return Probe(weight, bias)
+    return replace(found, weight=weight, bias=bias)

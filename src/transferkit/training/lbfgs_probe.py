@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
-from transferkit.metrics.logistic_regression import Solution, solve_path
+from transferkit.metrics.logistic_regression import Probe, solve_path
 from transferkit.models.classifier import Classifier
 from transferkit.models.device import CPU, device_of, plain_context
 from transferkit.models.features import Features, extract_features
@@ -38,7 +38,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
     return history
 
 
-def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[History, Solution]:
+def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[History, Probe]:
     start, device = time.perf_counter(), device_of(model)
     if device.type == "mps":  # has no float64
         device = CPU
@@ -68,7 +68,7 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
     return history, best
 
 
-def _scores(solution: Solution, data: Features, device: torch.device) -> tuple[float, float]:
+def _scores(solution: Probe, data: Features, device: torch.device) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of a solution."""
     features = torch.as_tensor(data.features, device=device)
     labels = torch.as_tensor(data.labels, device=device)

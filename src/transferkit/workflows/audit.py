@@ -177,9 +177,14 @@ def explain_gap(
     for name, part in zip(names, whole.require(*names), strict=True):
         part.require_labels(f"Explaining the gap (the {name} split)")
     three = Splits({name: whole[name] for name in names})
+    epochs = None if epoch_predictions is None else np.asarray(epoch_predictions)
+    if epochs is not None and (epochs.ndim != 2 or epochs.shape[1] != len(three["val"])):
+        raise DataError(
+            f"epoch_predictions must have shape (epochs, {len(three['val'])}), got {epochs.shape}."
+        )
     data = replace(
         audit_data(three, model, groups, batch_size=batch_size, cache=cache),
-        epoch_predictions=epoch_predictions,
+        epoch_predictions=epochs,
         seeds=seeds,
         samples=samples,
         seed=seed,

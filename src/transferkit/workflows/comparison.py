@@ -19,7 +19,7 @@ from transferkit._format import Table
 from transferkit._typing import JSON, BoolArray
 from transferkit._validation import check_among
 from transferkit.errors import ConfigError, DataError, UnknownNameError
-from transferkit.metrics.significance import PairedTest, holm, mcnemar, paired_bootstrap
+from transferkit.metrics.intervals import PairedTest, holm, mcnemar, paired_bootstrap
 from transferkit.training.history import History
 from transferkit.workflows.comparison_rows import (
     HEADER,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from transferkit.metrics.significance import holm, mcnemar, paired_bootstrap
+from transferkit.metrics.intervals import holm, mcnemar, paired_bootstrap
 
 
 def flags(both: int, only_a: int, only_b: int, neither: int):
