@@ -92,12 +92,7 @@ def to_path(option: str, value: object) -> Path:
     raise ConfigError(f"{option} must be the path of a file or folder, got {value!r}.")
 
 
-def check_finite(
-    features: FloatArray,
-    *,
-    what: str,
-    images: Sequence[str],
-) -> None:
+def check_finite(features: FloatArray, *, what: str, images: Sequence[str]) -> None:
     """Refuse features ``(N, D)`` with NaN or infinity; ``images`` are their names."""
     bad = np.argwhere(~np.isfinite(features))
     if len(bad):

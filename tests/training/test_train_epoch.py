@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+import transferkit as tk
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.device import autocast, has_room, seeded
 from transferkit.training import batches
@@ -22,7 +23,6 @@ from transferkit.training.batches import (
     reader_of_tensors,
     shuffled_batches,
 )
-from transferkit.training.history import EpochRecord, Progress
 from transferkit.training.train_epoch import AUX_WEIGHT, Loss, Meter, class_weights
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_plans_follow_seed_and_epoch():
     assert order(1, 1) == order(1, 1)
     assert order(1, 1) != order(1, 2)
     assert order(1, 1) != order(2, 1)
-    assert np.concatenate(ordered_batches(50, 8)).tolist() == list(range(50))
+    assert np.concatenate(ordered_batches(np.arange(50), 8)).tolist() == list(range(50))
 
 
 def test_loaders_of_images_and_of_tensors(train, monkeypatch):
@@ -141,28 +141,31 @@ def test_precision_is_float32_on_the_cpu_unless_asked():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-RECORD = EpochRecord(1, 5, 0.1, 0.5, 0.9, 0.25, 0.95, 1.5)
+def fit(train, val, progress):
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+    tk.freeze(model)
+    tk.Trainer(model, progress=progress).fit(train, val, epochs=10)
 
 
-def test_a_log_file_gets_one_plain_line_an_epoch(capsys):
-    with closing(Progress(None, epochs=30, steps=10, done=0)) as progress:
-        progress.step()
-        progress.epoch(RECORD)
+def test_a_log_file_gets_one_plain_line_an_epoch(train, val, capsys):
+    fit(train, val, None)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["epoch  1/30  train loss 0.5000 acc 90.0 %  val loss 0.2500 acc 95.0 %  1.5 s"]
+    figures = r"train loss \d\.\d{4} acc \d+\.\d %  val loss \d\.\d{4} acc \d+\.\d %  \d+\.\d s"
+    assert len(lines) == 10
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(rf"epoch {number:>2}/10  {figures}", line)
 
 
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_a_terminal_gets_a_bar(train, val, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with closing(Progress(None, epochs=2, steps=10, done=5)) as progress:
-        progress.step()
-        progress.epoch(RECORD)
-        progress.step()
-    assert "/10" in capsys.readouterr().err
+    fit(train, val, None)
+    shown = capsys.readouterr().err
+    steps = 10 * len(shuffled_batches(len(train), 32, seed=0, epoch=1))
+    assert f"/{steps} " in shown
+    assert "encoding" in shown
+    assert "\nepoch" not in shown
 
 
-def test_silence(capsys):
-    with closing(Progress(False, epochs=2, steps=10, done=0)) as progress:
-        progress.step()
-        progress.epoch(RECORD)
+def test_silence(train, val, capsys):
+    fit(train, val, False)
     assert capsys.readouterr() == ("", "")

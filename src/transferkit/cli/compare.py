@@ -117,13 +117,7 @@ def compare_command(
     splits = load_splits(data)
     click.echo(f"{splits}\n")
     comparison = compare(
-        backbones,
-        chosen,
-        splits,
-        seeds=numbers,
-        epochs=epochs,
-        out=out,
-        **settings,
+        backbones, chosen, splits, seeds=numbers, epochs=epochs, out=out, **settings
     )
     click.echo(f"{comparison}\n")
     for path in options.save_figures(lambda: figures(comparison), out):
@@ -176,13 +170,8 @@ def rank_command(
     from transferkit.data.load import load_splits
     from transferkit.workflows.rank import rank_backbones, score_named
 
-    ranking = rank_backbones(
-        backbones,
-        load_splits(data, seed=seed),
-        by=score_named(by),
-        seed=seed,
-        **settings,
-    )
+    splits = load_splits(data, seed=seed)
+    ranking = rank_backbones(backbones, splits, by=score_named(by), seed=seed, **settings)
     click.echo(str(ranking))
     if json_file is not None:
         with replacing(json_file) as temporary:

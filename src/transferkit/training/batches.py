@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from transferkit._format import describe
 from transferkit._typing import Int64Array
@@ -33,7 +34,6 @@ from transferkit.models.prefix_cache import (
     prefix_key,
     tensor_versions,
 )
-from transferkit.training.history import Progress
 from transferkit.training.options import Augmentation, Options
 
 Read: TypeAlias = Callable[[Int64Array], tuple[Tensor, ...]]
@@ -87,6 +87,11 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def ordered_batches(order: Int64Array, size: int) -> list[Int64Array]:
+    """The row numbers ``order``, batch by batch."""
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Int64Array]:
     """The row numbers of each training batch of one epoch.
 
@@ -95,19 +100,10 @@ def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> l
     be trained on one image, and one image makes a noisy step.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
-    batches = _divided(order, batch_size)
+    batches = ordered_batches(order, batch_size)
     if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
     return batches
-
-
-def ordered_batches(count: int, batch_size: int) -> list[Int64Array]:
-    """The row numbers of each batch, in the order of the data."""
-    return _divided(np.arange(count, dtype=np.int64), batch_size)
-
-
-def _divided(order: Int64Array, size: int) -> list[Int64Array]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def apply_augmentation(augment: Augmentation, images: Tensor) -> Tensor:
@@ -165,20 +161,23 @@ class Loaders:
         self._cache = cache_named(options.cache)
         if options.augment is not None and self._cache and not self._cache.views:
             self._cache = None  # each epoch augments anew
-        self._compiled = _compiled(model.outputs) if options.compiled else None
+        # with fallback_random, dropout draws the numbers that it would draw uncompiled
+        self._compiled: Forward | None = None
+        if options.compiled:
+            self._compiled = torch.compile(model.outputs, options={"fallback_random": True})
         self._made_for: object = None
         self._splits: Sequence[ImageData] = ()  # held, so that their ids stay theirs
         self._train: list[Loader] = []
         self._val: list[Loader] = []
 
     def of(
-        self, train: ImageData, val: ImageData | None, progress: Progress, *, epoch: int
+        self, train: ImageData, val: ImageData | None, *, epoch: int
     ) -> tuple[Loader, Loader | None]:
         """The loaders of an epoch; the model must be in train mode, and frozen as in the epoch."""
         splits = [train] if val is None else [train, val]
         if self._made_for != self._facts(splits):
             self._train, self._val = [], []  # gives their memory free
-            made = self._make(splits, progress)
+            made = self._make(splits)
             views = len(made) - len(splits) + 1
             self._train, self._val = made[:views], made[views:]
             self._made_for, self._splits = self._facts(splits), splits
@@ -188,7 +187,7 @@ class Loaders:
     def _facts(self, splits: Sequence[ImageData]) -> object:
         return tensor_versions(frozen_tensors(self._model)), tuple(map(id, splits))
 
-    def _make(self, splits: Sequence[ImageData], progress: Progress) -> list[Loader]:
+    def _make(self, splits: Sequence[ImageData]) -> list[Loader]:
         """The loaders of train (or of each of its views) and of val."""
         outputs = self._compiled or self._model.outputs
         if not frozen_stages(self._model):
@@ -198,7 +197,7 @@ class Loaders:
             cut = cut_at_boundary(self._model, example)
         if isinstance(cut, Cut):
             cut = cut.folded(example)
-            cached = self._of_activations(splits, cut, progress)
+            cached = self._of_activations(splits, cut)
             return cached or self._of_images(splits, self._compiled or self._in_parts(cut))
         if self._cache is not None:
             warnings.warn(
@@ -231,20 +230,20 @@ class Loaders:
 
         return outputs
 
-    def _of_activations(
-        self, splits: Sequence[ImageData], cut: Cut, progress: Progress
-    ) -> list[Loader] | None:
+    def _of_activations(self, splits: Sequence[ImageData], cut: Cut) -> list[Loader] | None:
         """Cached activations at the cut through the tail; None without a cache, or room in it."""
         if self._cache is None:
             return None
         jobs = self._jobs(cut, splits)
-        with progress.encoding(sum(len(job.data) for job in jobs)) as on_batch:
+        images = sum(len(job.data) for job in jobs)
+        hide = self._options.hide_bar
+        with tqdm(total=images, desc="encoding", unit="image", leave=False, disable=hide) as bar:
             cached = keep(
                 jobs,
                 self._cache,
                 device=self._device,
                 batch_size=images_at_once(self._model, 64, self._device),
-                on_batch=on_batch,
+                on_batch=bar.update,
             )
         if cached is None:
             return None
@@ -282,9 +281,3 @@ class Loaders:
     def _key(self, cut: Cut, data: ImageData, *how: str) -> str:
         facts = (cut.stage, effective(self._options.precision, self._device), self._device.type)
         return prefix_key(self._model, frozen_tensors(self._model), data, *facts, *how)
-
-
-def _compiled(forward: Forward) -> Forward:
-    """``forward`` through ``torch.compile``; dropout draws the numbers that it would without."""
-    result: Forward = torch.compile(forward, options={"fallback_random": True})
-    return result

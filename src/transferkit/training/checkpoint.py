@@ -84,6 +84,7 @@ class KeptWeights:
 
 FORMAT = 3
 _METADATA = "transferkit training state"
+_PLAIN = ("step", "images", "classes", "options", "trainable")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,16 +135,8 @@ class TrainState:
             ConfigError: ``path`` is not a path.
         """
         path = to_path("path", path)
-        facts = {
-            "format": FORMAT,
-            "step": self.step,
-            "images": self.images,
-            "classes": self.classes,
-            "options": self.options,
-            "trainable": self.trainable,
-            "monitor": self.history.monitor,
-            "records": [asdict(record) for record in self.history.records],
-        }
+        facts = {name: getattr(self, name) for name in _PLAIN}
+        facts |= {"format": FORMAT, **asdict(self.history)}
         parts = {"weights": self.weights, "best": self.best, **self.moments}
         tensors = {
             f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()

@@ -1,17 +1,12 @@
-"""The figures of a run, epoch by epoch: recorded, summed up, and shown while it trains."""
+"""The figures of a run, epoch by epoch, and their summary."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, NoReturn, TypeAlias
-
-from tqdm import tqdm
+from typing import Literal, TypeAlias
 
 from transferkit._files import replacing
 from transferkit._format import PlainResult, number, percent, table
@@ -183,44 +178,7 @@ class History:
         return table(header, rows, left=0)
 
 
-class Progress:
-    """Progress of a run on standard error: a bar, lines or nothing; see Trainer(progress=...)."""
-
-    def __init__(self, show: bool | None, *, epochs: int, steps: int, done: int) -> None:
-        self._epochs = epochs
-        self._lines = show is None and not sys.stderr.isatty()
-        self._bar: tqdm[NoReturn] | None = None
-        if show is not False and not self._lines:
-            self._bar = tqdm(total=steps, initial=done, unit="step", leave=False)
-
-    def step(self) -> None:
-        """Count one optimizer step."""
-        if self._bar is not None:
-            self._bar.update()
-
-    @contextmanager
-    def encoding(self, images: int) -> Iterator[Callable[[int], object]]:
-        """Show how many images have gone through the frozen layers, beside the bar of the run."""
-        if self._bar is None:
-            yield lambda count: None
-            return
-        with tqdm(total=images, desc="encoding", unit="image", leave=False) as bar:
-            yield bar.update
-
-    def epoch(self, record: EpochRecord) -> None:
-        """Show the figures of an epoch."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(_line(record, self._epochs), refresh=False)
-        if self._lines:
-            print(_line(record, self._epochs), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _line(record: EpochRecord, epochs: int) -> str:
+def progress_line(record: EpochRecord, epochs: int) -> str:
     """One line: the epoch, its losses and accuracies, and how long it took."""
     parts = [
         f"epoch {record.epoch:>{len(str(epochs))}}/{epochs}",

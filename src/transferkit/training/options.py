@@ -20,9 +20,12 @@ from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.device import Precision, effective
 from transferkit.models.prefix_cache import Cache, Where, cache_named
 from transferkit.training.history import Monitor
-from transferkit.training.schedules import Plateau, Schedule, ScheduleName, schedule_named
 
 OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd"]
+Schedule: TypeAlias = Callable[[int, int], float]
+ScheduleName: TypeAlias = Literal[
+    "constant", "cosine", "one_cycle", "step", "exponential", "plateau"
+]
 Augmentation: TypeAlias = Augment | Callable[[Tensor], Tensor]
 ClassWeights: TypeAlias = Literal["balanced"] | Sequence[float]
 
@@ -43,7 +46,7 @@ class TrainOptions(TypedDict, total=False):
     weight_decay: float | None
     momentum: float
     layer_decay: float
-    scheduler: ScheduleName | Schedule | Plateau
+    scheduler: ScheduleName | Schedule
     warmup: float | int
     batch_size: int
     label_smoothing: float
@@ -86,7 +89,7 @@ class Options:
     weight_decay: float | None = None
     momentum: float = 0.9
     layer_decay: float = 1.0
-    scheduler: ScheduleName | Schedule | Plateau = "cosine"
+    scheduler: ScheduleName | Schedule = "cosine"
     warmup: float | int = 0.0
     batch_size: int = 32
     label_smoothing: float = 0.0
@@ -105,10 +108,16 @@ class Options:
 
     def __post_init__(self) -> None:
         named = {"optimizer": OptimizerName, "precision": Precision, "monitor": Monitor}
+        if isinstance(self.scheduler, str):
+            named["scheduler"] = ScheduleName
+        elif not callable(self.scheduler):
+            raise ConfigError(
+                "scheduler must be a name or a function (step, total) -> factor, got "
+                f"{self.scheduler!r}."
+            )
         for option, names in named.items():
             if getattr(self, option) not in get_args(names):
                 raise UnknownNameError.among(option, str(getattr(self, option)), get_args(names))
-        schedule_named(self.scheduler)
         cache_named(self.cache)
         check_number("lr", self.lr, above=0)
         if self.weight_decay is not None:
@@ -134,6 +143,11 @@ class Options:
             raise ConfigError(
                 f"augment must be an Augment or a function of images, got {self.augment!r}."
             )
+
+    @property
+    def hide_bar(self) -> bool | None:
+        """The ``disable`` of tqdm, which for None shows a bar on a terminal only."""
+        return None if self.progress is None else not self.progress
 
 
 def plain_option(value: object) -> JSON:

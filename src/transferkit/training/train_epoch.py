@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,10 +25,14 @@ from transferkit.models.device import autocast, seeded
 from transferkit.models.fast_layers import fast_formats
 from transferkit.training.batches import Loader, Loaders, ordered_batches, shuffled_batches
 from transferkit.training.checkpoint import Run
-from transferkit.training.history import EpochRecord, Progress
-from transferkit.training.optimizer import parameters_of, scale_rates
+from transferkit.training.history import EpochRecord
+from transferkit.training.optimizer import (
+    parameters_of,
+    rate_factor,
+    scale_rates,
+    warm_up_steps,
+)
 from transferkit.training.options import ClassWeights, Options
-from transferkit.training.schedules import rate_factor, schedule_named, warm_up_steps
 
 AUX_WEIGHT = 0.3
 """Weight of each auxiliary head's loss (Szegedy et al. 2015, Going Deeper, section 5)."""
@@ -44,13 +48,13 @@ def train_epoch(
     val: ImageData | None,
     *,
     epochs: int,
-    progress: Progress,
+    on_step: Callable[[], object],
 ) -> EpochRecord:
     """Train for one epoch and validate; ``epochs`` is the length of the whole run."""
     started = time.perf_counter()
     model, options, number = run.model, run.options, run.epochs_done + 1
     optimizer = run.begin_epoch()
-    train_loader, val_loader = loaders.of(train, val, progress, epoch=number)
+    train_loader, val_loader = loaders.of(train, val, epoch=number)
     labels = train_loader.labels
     weights = class_weights(options.class_weights, labels, model.num_classes)
     loss = Loss(weights, options.label_smoothing)
@@ -66,7 +70,7 @@ def train_epoch(
                 rate = scale_rates(optimizer, schedule_factor(run, epochs * len(steps)))
                 take_step(train_loader, step, loss, optimizer, meter, options)
                 run.step += 1
-                progress.step()
+                on_step()
                 meter.check(number, size)
         meter.check(number, size, all_of_them=True)
         model.eval()
@@ -110,7 +114,7 @@ def validate(loader: Loader, run: Run) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of the main logits; the model must be in eval mode."""
     loss, meter = Loss(), Meter(run.device)
     with torch.inference_mode(), autocast(run.options.precision, run.device):
-        for rows in ordered_batches(len(loader.labels), loader.eval_batch_size):
+        for rows in ordered_batches(np.arange(len(loader.labels)), loader.eval_batch_size):
             inputs, labels = loader.batch(rows, run.device)
             logits = loader.forward(*inputs)[0]
             meter.add(loss((logits,), labels), len(labels), logits, labels)
@@ -127,7 +131,7 @@ def schedule_factor(run: Run, total: int) -> float:
     validated = all(record.val_loss is not None for record in records)
     monitor = options.monitor if validated else "train_loss"
     return rate_factor(
-        schedule_named(options.scheduler),
+        options.scheduler,
         run.step,
         total,
         warmup=warm_up_steps(options.warmup, total),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from typing import Unpack
 
 import numpy as np
+from tqdm import tqdm
 
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, require_images
@@ -18,9 +19,9 @@ from transferkit.models.classifier import Classifier, match_classes
 from transferkit.models.device import plain_context
 from transferkit.training.batches import Loaders, shuffled_batches
 from transferkit.training.checkpoint import Run, TrainState
-from transferkit.training.history import EpochRecord, History, Progress
+from transferkit.training.history import EpochRecord, History, progress_line
+from transferkit.training.optimizer import warm_up_steps
 from transferkit.training.options import Options, TrainOptions, check_option_names
-from transferkit.training.schedules import warm_up_steps
 from transferkit.training.train_epoch import train_epoch
 
 
@@ -43,8 +44,8 @@ def check_data(model: Classifier, train: object, val: object) -> None:
         if data.num_classes != model.num_classes:
             raise DataError(
                 f"The {name} split has {data.num_classes} classes ({', '.join(data.classes)}) and "
-                f"the model {model.num_classes}; build it with create_classifier(name, "
-                f"{data.num_classes})."
+                f"the model has {model.num_classes} classes; build it with "
+                f"create_classifier(name, {data.num_classes})."
             )
     present = np.unique(images.require_labels("Training"))
     if len(present) < 2:
@@ -254,18 +255,20 @@ class Trainer:
         self, train: ImageData, val: ImageData | None, epochs: int, steps: int
     ) -> Iterator[EpochRecord]:
         run = self._run
-        shown = Progress(self.options.progress, epochs=epochs, steps=steps, done=run.step)
-        with closing(shown) as progress:
+        hide = self.options.hide_bar
+        with tqdm(total=steps, initial=run.step, unit="step", leave=False, disable=hide) as bar:
             while run.epochs_done < epochs and not self._out_of_patience():
                 try:
                     with plain_context(run.device):
                         record = train_epoch(
-                            run, self._loaders, train, val, epochs=epochs, progress=progress
+                            run, self._loaders, train, val, epochs=epochs, on_step=bar.update
                         )
                 except BaseException as error:
                     run.abandon_epoch(failed=isinstance(error, TrainingError))
                     raise
-                progress.epoch(record)
+                bar.set_postfix_str(progress_line(record, epochs), refresh=False)
+                if bar.disable and hide is None:
+                    print(progress_line(record, epochs), file=sys.stderr, flush=True)
                 # the model is as it would be if the loop ended here: a caller that breaks may
                 # keep this generator alive, so nothing may be left to do after the yield
                 yield record

@@ -17,7 +17,7 @@ from torch import nn
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData, trusted_images
 from transferkit.data.splits import Splits
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import ConfigError
 from transferkit.models.classifier import (
     Classifier,
     create_classifier,
@@ -28,7 +28,7 @@ from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.training.history import History
 from transferkit.training.lbfgs_probe import solve_head
 from transferkit.training.options import TrainOptions
-from transferkit.training.trainer import Trainer, labelled_splits
+from transferkit.training.trainer import Trainer, check_data, labelled_splits
 from transferkit.workflows.interpolate import interpolate
 from transferkit.workflows.result import Result, evaluated
 from transferkit.workflows.strategy import Method, Solver, Strategy, strategy_named
@@ -244,11 +244,7 @@ def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Cl
     if isinstance(model, str):
         return new_classifier(strategy, model, data)
     classifier = require_classifier(model)
-    if classifier.num_classes != data.num_classes:
-        raise DataError(
-            f"The model has {classifier.num_classes} classes and the splits {data.num_classes} "
-            f"({', '.join(data.classes)}); build it for as many."
-        )
+    check_data(classifier, data["train"], data["val"])
     match_classes(classifier, data)
     shares = {module.p for module in classifier.head.modules() if isinstance(module, nn.Dropout)}
     if strategy.dropout and strategy.dropout not in shares:
@@ -266,15 +262,18 @@ def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Cl
 
 def _probe(model: Classifier, data: Splits, strategy: Strategy) -> History:
     freeze(model)
-    trainer = Trainer(model, lr=strategy.rate, **strategy.options)
-    if strategy.solver == "lbfgs":
-        return solve_head(model, data, trainer.options)
-    return trainer.fit(data["train"], data["val"], epochs=strategy.length)
+    return _fit(model, data, strategy)
 
 
 def _fine_tune(model: Classifier, data: Splits, strategy: Strategy) -> History:
     unfreeze(model, upto=strategy.upto)
+    return _fit(model, data, strategy)
+
+
+def _fit(model: Classifier, data: Splits, strategy: Strategy) -> History:
     trainer = Trainer(model, lr=strategy.rate, **strategy.options)
+    if strategy.solver == "lbfgs":  # of a probe
+        return solve_head(model, data, trainer.options)
     return trainer.fit(data["train"], data["val"], epochs=strategy.length)
 
 
