@@ -117,13 +117,7 @@ def stratified_subset(
 
 
 def deal_rows(labels: Int64Array, counts: Int64Array, rng: np.random.Generator) -> Int64Array:
-    """Part of each row ``(N,)``, so that part s gets ``counts[s, k]`` rows of class k.
-
-    Args:
-        labels: Classes (N,).
-        counts: Rows wanted (S, K) of each class in each part; its columns add up to the classes.
-        rng: Source of the draw.
-    """
+    """Part of each row ``(N,)``, so that part s gets exactly ``counts[s, k]`` rows of class k."""
     part = np.zeros(len(labels), np.int64)
     for rows in rows_by_class(labels, rng):
         part[rows] = np.repeat(np.arange(len(counts)), counts[:, labels[rows[0]]])

@@ -10,7 +10,7 @@ Both count only as far as proven.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -46,9 +46,7 @@ def forecasts(data: AuditData) -> Iterator[Finding]:
     source, val = softmax(data.scores["val"], axis=1), data.splits["val"]
     for name, part in data.splits.items():
         if part.labels is None:
-            groups = (
-                (None, None) if data.groups is None else (data.groups["val"], data.groups[name])
-            )
+            groups = (val.groups, part.groups) if data.groups else (None, None)
             target = softmax(data.scores[name], axis=1)
             scored = Scored(source, data.labels["val"], target, groups)
             features = (val.features, part.features)
@@ -68,27 +66,24 @@ def _accuracy_finding(
     data: AuditData, name: str, scored: Scored, forecasts: Sequence[Forecast]
 ) -> Finding:
     reasons = [Evidence((), f"{one.method}: {one.reason}") for one in forecasts if one.reason]
+    finding = Finding(
+        check="accuracy_forecast",
+        severity="warning",
+        splits=("val", name),
+        message=f"No forecast of the accuracy on {name}: the shift from val voids its assumptions.",
+        evidence=tuple(reasons[: data.config.evidence]),
+        advice=f"Label some images of {name} and measure.",
+    )
     found = summary(forecasts)
     if found is None:
-        return Finding(
-            check="accuracy_forecast",
-            severity="warning",
-            splits=("val", name),
-            message=f"No forecast of the accuracy on {name}: the shift from val voids its "
-            "assumptions.",
-            evidence=tuple(reasons[: data.config.evidence]),
-            advice=f"Label some images of {name} and measure.",
-        )
-    expected, interval = found
-    said = percent_interval(expected, interval)
-    return Finding(
-        check="accuracy_forecast",
+        return finding
+    return replace(
+        finding,
         severity="info",
-        splits=("val", name),
-        statistic=expected,
-        effect=abs(accuracy(scored.source, scored.labels) - expected),
-        message=f"Expected accuracy on {name}, which has no labels: {said}.",
-        evidence=tuple(reasons[: data.config.evidence]),
+        statistic=found[0],
+        effect=abs(accuracy(scored.source, scored.labels) - found[0]),
+        message=f"Expected accuracy on {name}, which has no labels: {percent_interval(*found)}.",
+        advice="",
     )
 
 
@@ -161,7 +156,11 @@ def accuracy(probabilities: Float64Array, labels: Int64Array) -> float:
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
-Method = Callable[[Float64Array, Int64Array, Float64Array], float]
+METHODS: dict[str, Callable[[Float64Array, Int64Array, Float64Array], float]] = {
+    "atc": average_thresholded_confidence,
+    "difference_of_confidences": difference_of_confidences,
+    "bbse": reweighted_accuracy,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,20 +198,19 @@ def forecast_accuracy(
     forecasts = [
         Forecast(method=name, reason=reason)
         if (reason := doubt or _unsettled(name, scored))
-        else _forecast(name, method, scored, samples, seed)
-        for name, method in METHODS.items()
+        else _forecast(name, scored, samples, seed)
+        for name in METHODS
     ]
-    return _agreeing(forecasts)
+    ends = [f.interval for f in forecasts if f.interval is not None]
+    low, high = max((e[0] for e in ends), default=0.0), min((e[1] for e in ends), default=1.0)
+    if low <= high:
+        return tuple(forecasts)
+    said = f"the methods contradict each other (below {high:.2f}, above {low:.2f})"
+    return tuple(Forecast(method=f.method, reason=f.reason or said) for f in forecasts)
 
 
-METHODS: dict[str, Method] = {
-    "atc": average_thresholded_confidence,
-    "difference_of_confidences": difference_of_confidences,
-    "bbse": reweighted_accuracy,
-}
-
-
-def _forecast(name: str, method: Method, scored: Scored, samples: int, seed: int) -> Forecast:
+def _forecast(name: str, scored: Scored, samples: int, seed: int) -> Forecast:
+    method = METHODS[name]
     rng = np.random.default_rng(seed)
     m = len(scored.target)
     # For the accuracy of these very images: each draw has the binomial noise of M images.
@@ -227,30 +225,15 @@ def _forecast(name: str, method: Method, scored: Scored, samples: int, seed: int
     )
 
 
-def _agreeing(forecasts: list[Forecast]) -> tuple[Forecast, ...]:
-    """Return the forecasts, or abstentions where two contradict each other: one must be wrong."""
-    ends = [f.interval for f in forecasts if f.interval is not None]
-    low, high = max((e[0] for e in ends), default=0.0), min((e[1] for e in ends), default=1.0)
-    if low <= high:
-        return tuple(forecasts)
-    said = f"the methods contradict each other (below {high:.2f}, above {low:.2f})"
-    return tuple(Forecast(method=f.method, reason=f.reason or said) for f in forecasts)
-
-
-def _weights(scored: Scored) -> Float64Array:
-    """Weight of each source row ``(N,)`` that brings the source to the target's class shares."""
-    prior = np.bincount(scored.labels, minlength=scored.source.shape[1]) / len(scored.labels)
-    shares = bbse_shares(scored.source, scored.labels, scored.target)
-    by_class = shares / np.where(prior > 0, prior, 1.0)
-    weights: Float64Array = by_class[scored.labels]
-    return weights if weights.sum() > 0 else np.ones(len(weights))
-
-
 def _doubt(scored: Scored, features: tuple[FloatArray, FloatArray] | None, seed: int) -> str:
     """Say what shifted within classes, or return nothing."""
-    weights = _weights(scored)
+    # Rows of the source are weighted, or thinned, to the target's class shares.
+    prior = np.bincount(scored.labels, minlength=scored.source.shape[1]) / len(scored.labels)
+    shares = bbse_shares(scored.source, scored.labels, scored.target)
+    weights = (shares / np.where(prior > 0, prior, 1.0))[scored.labels]
+    if not weights.any():
+        weights = np.ones(len(weights))
     if features is not None:
-        # Source features are thinned to the class shares of the target.
         drawn = np.random.default_rng(seed).random(len(weights))
         kept = np.flatnonzero(drawn < weights / weights.max())
         first, second = scored.groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from transferkit._format import PlainResult, percent, percent_interval, plain, table
@@ -137,7 +137,7 @@ class GapReport(PlainResult):
     def __str__(self) -> str:
         val, test = self.splits
         shares = [
-            [c.name, *map(_share, (c.val_share, c.test_share, c.val_recall, c.test_recall))]
+            [c.name, *(percent(None if math.isnan(share) else share) for share in astuple(c)[1:])]
             for c in self.classes
         ]
         titles = ["class", f"share {val}", f"share {test}", f"recall {val}", f"recall {test}"]
@@ -168,10 +168,6 @@ def resplit_score(score: Score) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"  # nothing lost is +0.0, never -0.0
-
-
-def _share(value: float) -> str:
-    return percent(value) if math.isfinite(value) else "-"
 
 
 def gap(data: AuditData) -> Iterator[Finding]:

@@ -136,11 +136,10 @@ def _prior_part(
     sides: tuple[ScoredSplit, ScoredSplit],
 ) -> Estimate:
     """The prior part: its shares vary like the mean, over images, of their class's recall."""
-    ends = np.array([[recall.interval for recall in each] for each in recalls])
     values = np.array([[recall.value for recall in each] for each in recalls])
     means = np.nansum(values, axis=0) / np.maximum(np.sum(~np.isnan(values), axis=0), 1)
     of_shares = sum(side.variance(means[side.labels]) for side in sides)
-    halves = (ends[..., 1] - ends[..., 0]) / 2
+    halves = np.array([[np.ptp(recall.interval) / 2 for recall in each] for each in recalls])
     of_recalls = float(((shares[0] - shares[1]) ** 2 * (halves**2).sum(axis=0) / 4).sum())
     half = sqrt(_Z**2 * of_shares + of_recalls)
     return Estimate(prior, (prior - half, prior + half))

@@ -121,8 +121,6 @@ def reliability_curve(
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins).astype(np.int64)
-    means = np.full((2, bins), np.nan)
-    for mean, values in zip(means, (confidence, right), strict=True):
-        sums = np.bincount(place, weights=values, minlength=bins)
-        np.divide(sums, counts, out=mean, where=counts > 0)
-    return ReliabilityCurve(edges, counts, confidence=means[0], accuracy=means[1])
+    filled = np.where(counts > 0, counts, np.nan)
+    means = (np.bincount(place, values, bins) / filled for values in (confidence, right))
+    return ReliabilityCurve(edges, counts, *means)

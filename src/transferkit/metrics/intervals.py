@@ -121,10 +121,9 @@ def resamples(
         yield order[np.repeat(starts[drawn] - before, lengths) + np.arange(lengths.sum())]
 
 
-def percentile_interval(values: Float64Array, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the central ``confidence`` part of ``values``."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+def percentile_interval(values: Float64Array) -> tuple[float, float]:
+    """Return the central 95 % of ``values``."""
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -162,14 +161,14 @@ class PairedTest(PlainResult):
         )
 
 
-def mcnemar(a: BoolArray, b: BoolArray, *, confidence: float = 0.95) -> PairedTest:
+def mcnemar(a: BoolArray, b: BoolArray) -> PairedTest:
     """Exact McNemar test of two accuracies, from which images (N,) either model gets right.
 
     Source: Q. McNemar, Psychometrika 12 (1947); the interval is that of D. Bonett and R. Price,
     "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
     data", JEBS 37 (2012).
     """
-    z, n = normal_quantile(confidence), len(a)
+    z, n = normal_quantile(0.95), len(a)
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     discordant = only_a + only_b
     p_value = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
@@ -180,7 +179,7 @@ def mcnemar(a: BoolArray, b: BoolArray, *, confidence: float = 0.95) -> PairedTe
         method="McNemar, exact",
         difference=(only_a - only_b) / n,
         interval=(max(-1.0, centre - half), min(1.0, centre + half)),
-        confidence=confidence,
+        confidence=0.95,
         p_value=p_value,
         n=n,
     )
@@ -191,7 +190,6 @@ def paired_bootstrap(
     b: Float64Array,
     *,
     samples: int = 10_000,
-    confidence: float = 0.95,
     seed: int = 0,
     groups: ArrayLike | None = None,
 ) -> PairedTest:
@@ -207,8 +205,8 @@ def paired_bootstrap(
     return PairedTest(
         method="paired bootstrap" if groups is None else "paired bootstrap by group",
         difference=difference,
-        interval=percentile_interval(means, confidence=confidence),
-        confidence=confidence,
+        interval=percentile_interval(means),
+        confidence=0.95,
         p_value=(1 + extreme) / (1 + samples),
         n=len(a),
     )
