@@ -24,7 +24,7 @@ from scipy.stats import binom, ks_2samp
 
 from audit_draws import ALPHA, RESULTS
 from transferkit.audit import domain_classifier
-from transferkit.audit.kolmogorov_smirnov import ks_tests
+from transferkit.audit.kolmogorov_smirnov import ks_test
 from transferkit.audit.label_shift import chi_square_test
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair
@@ -78,15 +78,15 @@ def classifier_p_value(
         found = domain_classifier.domain_classifier_test(
             pair, repeats=repeats, permutations=99, seed=seed
         )
-    return found.test.p_value
+    return found.p_value
 
 
 TESTS: dict[str, Test] = {
     "ks, 1 feature": lambda a, b, g, s: (
-        ks_tests(SplitPair.of(a[:, :1], b[:, :1], groups=g), permutations=99, seed=s).test.p_value
+        ks_test(SplitPair.of(a[:, :1], b[:, :1], groups=g), permutations=99, seed=s).p_value
     ),
     "ks, 8 features": lambda a, b, g, s: (
-        ks_tests(SplitPair.of(a, b, groups=g), permutations=99, seed=s).test.p_value
+        ks_test(SplitPair.of(a, b, groups=g), permutations=99, seed=s).p_value
     ),
     "scipy ks, 1 feature": lambda a, b, g, s: float(ks_2samp(a[:, 0], b[:, 0]).pvalue),
     "mmd": lambda a, b, g, s: (

@@ -22,7 +22,7 @@ from scipy.stats import ks_2samp
 import audit_draws
 from audit_draws import Array, Suite
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.audit.kolmogorov_smirnov import ks_tests
+from transferkit.audit.kolmogorov_smirnov import ks_test
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair
 
@@ -30,11 +30,9 @@ OURS = Suite(
     "transferkit",
     version("transferkit"),
     {
-        "ks": lambda a, b, s: ks_tests(SplitPair.of(a, b)).test.p_value,
+        "ks": lambda a, b, s: ks_test(SplitPair.of(a, b)).p_value,
         "mmd": lambda a, b, s: mmd_test(SplitPair.of(a, b), seed=s).p_value,
-        "classifier": lambda a, b, s: (
-            domain_classifier_test(SplitPair.of(a, b), seed=s).test.p_value
-        ),
+        "classifier": lambda a, b, s: domain_classifier_test(SplitPair.of(a, b), seed=s).p_value,
     },
     joint=("ks", "mmd", "classifier"),
 )

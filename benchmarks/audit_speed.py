@@ -46,10 +46,10 @@ def run_classifier(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def run_ks(a: np.ndarray, b: np.ndarray) -> None:
-    from transferkit.audit.kolmogorov_smirnov import ks_tests
+    from transferkit.audit.kolmogorov_smirnov import ks_test
     from transferkit.audit.two_sample import SplitPair
 
-    ks_tests(SplitPair.of(a, b))
+    ks_test(SplitPair.of(a, b))
 
 
 def run_ks_relu(a: np.ndarray, b: np.ndarray) -> None:

@@ -15,15 +15,16 @@ from transferkit.audit.checks_shift import (
     shift_test,
 )
 from transferkit.audit.domain_classifier import domain_classifier_test
-from transferkit.audit.kolmogorov_smirnov import ks_tests
+from transferkit.audit.kolmogorov_smirnov import ks_test
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair
+from transferkit.metrics.intervals import wilson_interval
 
 RNG = np.random.default_rng(0)
 NAMES = ("normal", "pneumonia")
 
 
-ALL = (ks_tests, mmd_test, domain_classifier_test)
+ALL = (ks_test, mmd_test, domain_classifier_test)
 
 
 def compare(
@@ -44,7 +45,7 @@ def data(splits, group=None, *, bright="") -> AuditData:
         n = len(features)
         images = np.random.default_rng(0).integers(0, 100, (n, 16, 16, 1), dtype=np.uint8)
         images += np.uint8(100 if name == bright else 0)
-        groups = None if group is None else [group] * n
+        groups = [group] * n if isinstance(group, str) else group
         names = [f"{name}/{i}.png" for i in range(n)]
         parts[name] = SplitArrays(images, names, features, labels=labels, groups=groups)
     return AuditData(parts, ("0", "1"))
@@ -69,7 +70,7 @@ def test_pneumoniamnist_shifts_to_test_in_class_normal_and_not_to_val(shared_pat
     val = run(splits["val"][0], labels=(labels, splits["val"][1]))
     assert not shifted(val)
     assert located(val, 0.05) == []
-    assert val[0].outcomes[2].auc == pytest.approx(0.51, abs=0.02)
+    assert val[0].tests[2].statistic == pytest.approx(0.51, abs=0.02)
     test = run(splits["test"][0], labels=(labels, splits["test"][1]))
     assert shifted(test)
     assert located(test, 0.05) == ["normal"]
@@ -186,6 +187,17 @@ def test_label_shift_names_the_class_that_changed_most() -> None:
     assert found.severity == "error"
     assert found.message == "Class shares differ: 0 makes up 50.0 % of a and 90.0 % of b."
     assert found.effect == pytest.approx(0.4)
+    low, high = wilson_interval(20, 200)
+    assert str(found.evidence[3]) == f"1: 10.0 % [{100 * low:.1f}, {100 * high:.1f}] of b"
+
+
+def test_groups_widen_the_intervals_of_class_shares() -> None:
+    labels = np.repeat([0, 1, 1, 0, 1], 40)
+    splits = {"a": (np.zeros((200, 1)), labels), "b": (np.zeros((200, 1)), labels)}
+    names = [str(i // 40) for i in range(200)]
+    (alone,), (by_group,) = label_shift(data(splits)), label_shift(data(splits, names))
+    assert str(alone.evidence[0]) == "0: 40.0 % [33.5, 46.9] of a"
+    assert str(by_group.evidence[0]) == "0: 40.0 % [7.4, 84.7] of a"
 
 
 def test_label_shift_of_few_images_is_seen_among_fifteen_splits() -> None:

@@ -100,7 +100,6 @@ def test_intervals_hold_the_effect_of_a_large_sample() -> None:
 def test_equal_rows_differ_in_nothing() -> None:
     result = mmd_test(SplitPair.of(np.ones((5, 3)), np.ones((4, 3))))
     assert (result.p_value, result.effect) == (1.0, 0.0)
-    assert "constant" in result.note
 
 
 def test_one_odd_row_among_equal_ones_is_no_shift() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from typing import TypeAlias
 
@@ -12,25 +11,25 @@ import numpy as np
 from scipy.special import softmax
 
 from transferkit._format import percent, percent_interval
+from transferkit._sampling import group_codes
+from transferkit._typing import Float64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.domain_classifier import (
     TYPICAL_SHARE,
-    DomainClassifierResult,
     domain_classifier_test,
-    find_drivers,
+    without_typical,
 )
 from transferkit.audit.finding import Evidence, Finding
-from transferkit.audit.kolmogorov_smirnov import FeatureTests, ks_tests
-from transferkit.audit.label_shift import chi_square_test, class_shares
+from transferkit.audit.kolmogorov_smirnov import ks_test
+from transferkit.audit.label_shift import chi_square_test
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair, TwoSampleResult
-from transferkit.metrics.intervals import holm
+from transferkit.metrics.intervals import effective_size, holm, wilson_interval
 
 FEWEST = 2
 """Images, and groups, that two splits or a class in them must have to be compared."""
 
-Outcome: TypeAlias = TwoSampleResult | FeatureTests | DomainClassifierResult
-ShiftTest: TypeAlias = Callable[..., Outcome]
+ShiftTest: TypeAlias = Callable[..., TwoSampleResult]
 TEST_NAMES: dict[str, str] = {
     "ks": "the Kolmogorov-Smirnov test",
     "mmd": "maximum mean discrepancy",
@@ -53,18 +52,8 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Findin
     test = chi_square_test(
         data.labels[a], data.labels[b], groups=groups, permutations=enough, seed=data.seed
     )
-    sides = [
-        class_shares(data.labels[split], len(data.classes), groups=own, seed=data.seed)
-        for split, own in zip((a, b), groups or (None, None), strict=True)
-    ]
-    evidence = [
-        Evidence((), f"{name}: {percent_interval(share, (low, high))} of {split}")
-        for split, (shares, ends) in zip((a, b), sides, strict=True)
-        for name, share, (low, high) in zip(
-            data.classes, shares.tolist(), ends.tolist(), strict=True
-        )
-    ]
-    shares_a, shares_b = (shares for shares, _ in sides)
+    counts = np.array([data.class_counts[split] for split in (a, b)])
+    shares_a, shares_b = counts / counts.sum(axis=1, keepdims=True)
     most = int(np.argmax(np.abs(shares_b - shares_a)))
     p_value = min(1.0, test.p_value * comparisons)
     severity = data.config.label_shift.severity(
@@ -81,11 +70,24 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Findin
         interval=test.interval,
         message=f"Class shares {verdict}: {data.classes[most]} makes up "
         f"{percent(float(shares_a[most]))} of {a} and {percent(float(shares_b[most]))} of {b}.",
-        evidence=tuple(evidence[: data.config.evidence]),
+        evidence=tuple(_class_shares(data, a, b))[: data.config.evidence],
         advice=""
         if severity == "info"
         else "Compare recalls or balanced accuracy, or reweight the classes.",
     )
+
+
+def _class_shares(data: AuditData, *splits: str) -> Iterator[Evidence]:
+    """The share of every class in the splits, with Wilson's interval at the effective size."""
+    for split in splits:
+        labels, groups = data.labels[split], None
+        if data.groups is not None:
+            groups = group_codes(data.groups[split], len(labels))
+        for k, name in enumerate(data.classes):
+            member = (labels == k).astype(np.float64)
+            share, size = float(member.mean()), effective_size(member, groups)
+            said = percent_interval(share, wilson_interval(share * size, size))
+            yield Evidence((), f"{name}: {said} of {split}")
 
 
 def distribution_shift(data: AuditData) -> Iterator[Finding]:
@@ -95,13 +97,6 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
         for name, part in data.splits.items()
         if part.logits is not None
     }
-    test = partial(
-        shift_test,
-        classes=data.classes,
-        alpha=data.alpha,
-        comparisons=_comparisons(data),
-        seed=data.seed,
-    )
     statistics = {name: found.values for name, found in data.statistics.items()}
     for pair in data.pairs:
         if _too_few(pair):
@@ -110,15 +105,11 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
             yield Finding(check="shift", severity="warning", splits=pair.splits, message=message)
             continue
         columns = data.statistics[pair.splits[0]].names
-        shift = test(pair.described_by(statistics, columns), tests=[ks_tests])
-        yield from _findings(data, "statistics_shift", pair, shift)
-        features = test(pair, tests=[mmd_test, domain_classifier_test])
-        yield from _findings(data, "embedding_shift", pair, features)
+        yield from _shift(data, "statistics_shift", pair.described_by(statistics, columns), ks_test)
+        yield from _shift(data, "embedding_shift", pair, mmd_test, domain_classifier_test)
         if outputs:
             columns = tuple(f"p({name})" for name in data.classes[1:])
-            shift = test(pair.described_by(outputs, columns), tests=[ks_tests])
-            yield from _findings(data, "output_shift", pair, shift)
-        yield from _drivers(data, pair, features[0])
+            yield from _shift(data, "output_shift", pair.described_by(outputs, columns), ks_test)
 
 
 def _comparisons(data: AuditData) -> int:
@@ -145,7 +136,6 @@ class ScopeShift:
     pair: SplitPair
     tests: list[TwoSampleResult]  # empty if there are too few images; p-values not corrected
     adjusted: list[float]  # their p-values, corrected for all tests of the audit
-    outcomes: list[Outcome]  # the same tests in full: by column, or with the classifier's scores
 
     @property
     def p_value(self) -> float:
@@ -178,18 +168,17 @@ def shift_test(
     level = alpha / comparisons
     # The smallest p-value, 1 / (1 + B), times the number of tests must stay below the level.
     permutations = max(199, round(2 * len(tests) * len(scopes) / level) - 1)
-    outcomes = [
+    results = [
         [test(part, permutations=permutations, confidence=1 - level, seed=seed) for test in tests]
         if min(part.n_a, part.n_b) >= FEWEST
         else []
         for _, part in scopes
     ]
-    results = [[_result(outcome) for outcome in some] for some in outcomes]
     corrected = holm([one.p_value for some in results for one in some]) * comparisons
     remaining = iter(np.minimum(corrected, 1.0).tolist())
     return [
-        ScopeShift(name, part, some, [next(remaining) for _ in some], own)
-        for (name, part), some, own in zip(scopes, results, outcomes, strict=True)
+        ScopeShift(name, part, some, [next(remaining) for _ in some])
+        for (name, part), some in zip(scopes, results, strict=True)
     ]
 
 
@@ -207,17 +196,20 @@ def located(scopes: Sequence[ScopeShift], alpha: float) -> list[str]:
     return [name for name, effect in ordered if effect >= largest / 2]
 
 
-def _result(outcome: Outcome) -> TwoSampleResult:
-    return outcome if isinstance(outcome, TwoSampleResult) else outcome.test
-
-
-def _findings(
-    data: AuditData, check: str, pair: SplitPair, scopes: Sequence[ScopeShift]
-) -> Iterator[Finding]:
-    """One finding for all images of the pair, and one for each class."""
+def _shift(data: AuditData, check: str, pair: SplitPair, *tests: ShiftTest) -> Iterator[Finding]:
+    """One finding for all images of the pair, one for each class, and one on what drives it."""
+    scopes = shift_test(
+        pair,
+        classes=data.classes,
+        tests=tests,
+        alpha=data.alpha,
+        comparisons=_comparisons(data),
+        seed=data.seed,
+    )
+    classes = located(scopes, data.alpha)
     for scope in scopes:
         if scope.tests:
-            yield _scope_finding(data, check, scope, located(scopes, data.alpha))
+            yield _scope_finding(data, check, scope, classes)
         else:
             n_a, n_b = scope.pair.n_a, scope.pair.n_b
             yield Finding(
@@ -228,6 +220,9 @@ def _findings(
                 message=f"Not tested: {n_a} and {n_b} images; each split must have at least "
                 f"{FEWEST}.",
             )
+    for test in scopes[0].tests:
+        if test.typical is not None and scopes[0].p_value <= data.alpha:
+            yield _drivers(data, pair, test.typical)
 
 
 def _scope_finding(
@@ -263,7 +258,7 @@ def _scope_finding(
         effect=test.effect,
         interval=test.interval,
         message=message,
-        evidence=tuple(_changed_columns(data, scope.outcomes))[: data.config.evidence],
+        evidence=tuple(_changed_columns(data, scope.tests))[: data.config.evidence],
         advice=""
         if severity == "info"
         else f"Find out how {b} was collected; until then a score on {a} says little about {b}, "
@@ -271,46 +266,42 @@ def _scope_finding(
     )
 
 
-def _changed_columns(data: AuditData, outcomes: Sequence[Outcome]) -> Iterator[Evidence]:
+def _changed_columns(data: AuditData, tests: Sequence[TwoSampleResult]) -> Iterator[Evidence]:
     """The columns whose own test rejects, the most distant first."""
-    for tests in outcomes:
-        if not isinstance(tests, FeatureTests):
-            continue
-        for i in np.argsort(-tests.distances, kind="stable").tolist():
-            if tests.adjusted[i] * _comparisons(data) <= data.alpha:
-                rose = "higher" if tests.superiority[i] > 0.5 else "lower"
-                note = f"{tests.names[i]} {rose} in the second split, distance"
-                yield Evidence((), f"{note} {tests.distances[i]:.2f}")
+    for columns in filter(None, (test.columns for test in tests)):
+        for i in np.argsort(-columns.distances, kind="stable").tolist():
+            if columns.adjusted[i] * _comparisons(data) <= data.alpha:
+                rose = "higher" if columns.superiority[i] > 0.5 else "lower"
+                note = f"{columns.names[i]} {rose} in the second split, distance"
+                yield Evidence((), f"{note} {columns.distances[i]:.2f}")
 
 
-def _drivers(data: AuditData, pair: SplitPair, overall: ScopeShift) -> Iterator[Finding]:
-    """The images that a shift rests on, and what is left of it without their like."""
-    (classifier,) = (one for one in overall.outcomes if isinstance(one, DomainClassifierResult))
-    if overall.p_value > data.alpha:
-        return
+def _drivers(data: AuditData, pair: SplitPair, typical: Float64Array) -> Finding:
+    """The images that a shift of the features rests on, and what is left of it without them."""
     half = max(1, data.config.evidence // 2)
-    drivers = find_drivers(pair, classifier, count=half, seed=data.seed)
-    message = "These images are the most typical of either side."
-    if drivers.explained is not None:
-        message = (
-            f"Without the {percent(TYPICAL_SHARE, digits=0)} of images most typical of either "
-            f"side, {percent(drivers.explained, digits=0)} of the shift is gone."
-        )
     evidence = [
         Evidence((data.splits[split].names[own[row]],), f"typical of {split}")
-        for split, own, rows in (
-            (pair.splits[0], pair.rows[: pair.n_a], drivers.rows_a),
-            (pair.splits[1], pair.rows[pair.n_a :], drivers.rows_b),
+        for split, own, scores in (
+            (pair.splits[0], pair.rows[: pair.n_a], typical[: pair.n_a]),
+            (pair.splits[1], pair.rows[pair.n_a :], typical[pair.n_a :]),
         )
-        for row in rows.tolist()
+        for row in np.argsort(-scores, kind="stable")[:half].tolist()
     ]
-    yield Finding(
+    left = without_typical(pair, seed=data.seed)
+    effect, p_value, gone = left or (None, None, None)
+    message = "These images are the most typical of either side."
+    if gone is not None:
+        message = (
+            f"Without the {percent(TYPICAL_SHARE, digits=0)} of images most typical of either "
+            f"side, {percent(gone, digits=0)} of the shift is gone."
+        )
+    return Finding(
         check="shift_drivers",
         severity="info",
         splits=pair.splits,
-        statistic=drivers.effect_without,
-        p_value=drivers.p_value_without,
-        effect=drivers.explained,
+        statistic=effect,
+        p_value=p_value,
+        effect=gone,
         message=message,
         evidence=tuple(evidence),
         advice="Look at both rows of pictures: what tells them apart is what shifted.",

@@ -7,7 +7,7 @@ features on random Fourier features too. Source of the test: D. Lopez-Paz and M.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -20,7 +20,6 @@ from transferkit.audit.mmd import scaled_rows
 from transferkit.audit.two_sample import (
     SplitPair,
     TwoSampleResult,
-    no_difference,
     permutation_p_value,
     permuted_members,
 )
@@ -39,16 +38,6 @@ TYPICAL_SHARE = 0.1
 """Share of all rows that is removed at each end of the score, to see what drives a shift."""
 FEWEST = 10
 """Rows of each split that must be left once the typical rows are removed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DomainClassifierResult:
-    """How well two splits can be told apart, and how typical each row is of its own split."""
-
-    test: TwoSampleResult  # its effect is 2 AUC - 1
-    auc: float  # cross-fitted: 0.5 where the splits look alike, 1 where they never overlap
-    typical_a: Float64Array  # (n_a,) 0 to 1: rank by cross-fitted score within the fold
-    typical_b: Float64Array  # (n_b,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,11 +67,12 @@ def domain_classifier_test(
     permutations: int = 199,
     confidence: float = 0.95,
     seed: int = 0,
-) -> DomainClassifierResult:
+) -> TwoSampleResult:
     """Test whether a cross-fitted classifier tells two splits of at least two rows apart.
 
-    The AUC is the mean over folds, weighted by pairs of rows, and over ``repeats`` of the
-    cross-fitting; the p-value is that of the whole procedure, refits included.
+    The statistic is the AUC, the mean over folds, weighted by pairs of rows, and over ``repeats``
+    of the cross-fitting; the effect is 2 AUC - 1; the p-value is that of the whole procedure,
+    refits included. A row is typical of its split by its rank within the fold.
     """
     if _single_group(pair):
         raise DataError(
@@ -92,8 +82,8 @@ def domain_classifier_test(
         )
     inputs = classifier_inputs(pair, seed)
     if inputs is None:
-        halves = np.full(pair.n_a, 0.5), np.full(pair.n_b, 0.5)
-        return DomainClassifierResult(no_difference("domain_classifier"), 0.5, *halves)
+        halves = np.full(len(pair.values), 0.5)
+        return TwoSampleResult(test="domain_classifier", statistic=0.5, typical=halves)
     design = Design.of(inputs)
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
@@ -103,7 +93,18 @@ def domain_classifier_test(
         for s in np.random.default_rng(seed).integers(2**32, size=repeats).tolist()
     ]
     aucs, influence, typical = (np.mean(part, axis=0) for part in zip(*rounds, strict=True))
-    return _result(pair, aucs, influence, typical, confidence)
+    auc, p_value = float(aucs[0]), permutation_p_value(aucs)
+    low, high = _auc_interval(auc, influence, pair, confidence)
+    if p_value > 1 - confidence:
+        low, high = min(low, 0.5), max(high, 0.5)
+    return TwoSampleResult(
+        test="domain_classifier",
+        statistic=auc,
+        p_value=p_value,
+        effect=max(0.0, 2 * auc - 1),
+        interval=(max(0.0, 2 * low - 1), max(0.0, 2 * high - 1)),
+        typical=np.where(pair.member, typical, 1 - typical),
+    )
 
 
 def _single_group(pair: SplitPair) -> bool:
@@ -232,63 +233,28 @@ def _influence(pair: SplitPair, ranks: Float64Array, fold: Int64Array) -> Float6
     return influence
 
 
-def _result(
-    pair: SplitPair,
-    aucs: Float64Array,
-    influence: Float64Array,
-    typical: Float64Array,
-    confidence: float,
-) -> DomainClassifierResult:
-    auc, p_value = float(aucs[0]), permutation_p_value(aucs)
+def _auc_interval(
+    auc: float, influence: Float64Array, pair: SplitPair, confidence: float
+) -> tuple[float, float]:
     by_unit = influence if pair.groups is None else np.bincount(pair.groups, weights=influence)
     error = sqrt(float(np.sum(by_unit**2)))
     # Wilson's interval of a share, at the number of independent rows n that would give it the
     # variance of the AUC: auc (1 - auc) / n = error^2.
     spread = auc * (1 - auc)
     n = spread / error**2 if error > 0 and spread > 0 else float(min(pair.units))
-    low, high = wilson_interval(auc * n, n, confidence=confidence)
-    if p_value > 1 - confidence:
-        low, high = min(low, 0.5), max(high, 0.5)
-    test = TwoSampleResult(
-        test="domain_classifier",
-        statistic=auc,
-        p_value=p_value,
-        effect=max(0.0, 2 * auc - 1),
-        interval=(max(0.0, 2 * low - 1), max(0.0, 2 * high - 1)),
-    )
-    return DomainClassifierResult(test, auc, typical[: pair.n_a], 1 - typical[pair.n_a :])
+    return wilson_interval(auc * n, n, confidence=confidence)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drivers:
-    """The rows most typical of each split, first those most so, and the shift without their like.
+def without_typical(
+    pair: SplitPair, *, permutations: int = 199, seed: int = 0
+) -> tuple[float, float, float] | None:
+    """What is left of a shift without the rows most typical of either split.
 
-    The numbers are None where too few rows remain.
+    The effect, its p-value, and the share of the effect that went; None if too few rows are left.
     """
-
-    rows_a: Int64Array
-    rows_b: Int64Array
-    effect_without: float | None = None  # 2 AUC - 1 on the rows that remain
-    p_value_without: float | None = None
-    explained: float | None = None  # share of the effect that is gone with them, 0 to 1
-
-
-def find_drivers(
-    pair: SplitPair,
-    result: DomainClassifierResult,
-    *,
-    count: int = 24,
-    permutations: int = 199,
-    seed: int = 0,
-) -> Drivers:
-    """Find ``count`` rows most typical of each split, and test what remains without their like."""
-    found = Drivers(
-        rows_a=np.argsort(-result.typical_a, kind="stable")[:count],
-        rows_b=np.argsort(-result.typical_b, kind="stable")[:count],
-    )
     inputs = classifier_inputs(pair, seed)
     if inputs is None:
-        return found
+        return None
     # Each half of the rows (whole groups) is scored by a classifier fitted on the other half, and
     # all rows go whose score is extreme, from whichever split they are. Were a row's own label
     # used, by dropping the typical rows of each split or by scores that its label helped to fit,
@@ -300,16 +266,13 @@ def find_drivers(
     for one in (0, 1):
         rows = half == one
         low, high = np.quantile(scores[rows], [TYPICAL_SHARE, 1 - TYPICAL_SHARE])
-        whole = pair.take(rows)
         rest = pair.take(rows & (scores >= low) & (scores <= high))
         if min(rest.n_a, rest.n_b) < FEWEST or _single_group(rest):
-            return found
-        before.append(domain_classifier_test(whole, permutations=permutations, seed=seed).test)
-        after.append(domain_classifier_test(rest, permutations=permutations, seed=seed).test)
-    effect, rest_effect = (float(np.mean([t.effect for t in tests])) for tests in (before, after))
-    return replace(
-        found,
-        effect_without=rest_effect,
-        p_value_without=min(1.0, 2 * min(test.p_value for test in after)),
-        explained=min(1.0, max(0.0, 1 - rest_effect / effect)) if effect > 0 else None,
-    )
+            return None
+        before.append(domain_classifier_test(pair.take(rows), permutations=1, seed=seed).effect)
+        after.append(domain_classifier_test(rest, permutations=permutations, seed=seed))
+    effect, rest_effect = float(np.mean(before)), float(np.mean([test.effect for test in after]))
+    if effect == 0:
+        return None
+    p_value = min(1.0, 2 * min(test.p_value for test in after))
+    return rest_effect, p_value, max(0.0, 1 - rest_effect / effect)

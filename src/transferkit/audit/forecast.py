@@ -239,7 +239,7 @@ def _doubt(scored: Scored, features: tuple[FloatArray, FloatArray] | None, seed:
         first, second = scored.groups
         groups = None if first is None or second is None else (np.asarray(first)[kept], second)
         pair = SplitPair.of(features[0][kept], features[1], groups=groups)
-        shift = domain_classifier_test(pair, seed=seed).test.interval[0]
+        shift = domain_classifier_test(pair, seed=seed).interval[0]
         if shift > TOLERANCE:
             return f"features shifted within classes ({shift:.2f} > {TOLERANCE})"
     shift = residual_shift(scored, weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil, log, sqrt
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.stats import rankdata
 
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array
 from transferkit.audit.two_sample import (
+    ColumnTests,
     SplitPair,
     TwoSampleResult,
     max_adjusted_p_values,
@@ -27,83 +27,61 @@ SMALLEST = 1e-12
 """Probability that the exact sum leaves outside its band."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureTests:
-    """One Kolmogorov-Smirnov test for each of D features; arrays are (D,)."""
-
-    names: tuple[str, ...]
-    distances: Float64Array  # largest difference of the two cumulative shares: the effect
-    p_values: Float64Array
-    adjusted: Float64Array  # p-values corrected for D features
-    intervals: Float64Array  # (D, 2) of the distances, simultaneous for all features
-    superiority: Float64Array  # P(second > first) + P(equal) / 2: above 0.5 the feature rose
-
-    @property
-    def test(self) -> TwoSampleResult:
-        """The strongest feature as one result, its p-value corrected for all features."""
-        i = int(np.lexsort((-self.distances, self.p_values))[0])  # then the largest distance
-        low, high = (float(end) for end in self.intervals[i])
-        rose = "higher in the second" if self.superiority[i] > 0.5 else "higher in the first"
-        spread = "as high in both" if abs(self.superiority[i] - 0.5) < 0.01 else rose
-        return TwoSampleResult(
-            test="ks",
-            statistic=float(self.distances[i]),
-            p_value=float(self.adjusted[i]),
-            effect=float(self.distances[i]),
-            interval=(low, high),
-            note=f"strongest of {len(self.names)}: {self.names[i]}, {spread}",
-        )
-
-
-def ks_tests(
+def ks_test(
     pair: SplitPair,
     *,
     permutations: int = 999,
     confidence: float = 0.95,
     seed: int = 0,
-) -> FeatureTests:
-    """Test every feature for a difference between two splits."""
-    # An interval is the distance plus and minus a band that holds for all features at once: it
+) -> TwoSampleResult:
+    """Test every column for a difference between two splits; the result is the strongest's."""
+    n_a, n_b = pair.n_a, pair.n_b
+    blocks = _sorted_blocks(pair.values)
+    # An interval is the distance plus and minus a band that holds for all columns at once: it
     # leaves out 0 only where the adjusted test rejects.
     if pair.groups is None:  # exact p-values, adjusted by Holm
-        return _exact(pair, confidence)
-    return _permuted(pair, permutations, confidence, seed)  # groups permuted, adjusted by max-T
-
-
-def _exact(pair: SplitPair, confidence: float) -> FeatureTests:
-    n_a, n_b = pair.n_a, pair.n_b
-    parts = []
-    for order, ends in _sorted_blocks(pair.values):
-        deviations = _deviations(pair.member[order], ends, n_a)
-        parts.append((deviations, ks_p_values(deviations, ends, n_a, n_b)))
-    deviations, p_values = (np.concatenate(part) for part in zip(*parts, strict=True))
-    distances = deviations / (n_a * n_b)
-    band = float(kolmogi((1 - confidence) / len(distances))) * sqrt(1 / n_a + 1 / n_b)
-    intervals = _intervals(distances, band)
-    return FeatureTests(
-        pair.names, distances, p_values, holm(p_values), intervals, _superiority(pair)
+        found = [(_deviations(pair.member[order], ends, n_a), ends) for order, ends in blocks]
+        p_values = np.concatenate([ks_p_values(*one, n_a, n_b) for one in found])
+        distances = np.concatenate([deviations for deviations, _ in found]) / (n_a * n_b)
+        adjusted = holm(p_values)
+        band = float(kolmogi((1 - confidence) / len(distances))) * sqrt(1 / n_a + 1 / n_b)
+    else:  # groups permuted, adjusted by max-T
+        members = permuted_members(
+            pair.member, permutations=permutations, seed=seed, groups=pair.groups
+        )
+        drawn = np.column_stack(
+            [
+                _group_distances(members, *one)
+                for order, ends in blocks
+                for one in zip(order, ends, strict=True)
+            ]
+        )
+        distances = drawn[0]
+        p_values = np.mean(drawn >= distances - 1e-9, axis=0)
+        adjusted = max_adjusted_p_values(drawn)
+        band = float(np.quantile(drawn[1:].max(axis=1), confidence))
+    intervals = np.clip(np.column_stack([distances - band, distances + band]), 0, 1)
+    return _strongest(
+        ColumnTests(pair.names, distances, p_values, adjusted, intervals, _superiority(pair))
     )
 
 
-def _permuted(pair: SplitPair, permutations: int, confidence: float, seed: int) -> FeatureTests:
-    members = permuted_members(
-        pair.member, permutations=permutations, seed=seed, groups=pair.groups
-    )
-    distances = np.column_stack(
-        [
-            _group_distances(members, *one)
-            for order, ends in _sorted_blocks(pair.values)
-            for one in zip(order, ends, strict=True)
-        ]
-    )
-    band = float(np.quantile(distances[1:].max(axis=1), confidence))
-    return FeatureTests(
-        pair.names,
-        distances[0],
-        np.mean(distances >= distances[0] - 1e-9, axis=0),
-        max_adjusted_p_values(distances),
-        _intervals(distances[0], band),
-        _superiority(pair),
+def _strongest(columns: ColumnTests) -> TwoSampleResult:
+    """The strongest column as one result, its p-value corrected for all columns."""
+    distances = columns.distances
+    i = int(np.lexsort((-distances, columns.p_values))[0])  # then the largest distance
+    low, high = (float(end) for end in columns.intervals[i])
+    higher = float(columns.superiority[i])
+    rose = "higher in the second" if higher > 0.5 else "higher in the first"
+    spread = "as high in both" if abs(higher - 0.5) < 0.01 else rose
+    return TwoSampleResult(
+        test="ks",
+        statistic=float(distances[i]),
+        p_value=float(columns.adjusted[i]),
+        effect=float(distances[i]),
+        interval=(low, high),
+        note=f"strongest of {len(distances)}: {columns.names[i]}, {spread}",
+        columns=columns,
     )
 
 
@@ -153,11 +131,6 @@ def _group_distances(members: BoolArray, order: Int64Array, ends: BoolArray) -> 
         gaps = count[:, at] / n_a - (at + 1 - count[:, at]) / n_b
         distances[start : start + step] = np.abs(gaps).max(axis=1)
     return distances
-
-
-def _intervals(distances: Float64Array, band: float) -> Float64Array:
-    low, high = np.maximum(distances - band, 0), np.minimum(distances + band, 1)
-    return np.column_stack([low, high])
 
 
 def ks_p_values(deviations: Int64Array, ends: BoolArray, n_a: int, n_b: int) -> Float64Array:

@@ -20,16 +20,10 @@ from transferkit._typing import Float64Array, Int64Array
 from transferkit.audit.two_sample import (
     Groups,
     TwoSampleResult,
-    no_difference,
     permutation_p_value,
     pooled_groups,
 )
-from transferkit.metrics.intervals import (
-    bootstrap_means,
-    percentile_interval,
-    resamples,
-    wilson_interval,
-)
+from transferkit.metrics.intervals import resamples
 
 ENOUGH = 10.0
 """Expected count in every cell from which on the chi-square distribution is trusted."""
@@ -41,23 +35,6 @@ PENALTY = 1e-3
 """Weight of the squared biases in the calibration."""
 ROUNDS = 500
 """Most steps of expectation maximisation."""
-
-
-def class_shares(
-    labels: Int64Array, count: int, *, groups: ArrayLike | None = None, seed: int = 0
-) -> tuple[Float64Array, Float64Array]:
-    """Shares ``(K,)`` of K = ``count`` classes among labels ``(n,)``, and intervals ``(K, 2)``."""
-    found = np.bincount(labels, minlength=count)
-    if groups is None:
-        ends = [wilson_interval(k, len(labels)) for k in found.tolist()]
-    else:
-        ends = [
-            percentile_interval(
-                bootstrap_means(labels == k, samples=2000, seed=seed, groups=groups)
-            )
-            for k in range(count)
-        ]
-    return found / len(labels), np.array(ends, dtype=np.float64)
 
 
 def chi_square_test(
@@ -77,7 +54,7 @@ def chi_square_test(
     codes = np.unique(np.concatenate([a, b]), return_inverse=True)[1].astype(np.int64)
     kinds = int(codes.max()) + 1
     if kinds == 1:
-        return no_difference("chi_square")
+        return TwoSampleResult(test="chi_square")
     counts = [np.bincount(part, minlength=kinds) for part in (codes[:n_a], codes[n_a:])]
     table = np.stack(counts).astype(np.float64)
     observed = float(_chi_square(table[None])[0])

@@ -13,7 +13,6 @@ from transferkit._typing import BoolArray, Float64Array, FloatArray
 from transferkit.audit.two_sample import (
     SplitPair,
     TwoSampleResult,
-    no_difference,
     permutation_p_value,
     permuted_members,
 )
@@ -44,7 +43,7 @@ def mmd_test(
     """
     rows = scaled_rows(pair.values, seed=seed)
     if rows is None:
-        return no_difference("mmd")
+        return TwoSampleResult(test="mmd")
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
     )

@@ -19,28 +19,30 @@ TIE = 1e-9
 """Statistics that are equal to this relative precision count as tied."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnTests:
+    """One test for each of D columns; arrays are (D,)."""
+
+    names: tuple[str, ...]
+    distances: Float64Array  # largest difference of the two cumulative shares
+    p_values: Float64Array
+    adjusted: Float64Array  # p-values corrected for D columns
+    intervals: Float64Array  # (D, 2) of the distances, simultaneous for all columns
+    superiority: Float64Array  # P(second > first) + P(equal) / 2: above 0.5 the column rose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TwoSampleResult:
-    """Result of a test of whether two samples follow one distribution."""
+    """Result of a test of whether two samples follow one distribution; by default, that they do."""
 
     test: str
-    statistic: float
-    p_value: float
-    effect: float  # 0 (no difference) to 1 (disjoint samples)
-    interval: tuple[float, float]  # confidence interval of the effect
+    statistic: float = 0.0
+    p_value: float = 1.0
+    effect: float = 0.0  # 0 (no difference) to 1 (disjoint samples)
+    interval: tuple[float, float] = (0.0, 0.0)  # confidence interval of the effect
     note: str = ""
-
-
-def no_difference(test: str) -> TwoSampleResult:
-    """Result where every feature is constant, so that nothing can differ."""
-    return TwoSampleResult(
-        test=test,
-        statistic=0.0,
-        p_value=1.0,
-        effect=0.0,
-        interval=(0.0, 0.0),
-        note="all features are constant",
-    )
+    columns: ColumnTests | None = None
+    typical: Float64Array | None = None  # of its own sample, 0 to 1, each of the N pooled rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,13 +72,12 @@ class SplitPair:
         """Pool two samples ``(n_a, D)`` and ``(n_b, D)``; a 1-D sample is one column."""
         values = _pooled(a, b)
         n_a = len(np.asarray(a))
-        numbers = rows or (np.arange(n_a), np.arange(len(values) - n_a))
         return cls(
             splits,
             values,
             n_a,
-            _column_names(names, values.shape[1]),
-            np.concatenate(numbers),
+            tuple(names or (f"feature[{i}]" for i in range(values.shape[1]))),
+            np.concatenate(rows or (np.arange(n_a), np.arange(len(values) - n_a))),
             None if labels is None else np.concatenate(labels),
             pooled_groups(groups),
         )
@@ -109,13 +110,11 @@ class SplitPair:
             groups=None if self.groups is None else _group_numbers(self.groups[kept]),
         )
 
-    def described_by(
-        self, values: Mapping[str, FloatArray], names: Sequence[str] | None = None
-    ) -> SplitPair:
+    def described_by(self, values: Mapping[str, FloatArray], names: Sequence[str]) -> SplitPair:
         """Compare other columns of the same images: split to ``(n, D)``, all rows of the split."""
         a, b = self.splits
         pooled = _pooled(values[a][self.rows[: self.n_a]], values[b][self.rows[self.n_a :]])
-        return replace(self, values=pooled, names=_column_names(names, pooled.shape[1]))
+        return replace(self, values=pooled, names=tuple(names))
 
 
 def _pooled(a: ArrayLike, b: ArrayLike) -> FloatArray:
@@ -123,10 +122,6 @@ def _pooled(a: ArrayLike, b: ArrayLike) -> FloatArray:
     rows = np.concatenate([np.asarray(a), np.asarray(b)])
     floats: FloatArray = rows.astype(np.result_type(rows, np.float32), copy=False)
     return floats.reshape(len(rows), -1)
-
-
-def _column_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    return tuple(names or (f"feature[{i}]" for i in range(count)))
 
 
 def pooled_groups(groups: Groups) -> Int64Array | None:

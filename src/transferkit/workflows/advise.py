@@ -236,9 +236,10 @@ def _distance(
     if own_groups is not None or reference_groups is not None:
         codes = group_codes(own_groups, len(own)), group_codes(reference_groups, len(reference))
         groups = codes[0].astype(np.str_), (codes[0].max() + 1 + codes[1]).astype(np.str_)
-    found = domain_classifier_test(SplitPair.of(own, reference, groups=groups), seed=seed)
+    pair = SplitPair.of(own, reference, groups=groups)
+    auc = domain_classifier_test(pair, seed=seed).statistic
     return Evidence(
         "AUC against the reference",
-        found.auc,
-        f"a pair of one image from each is told apart {percent(found.auc, digits=0)} of the time",
+        auc,
+        f"a pair of one image from each is told apart {percent(auc, digits=0)} of the time",
     )
