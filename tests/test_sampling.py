@@ -7,13 +7,13 @@ from transferkit._sampling import (
     deal_groups,
     deal_rows,
     draw_by_class,
+    fold_numbers,
     group_codes,
     group_labels,
     interleave,
     quotas,
     rows_by_class,
     stratified_order,
-    stratified_subset,
 )
 from transferkit.errors import DataError
 
@@ -46,15 +46,6 @@ def test_groups_stay_together_in_an_order_and_count_by_their_main_class() -> Non
     assert (np.diff(groups[order]) != 0).sum() == 29
     assert np.bincount(labels[order[:36]]).tolist() == [24, 12]
     assert group_labels(np.array([0, 1, 1, 0]), np.array([0, 0, 0, 1])).tolist() == [1, 0]
-    subset = stratified_subset(labels, 60, seed=0, groups=groups)
-    assert len(subset) == 60
-    assert len(set(groups[subset].tolist())) == 15
-
-
-def test_a_subset_keeps_the_class_shares() -> None:
-    labels = np.repeat([0, 1], [75, 25])
-    assert np.bincount(labels[stratified_subset(labels, 40, seed=0)]).tolist() == [30, 10]
-    assert stratified_subset(labels, 100, seed=0).tolist() == list(range(100))
 
 
 def test_every_beginning_of_interleaved_classes_is_stratified() -> None:
@@ -91,3 +82,18 @@ def test_single_image_groups_are_drawn_like_images() -> None:
     split = deal_groups(labels, np.arange(200), counts, np.random.default_rng(0))
     found = [np.bincount(labels[split == s], minlength=2) for s in range(3)]
     np.testing.assert_array_equal(found, counts)
+
+
+@pytest.mark.parametrize("folds", [2, 4, 5])
+def test_folds_hold_every_class_in_its_share(folds: int) -> None:
+    """Classes of equal size too, where a random order of ties would leave the shares to chance."""
+    labels = np.repeat([0, 1, 2], [100, 100, 7])
+    fold = fold_numbers(labels, folds, None, rng=np.random.default_rng(0))
+    counts = np.array([np.bincount(labels[fold == number], minlength=3) for number in range(folds)])
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert np.ptp(counts.sum(axis=1)) <= 1
+    groups = np.repeat(np.arange(60), 3)
+    fold = fold_numbers(groups % 2, folds, groups, rng=np.random.default_rng(0))
+    assert all(len(set(fold[groups == group].tolist())) == 1 for group in range(60))
+    counts = np.array([np.bincount(groups[fold == n] % 2, minlength=2) for n in range(folds)])
+    assert np.ptp(counts, axis=0).max() <= 3

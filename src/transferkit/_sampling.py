@@ -97,23 +97,10 @@ def group_labels(labels: Int64Array, groups: Int64Array) -> Int64Array:
 def fold_numbers(
     labels: Int64Array, folds: int, groups: Int64Array | None, *, rng: np.random.Generator
 ) -> Int64Array:
-    """Fold of each row ``(N,)``, stratified by class, groups whole."""
+    """Fold of each row ``(N,)``, groups whole; rows or groups of a class differ by one at most."""
     codes = group_codes(groups, len(labels))
-    order = interleave(rows_by_class(group_labels(labels, codes), rng))
+    order = np.concatenate(rows_by_class(group_labels(labels, codes), rng))
     return (np.argsort(order) % folds)[codes]
-
-
-def stratified_subset(
-    labels: Int64Array, count: int, *, seed: int, groups: Int64Array | None = None
-) -> Int64Array:
-    """Draw at most ``count`` rows with the class shares of the whole; rows ascending."""
-    if len(labels) <= count:
-        return np.arange(len(labels), dtype=np.int64)
-    rng = np.random.default_rng(seed)
-    if groups is not None:
-        return np.sort(stratified_order(labels, groups, rng=rng)[:count])
-    sizes = quotas(np.unique(labels, return_counts=True)[1].astype(np.float64), count)
-    return draw_by_class(labels, sizes, rng)
 
 
 def deal_rows(labels: Int64Array, counts: Int64Array, rng: np.random.Generator) -> Int64Array:

@@ -9,8 +9,8 @@ from torch import nn
 
 import transferkit as tk
 from transferkit.selection.probe import probe_score
-from transferkit.workflows.advise import STRATEGIES
-from transferkit.workflows.rank import _sample, _sizes
+from transferkit.workflows.advise import QUADRANTS
+from transferkit.workflows.rank import Sample, _sizes
 
 
 class Blind(nn.Module):
@@ -23,6 +23,10 @@ class Blind(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.mix(images.mean(dim=(2, 3)) * 1e-3)
         return features
+
+
+def sample_of(data: tk.ImageData) -> Sample:
+    return Sample.of(data, 2000, 0, purpose="Ranking")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def test_a_backbone_that_sees_ranks_above_one_that_does_not(many):
     assert found.names == ("user/test-three", "user/test-blind")
     best = found.rows[0]
     model = tk.create_classifier("test-three", 2, weights=None, seed=0)
-    sample = _sample(many["train"], 2000, 0)
+    sample = sample_of(many["train"])
     features = tk.extract_features(model, sample.images).features
     assert best.probe == best.score == probe_score(features, sample.labels).accuracy
     assert best.best_share > 0.5
@@ -73,15 +77,12 @@ def test_halving_drops_the_worse_half_early(many):
 
 
 def test_rounds_and_order():
-    large, small = (
-        _sample(tk.ImageData(np.zeros((n, 1, 1), np.uint8), np.arange(n) % 2), n, 0)
-        for n in (1000, 100)
-    )
-    assert _sizes(1, 3, large, 32) == [1000]
-    assert _sizes(8, 2, large, 32) == [250, 500, 1000]
-    assert _sizes(8, 2, small, 32) == [32, 50, 100]
+    assert _sizes(1, 3, 1000, 32) == [1000]
+    assert _sizes(8, 2, 1000, 32) == [250, 500, 1000]
+    assert _sizes(7, 2, 1000, 32) == [250, 500, 1000]
+    assert _sizes(8, 2, 100, 32) == [32, 50, 100]
     labels = np.array([0] * 30 + [1] * 60)
-    sample = _sample(tk.ImageData(np.zeros((90, 4, 4, 1), np.uint8), labels), 100, 0)
+    sample = sample_of(tk.ImageData(np.zeros((90, 4, 4, 1), np.uint8), labels))
     assert len(sample.labels) == 90
     assert np.bincount(sample.labels[:30]).tolist() == [10, 20]
 
@@ -140,7 +141,7 @@ def test_advice_from_measured_evidence(many):
     assert values["images of the smallest class"] == 120
     assert values["errors removed by pretraining"] == 0
     assert found.similarity == "dissimilar"
-    assert (found.strategy, *found.alternatives) == STRATEGIES["small", "dissimilar"]
+    assert (found.strategy, *found.alternatives) == QUADRANTS["small", "dissimilar"][0]
     assert values["gain per doubling"] == found.curve.gain_per_doubling
     assert found.quadrant in str(found)
     assert json.dumps(found.to_dict())

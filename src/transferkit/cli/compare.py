@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from transferkit.models.prefix_cache import Where
+    from transferkit.selection.ranking import RankBy
     from transferkit.workflows.comparison import Comparison
 
 INTERRUPTED_STATUS = 130
@@ -161,17 +162,17 @@ def figures(comparison: Comparison) -> dict[str, Axes]:
 def rank_command(
     data: Path,
     backbones: list[str],
-    by: str,
+    by: RankBy,
     seed: int,
     json_file: Path | None,
     **settings: Unpack[Settings],
 ) -> None:
     """Order backbones by their features on the train split of DATA; nothing is trained."""
     from transferkit.data.load import load_splits
-    from transferkit.workflows.rank import rank_backbones, score_named
+    from transferkit.workflows.rank import rank_backbones
 
     splits = load_splits(data, seed=seed)
-    ranking = rank_backbones(backbones, splits, by=score_named(by), seed=seed, **settings)
+    ranking = rank_backbones(backbones, splits, by=by, seed=seed, **settings)
     click.echo(str(ranking))
     if json_file is not None:
         with replacing(json_file) as temporary:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-)
 
 from transferkit._format import percent, plain_fields, table
-from transferkit._sampling import deal_groups, group_codes, quotas, stratified_order
+from transferkit._sampling import fold_numbers, group_codes, stratified_order
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit.errors import DataError
 from transferkit.metrics.intervals import bootstrap_means, percentile_interval, wilson_interval
 from transferkit.metrics.logistic_regression import Probe, fit_probe
 
-FOLDS = 5
-HELD_OUT = 0.25
+FOLDS, SIZES = 5, 5
+"""Folds of a score, and sizes of a learning curve."""
 PENALTY = 1e-2
+"""Half of it times the squared weights is added to the mean loss of an image."""
 
 
 class ProbeScore(NamedTuple):
@@ -71,17 +66,14 @@ class ProbeCurve:
 
 
 def probe_score(
-    features: Float64Array,
-    labels: Int64Array,
-    *,
-    penalty: float = PENALTY,
-    groups: Int64Array | None = None,
-    seed: int = 0,
+    features: Float64Array, labels: Int64Array, *, groups: Int64Array | None = None, seed: int = 0
 ) -> ProbeScore:
     """Cross-validate a linear probe; no group (its code, ``(N,)``) straddles folds."""
     classes, right = int(labels.max()) + 1, np.zeros(len(labels))
-    for train, held in _folds(labels, groups, seed):
-        probe = _fit(features[train], labels[train], penalty, classes)
+    folds = min(FOLDS, _fewest(labels, groups))
+    fold = fold_numbers(labels, folds, groups, rng=np.random.default_rng(seed))
+    for held in (fold == number for number in range(folds)):
+        probe = _fit(features[~held], labels[~held], classes)
         right[held] = probe.predict(features[held]) == labels[held]
     if groups is None:
         interval = wilson_interval(int(right.sum()), len(right))
@@ -95,7 +87,6 @@ def probe_curve(
     features: Float64Array,
     labels: Int64Array,
     *,
-    points: int = 5,
     repeats: int = 5,
     groups: Int64Array | None = None,
     seed: int = 0,
@@ -103,12 +94,13 @@ def probe_curve(
     """Learning curve of the linear probe: would more images help?
 
     Each repeat holds out its own stratified quarter, groups whole, and trains on nested parts of
-    the rest, each twice as large as the one before: ``points`` parts, or as images are enough for.
+    the rest, each twice as large as the one before: ``SIZES`` parts, or as images are enough for.
     """
-    classes = int(labels.max()) + 1
-    draws = list(_held_out(labels, groups, repeats, seed))
-    full = min(len(train) for train, _ in draws)
-    sizes = np.array([full // 2**step for step in range(points)][::-1])
+    _fewest(labels, groups)
+    classes, rngs = int(labels.max()) + 1, np.random.default_rng(seed).spawn(repeats)
+    draws = [fold_numbers(labels, 4, groups, rng=rng) == 0 for rng in rngs]
+    full = len(labels) - max(int(held.sum()) for held in draws)
+    sizes = full // 2 ** np.arange(SIZES)[::-1]
     sizes = sizes[sizes >= 4 * classes]
     if len(sizes) < 2:
         raise DataError(
@@ -116,46 +108,19 @@ def probe_curve(
             f"got {len(labels)}."
         )
     columns = []
-    for train, held in draws:
+    for held in draws:
+        train = np.flatnonzero(~held)
         own = None if groups is None else group_codes(groups[train], len(train))
         order = train[stratified_order(labels[train], own, first=2)]
-        probes = [_fit(features[order[:n]], labels[order[:n]], PENALTY, classes) for n in sizes]
+        probes = [_fit(features[order[:n]], labels[order[:n]], classes) for n in sizes]
         columns.append([float(np.mean(p.predict(features[held]) == labels[held])) for p in probes])
-    held_out = round(float(np.mean([len(held) for _, held in draws])))
+    held_out = round(float(np.mean(draws) * len(labels)))
     return ProbeCurve(sizes=sizes, accuracies=np.array(columns).T, held_out=held_out)
 
 
-def _fit(features: Float64Array, labels: Int64Array, penalty: float, num_classes: int) -> Probe:
-    strength = 1 / (penalty * len(labels))
+def _fit(features: Float64Array, labels: Int64Array, num_classes: int) -> Probe:
+    strength = 1 / (PENALTY * len(labels))
     return fit_probe(features, labels, num_classes=num_classes, strength=strength)
-
-
-def _folds(
-    labels: Int64Array, groups: Int64Array | None, seed: int
-) -> Iterator[tuple[Int64Array, Int64Array]]:
-    """Train and held-out rows of each fold."""
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folds = splitter(min(FOLDS, _fewest(labels, groups)), shuffle=True, random_state=seed)
-    yield from folds.split(labels, labels, groups)
-
-
-def _held_out(
-    labels: Int64Array, groups: Int64Array | None, repeats: int, seed: int
-) -> Iterator[tuple[Int64Array, Int64Array]]:
-    """Train and held-out rows of each repeat."""
-    _fewest(labels, groups)
-    counts = np.bincount(labels)
-    size = max(len(counts), round(HELD_OUT * len(labels)))
-    if groups is None:
-        splitter = StratifiedShuffleSplit(repeats, test_size=size, random_state=seed)
-        yield from splitter.split(labels, labels)
-        return
-    held = quotas(counts.astype(np.float64), size)
-    for rng in np.random.default_rng(seed).spawn(repeats):
-        part = deal_groups(labels, groups, np.stack([counts - held, held]), rng)
-        if len(set(labels[part == 0].tolist())) < 2 or not (part == 1).any():
-            raise DataError("The groups are too few, or too large, to hold some of them out.")
-        yield np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 
 def _fewest(labels: Int64Array, groups: Int64Array | None) -> int:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from scipy.stats import t as student_t
 
-from transferkit._format import PlainResult, percent, table
+from transferkit._format import PlainResult, number, percent, table
 from transferkit._sampling import draw_by_class, group_labels
 from transferkit._typing import Float64Array, Int64Array
 from transferkit.errors import DataError
@@ -97,15 +97,12 @@ class Ranking(PlainResult):
         return "\n".join([table(header, done), *failed])
 
     def _cells(self, row: RankingRow) -> list[str]:
-        others = {
-            "probe": "-" if row.probe is None else percent(row.probe),
-            "logme": "-" if row.logme is None else f"{row.logme:.4f}",
-        }
+        others = {"probe": percent(row.probe), "logme": number(row.logme)}
         return [
             row.name,
-            "-" if row.score is None else f"{row.score:.4f}",
+            number(row.score),
             "-" if row.interval is None else "[{:.4f}, {:.4f}]".format(*row.interval),
-            "-" if row.best_share is None else percent(row.best_share, digits=0),
+            percent(row.best_share, digits=0),
             *(cell for other, cell in others.items() if other != self.by),
             str(row.images),
             "-" if row.images_per_second is None else f"{row.images_per_second:.0f}",
@@ -124,11 +121,10 @@ class Uncertainty(NamedTuple):
 def score_uncertainty(
     features: Sequence[Float64Array],
     labels: Int64Array,
+    groups: Int64Array | None = None,
     *,
     by: RankBy,
-    groups: Int64Array | None = None,
     repeats: int = 10,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Uncertainty]:
     """Uncertainty of the score of each backbone's features (N, D), and of their order.
@@ -148,16 +144,18 @@ def score_uncertainty(
         ]
     )
     around = np.sqrt(share / (1 - share)) * (drawn - drawn.mean(axis=1, keepdims=True))
-    quantile = float(student_t.ppf((1 + confidence) / 2, repeats - 1))
-    spread = quantile * around.std(axis=1, ddof=1)
+    spread = student_t.ppf(0.975, repeats - 1) * around.std(axis=1, ddof=1)
+    ends = full[:, None] + np.outer(spread, [-1, 1])
+    if by in ("probe", "knn"):  # accuracies
+        ends = ends.clip(0, 1)
     # Few parts leave the variance uncertain, and would often give all wins to one of two equals:
     # the errors are drawn from a multivariate t distribution with their covariance over parts.
     rng = np.random.default_rng([seed, 1])
     normal = rng.normal(size=(repeats, _DRAWS)) / np.sqrt(rng.chisquare(repeats - 1, _DRAWS))
     wins = np.bincount((full[:, None] + around @ normal).argmax(axis=0), minlength=len(full))
     return [
-        Uncertainty((float(value - half), float(value + half)), float(win) / _DRAWS)
-        for value, half, win in zip(full, spread, wins, strict=True)
+        Uncertainty((low, high), win / _DRAWS)
+        for (low, high), win in zip(ends.tolist(), wins.tolist(), strict=True)
     ]
 
 

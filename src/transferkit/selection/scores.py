@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from transferkit._sampling import group_codes
@@ -16,6 +15,9 @@ GRID = np.logspace(-10, 10, 41)
 Its ends bound the search: the evidence of labels that few features fit without any error has no
 maximum, and ends at the lower one.
 """
+
+BLOCK = 4_000_000
+"""Similarities held in memory at a time."""
 
 
 def logme(features: Float64Array, labels: Int64Array) -> float:
@@ -119,56 +121,33 @@ def h_score(features: Float64Array, labels: Int64Array) -> float:
     return float((1 - share) * np.sum(roots.T * np.linalg.solve(shrunk, roots.T)))
 
 
-NEIGHBOURS = 5
-MAX_QUERIES = 2000
-BLOCK = 4_000_000
-"""Distances held in memory at a time."""
-
-
 def knn_accuracy(
     features: Float64Array,
     labels: Int64Array,
     *,
-    neighbours: int = NEIGHBOURS,
-    max_queries: int = MAX_QUERIES,
+    neighbours: int = 5,
+    max_queries: int = 2000,
     groups: Int64Array | None = None,
 ) -> float:
     """Leave-one-out accuracy of the nearest neighbours, of other groups, by cosine similarity.
 
-    Of classes with equally many votes, that of nearer neighbours wins. Of more than ``max_queries``
-    images so many are drawn and compared with all others, so that the cost is linear in N.
+    Of more than ``max_queries`` images so many are drawn and compared with all others.
     """
-    points = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
-    n = len(labels)
-    group = group_codes(groups, n)
+    n, group = len(labels), group_codes(groups, len(labels))
     others = n - int(np.bincount(group).max())
     if others < 1:
         raise DataError("Nearest neighbours need images of at least two groups, got one group.")
-    queries = np.arange(n)
-    if n > max_queries:
-        queries = np.sort(np.random.default_rng(0).choice(n, max_queries, replace=False))
-    single = points.astype(np.float32)
-    k, step = min(neighbours, others), max(1, BLOCK // n)
-    blocks = [queries[start : start + step] for start in range(0, len(queries), step)]
-    right = [_vote(_nearest(single, block, group, k), labels) == labels[block] for block in blocks]
+    k = min(neighbours, others)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    points = (features / np.maximum(lengths, 1e-300)).astype(np.float32)
+    queries = np.random.default_rng(0).permutation(n)[:max_queries]
+    right = []
+    for block in np.array_split(queries, 1 + len(queries) * n // BLOCK):
+        alike = points[block] @ points.T
+        alike[group[block][:, None] == group] = -np.inf
+        nearest = np.argpartition(-alike, k - 1, axis=1)[:, :k]
+        # The similarities, in [-1, 1], count less than any vote: they decide between equal votes.
+        weights = 1 + np.take_along_axis(alike, nearest, axis=1) / (2 * k + 1)
+        votes = (_one_hot(labels)[nearest] * weights[:, :, None]).sum(axis=1)
+        right.append(votes.argmax(axis=1) == labels[block])
     return float(np.concatenate(right).mean())
-
-
-def _nearest(
-    points: NDArray[np.float32], queries: Int64Array, groups: Int64Array, k: int
-) -> Int64Array:
-    """Return the k nearest rows of other groups of each query ``(Q, k)``, nearest first."""
-    lengths = np.square(points).sum(axis=1)
-    distances = lengths - 2 * (points[queries] @ points.T)  # up to each query's own length
-    distances[groups[queries][:, None] == groups] = np.inf
-    some = np.argpartition(distances, k - 1, axis=1)[:, :k]
-    order = np.argsort(np.take_along_axis(distances, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, order, axis=1).astype(np.int64)
-
-
-def _vote(nearest: Int64Array, labels: Int64Array) -> Int64Array:
-    k = nearest.shape[1]
-    weights = 1 + (k - np.arange(k)) / (k * (k + 1))  # the extras sum to one half: no vote's worth
-    votes = (_one_hot(labels)[nearest] * weights[:, None]).sum(axis=1)
-    winners: Int64Array = votes.argmax(axis=1)
-    return winners

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from transferkit._format import PlainResult, percent, percent_interval, table
-from transferkit._sampling import group_codes, shared_groups, stratified_subset
+from transferkit._sampling import group_codes
 from transferkit._typing import Float64Array, Int64Array
 from transferkit._validation import check_whole
 from transferkit.audit.domain_classifier import domain_classifier_test
@@ -19,11 +18,9 @@ from transferkit.audit.two_sample import SplitPair
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.splits import require_splits
 from transferkit.models.classifier import create_classifier
-from transferkit.models.device import training_device
-from transferkit.models.features import extract_features
 from transferkit.selection.probe import ProbeCurve, ProbeScore, probe_curve, probe_score
 from transferkit.workflows.compare import Weights
-from transferkit.workflows.rank import check_telling
+from transferkit.workflows.rank import Sample, features_of
 from transferkit.workflows.strategy import Method
 
 Size: TypeAlias = Literal["small", "large"]
@@ -36,26 +33,37 @@ STILL_RISING = 0.01
 TRANSFERS = 1 / 3
 """Share of the errors on random features that pretrained ones must remove to count as similar."""
 
-STRATEGIES: Mapping[tuple[Size, Similarity], tuple[Method, ...]] = MappingProxyType(
-    {
-        ("small", "similar"): ("linear_probe", "lp_ft"),
-        ("small", "dissimilar"): ("lp_ft", "gradual_unfreeze"),
-        ("large", "similar"): ("lp_ft", "fine_tune"),
-        ("large", "dissimilar"): ("fine_tune", "from_scratch"),
-    }
-)
-_WHY: Mapping[tuple[Size, Similarity], str] = MappingProxyType(
-    {
-        ("small", "similar"): "The features fit already, and few images cannot improve them "
-        "safely: fine-tuning may distort them and lose on images from elsewhere.",
-        ("small", "dissimilar"): "The features do not fit well, but there is little to learn new "
-        "ones from: start from the probe, and unfreeze with care.",
-        ("large", "similar"): "The features fit, and there are images enough to adapt them: start "
-        "from the probe, so that the first steps do not distort them.",
-        ("large", "dissimilar"): "There are images enough to learn features of their own: train "
-        "everything, and see whether pretraining helps at all.",
-    }
-)
+QUADRANTS: Mapping[tuple[Size, Similarity], tuple[tuple[Method, ...], str]] = {
+    ("small", "similar"): (
+        ("linear_probe", "lp_ft"),
+        (
+            "The features fit already, and few images cannot improve them safely: fine-tuning may "
+            "distort them and lose on images from elsewhere."
+        ),
+    ),
+    ("small", "dissimilar"): (
+        ("lp_ft", "gradual_unfreeze"),
+        (
+            "The features do not fit well, but there is little to learn new ones from: start from the "
+            "probe, and unfreeze with care."
+        ),
+    ),
+    ("large", "similar"): (
+        ("lp_ft", "fine_tune"),
+        (
+            "The features fit, and there are images enough to adapt them: start from the probe, so "
+            "that the first steps do not distort them."
+        ),
+    ),
+    ("large", "dissimilar"): (
+        ("fine_tune", "from_scratch"),
+        (
+            "There are images enough to learn features of their own: train everything, and see "
+            "whether pretraining helps at all."
+        ),
+    ),
+}
+"""Strategies to try, the first first, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +160,15 @@ def advise(
     check_whole("seed", seed)
     if reference is not None:
         require_images("The reference", reference)
-    part, labels, groups = _sample(train, max_images, seed)
+    sample = Sample.of(train, max_images, seed, purpose="Advice")
+    labels, groups = sample.first(len(sample.labels))
 
     def features(images: ImageData, source: Weights) -> Float64Array:
         model = create_classifier(backbone, 2, weights=source, image_size=image_size, seed=seed)
-        where = training_device(device, model)
-        found = extract_features(model, images, batch_size=batch_size, device=where).features
-        return check_telling(found, model.name, images.names)
+        return features_of(model, images, batch_size=batch_size, device=device)
 
-    pretrained = features(part, weights)
-    random = pretrained if weights is None else features(part, None)
+    pretrained = features(sample.images, weights)
+    random = pretrained if weights is None else features(sample.images, None)
     curve = probe_curve(pretrained, labels, repeats=3, groups=groups, seed=seed)
     size, evidence = _size(int(train.class_counts().min()), curve)
     known = probe_score(pretrained, labels, groups=groups, seed=seed)
@@ -170,21 +177,9 @@ def advise(
     if reference is not None:
         away = features(reference, weights)
         more.append(_distance(pretrained, away, groups, reference.groups, seed))
-    strategy, *others = STRATEGIES[size, similarity]
-    every, reason = (*evidence, *more), _WHY[size, similarity]
+    (strategy, *others), reason = QUADRANTS[size, similarity]
+    every = (*evidence, *more)
     return Advice(backbone, size, similarity, strategy, tuple(others), every, reason, curve)
-
-
-def _sample(
-    train: ImageData, max_images: int, seed: int
-) -> tuple[ImageData, Int64Array, Int64Array | None]:
-    """At most ``max_images`` of train, with labels from 0 over the classes seen, and groups."""
-    labels = train.require_labels("Advice")
-    codes = shared_groups(train.groups, len(labels))
-    rows = stratified_subset(labels, max_images, seed=seed, groups=codes)
-    shown = np.unique(labels[rows], return_inverse=True)[1]
-    groups = None if codes is None else group_codes(codes[rows], len(rows))
-    return train.subset(rows), shown, groups
 
 
 def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, list[Evidence]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from functools import partial
+from math import ceil, log2
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from transferkit._sampling import group_codes, shared_groups, stratified_order
-from transferkit._typing import Float64Array, FloatArray, Int64Array
+from transferkit._typing import Float64Array, Int64Array
 from transferkit._validation import check_finite, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
@@ -36,14 +38,26 @@ TIMED = 32
 FEWEST = 16
 """Images of each class in the first round, at the least."""
 
+Extract: TypeAlias = Callable[[Classifier, ImageData, Cache | None], Float64Array]
+"""Features (N, D) of images."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sample:
+class Sample:
     """Images in an order of which every beginning is stratified, their labels and group codes."""
 
     images: ImageData
     labels: Int64Array
     groups: Int64Array | None
+
+    @classmethod
+    def of(cls, train: ImageData, size: int, seed: int, *, purpose: str) -> Sample:
+        """At most ``size`` images of train, drawn at random; labels from 0, none left out."""
+        labels = train.require_labels(purpose)
+        groups = shared_groups(train.groups, len(labels))
+        order = stratified_order(labels, groups, rng=np.random.default_rng(seed))[:size]
+        codes = np.unique(labels[order], return_inverse=True)[1]
+        return cls(train.subset(order), codes, None if groups is None else groups[order])
 
     def first(self, size: int) -> tuple[Int64Array, Int64Array | None]:
         """Labels and group codes (from 0, none left out) of the first images."""
@@ -62,45 +76,34 @@ class _Entrant:
     score: float = 0.0
 
     def judge(
-        self,
-        sample: _Sample,
-        size: int,
-        by: RankBy,
-        batch_size: int,
-        device: torch.device | str | None,
-        cache: Cache | None,
+        self, sample: Sample, size: int, by: RankBy, extract: Extract, cache: Cache | None
     ) -> None:
         """Score the first ``size`` images; at the first call, measure the speed of extraction."""
-        images, where = sample.images, training_device(device, self.model)
         seen = len(self.features)
         if not seen:
-            few = images.subset(np.arange(min(TIMED, len(images))))
+            few = sample.images.subset(np.arange(min(TIMED, len(sample.images))))
             for _ in range(2):  # the first batch of a network is slow
                 started = time.perf_counter()
-                extract_features(self.model, few, batch_size=batch_size, device=where)
+                extract(self.model, few, None)
             self.speed = len(few) / (time.perf_counter() - started)
-        more = images.subset(np.arange(seen, size))
-        found = extract_features(
-            self.model, more, batch_size=batch_size, device=where, cache=cache
-        ).features
-        found = check_telling(found, self.name, more.names)
+        found = extract(self.model, sample.images.subset(np.arange(seen, size)), cache)
         self.features = np.concatenate([self.features, found]) if seen else found
         self.score = FEATURE_SCORES[by](self.features, *sample.first(size))
 
-    def row(self, sample: _Sample, by: RankBy) -> RankingRow:
+    def row(self, sample: Sample, by: RankBy) -> RankingRow:
         """The row of the ranking, from the images that it has been scored on."""
-        seen = len(self.features)
-        known = {by: self.score}
-        others: tuple[RankBy, ...] = ("probe", "logme")
-        for other in others:
-            if other not in known:
-                known[other] = FEATURE_SCORES[other](self.features, *sample.first(seen))
+        labels, groups = sample.first(len(self.features))
+
+        def score(other: RankBy) -> float:
+            known = other == by
+            return self.score if known else FEATURE_SCORES[other](self.features, labels, groups)
+
         return RankingRow(
             name=self.name,
             score=self.score,
-            probe=known["probe"],
-            logme=known["logme"],
-            images=seen,
+            probe=score("probe"),
+            logme=score("logme"),
+            images=len(labels),
             images_per_second=self.speed,
             feature_dim=self.features.shape[1],
             num_params=sum(p.numel() for p in self.model.backbone.parameters()),
@@ -164,50 +167,69 @@ def rank_backbones(
         >>> sorted(ranking.names) == sorted(names)
         True
     """
-    by = score_named(by)
+    if str(by) not in FEATURE_SCORES:
+        raise UnknownNameError.among("score", str(by), FEATURE_SCORES)
     check_backbones("names", names, weights)
     check_whole("max_images", max_images, least=1)
     check_whole("finalists", finalists, least=1)
     check_whole("repeats", repeats, least=2)
     check_whole("seed", seed)
     (train,) = require_splits(splits).require("train")
-    sample, kept = _sample(train, max_images, seed), cache_named(cache)
+    sample = Sample.of(train, max_images, seed, purpose="Ranking backbones")
+    fewest = np.bincount(sample.labels).min()
+    if fewest < 4 or fewest == len(sample.labels):
+        raise DataError(
+            "A ranking needs at least two classes of four images each, got "
+            f"{sample.labels.max() + 1} with at least {fewest}."
+        )
+    extract, kept = partial(features_of, batch_size=batch_size, device=device), cache_named(cache)
     entrants, failed = _build(names, weights, image_size, seed)
-    rounds: list[tuple[int, int]] = []
+    images, rounds = len(sample.labels), list[tuple[int, int]]()
     dropped: list[RankingRow] = []
-    for size in _sizes(len(entrants), finalists, sample, FEWEST * train.num_classes):
+    for size in _sizes(len(entrants), finalists, images, FEWEST * train.num_classes):
         rounds.append((size, len(entrants)))
         for entrant in entrants:
-            entrant.judge(sample, size, by, batch_size, device, kept)
+            entrant.judge(sample, size, by, extract, kept)
             if progress:
                 print(f"{entrant.name}: {entrant.score:.4f} on {size}", file=sys.stderr, flush=True)
         entrants.sort(key=lambda entrant: -entrant.score)
-        if size < len(sample.labels):
+        if size < images:
             keep = max(finalists, -(-len(entrants) // 2))
             dropped = [entrant.row(sample, by) for entrant in entrants[keep:]] + dropped
             entrants = entrants[:keep]
-    final = _final(entrants, sample, by, repeats=repeats, seed=seed)
+    found = score_uncertainty(
+        [entrant.features for entrant in entrants],
+        *sample.first(images),
+        by=by,
+        repeats=repeats,
+        seed=seed,
+    )
+    final = [
+        replace(entrant.row(sample, by), interval=interval, best_share=best_share)
+        for entrant, (interval, best_share) in zip(entrants, found, strict=True)
+    ]
     return Ranking(by, (*final, *dropped, *failed), tuple(rounds))
 
 
-def check_telling(features: FloatArray, backbone: str, images: Sequence[str]) -> Float64Array:
-    """Return features (N, D) in float64; refuse those not finite, or equal for all images."""
-    check_finite(features, what=f"Features of {backbone}", images=images)
+def features_of(
+    model: Classifier,
+    images: ImageData,
+    cache: Cache | None = None,
+    *,
+    batch_size: int,
+    device: torch.device | str | None,
+) -> Float64Array:
+    """Features (N, D); refused where they are not finite, or equal for all images."""
+    where = training_device(device, model)
+    found = extract_features(model, images, batch_size=batch_size, device=where, cache=cache)
+    features = found.features
+    check_finite(features, what=f"Features of {model.name}", images=images.names)
     if len(features) > 1 and (features == features[0]).all():
         raise DataError(
-            f"{backbone} gives all {len(features)} images equal features, which tell no class from "
-            "another. Check its weights and its preprocessing."
+            f"{model.name} gives all {len(features)} images equal features, which tell no class "
+            "from another. Check its weights and its preprocessing."
         )
     return features.astype(np.float64)
-
-
-def score_named(name: str) -> RankBy:
-    """The score of that name, or an UnknownNameError."""
-    for score in get_args(RankBy):
-        if score == name:
-            found: RankBy = score
-            return found
-    raise UnknownNameError.among("score", str(name), get_args(RankBy))
 
 
 def _build(
@@ -234,47 +256,8 @@ def _build(
     return entrants, failed
 
 
-def _sample(train: ImageData, max_images: int, seed: int) -> _Sample:
-    """At most ``max_images`` of train, at random, so that every beginning is stratified."""
-    labels = train.require_labels("Ranking backbones")
-    groups = shared_groups(train.groups, len(labels))
-    order = stratified_order(labels, groups, rng=np.random.default_rng(seed))[:max_images]
-    present, codes = np.unique(labels[order], return_inverse=True)
-    fewest = np.bincount(codes).min()
-    if fewest < 4 or len(present) < 2:
-        raise DataError(
-            "A ranking needs at least two classes of four images each, got "
-            f"{len(present)} with at least {fewest}."
-        )
-    return _Sample(train.subset(order), codes, None if groups is None else groups[order])
-
-
-def _sizes(candidates: int, finalists: int, sample: _Sample, fewest: int) -> list[int]:
+def _sizes(candidates: int, finalists: int, images: int, fewest: int) -> list[int]:
     """Images of each round, the last all of them."""
-    images, halvings = len(sample.labels), 0
-    while candidates > finalists * 2**halvings:
-        halvings += 1
-    sizes = [max(images >> (halvings - i), min(fewest, images)) for i in range(halvings + 1)]
+    halvings = max(0, ceil(log2(candidates / finalists)))
+    sizes = (max(images >> step, min(fewest, images)) for step in range(halvings, -1, -1))
     return list(dict.fromkeys(sizes))
-
-
-def _final(
-    entrants: Sequence[_Entrant], sample: _Sample, by: RankBy, *, repeats: int, seed: int
-) -> list[RankingRow]:
-    """The rows of the last round, with the uncertainty of their order."""
-    labels, groups = sample.first(len(sample.labels))
-    found = score_uncertainty(
-        [entrant.features for entrant in entrants],
-        labels,
-        by=by,
-        groups=groups,
-        repeats=repeats,
-        seed=seed,
-    )
-    rows = []
-    for entrant, ((low, high), best_share) in zip(entrants, found, strict=True):
-        if by in ("probe", "knn"):  # accuracies
-            low, high = max(low, 0.0), min(high, 1.0)
-        row = entrant.row(sample, by)
-        rows.append(replace(row, interval=(low, high), best_share=best_share))
-    return rows
