@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf
 
 from transferkit._sampling import group_codes
@@ -30,20 +31,24 @@ def logme(features: Float64Array, labels: Int64Array) -> float:
         L = N/2 log beta + D/2 log alpha - N/2 log 2 pi
             - beta/2 |F m - y|^2 - alpha/2 m'm - 1/2 log |A|,
 
-    and the score is ``max L / N``. With ``gamma = sum_i s_i / (s_i + alpha/beta)`` over the
-    eigenvalues s of ``F'F``, the maximum satisfies ``alpha = gamma / m'm`` and
-    ``beta = (N - gamma) / |F m - y|^2``, which is iterated to its fixed point.
+    and the score is ``max L / N``, searched over alpha / beta.
 
     Source: K. You et al., "LogME: practical assessment of pre-trained models for transfer
-    learning", ICML 2021, equations 2 to 4 and algorithm 3; the fixed point is from K. You et
-    al., JMLR 23 (2022). Unlike in the authors' code, iteration starts at the best of a grid and
-    runs to convergence, so that the value does not depend on the scale of the features.
+    learning", ICML 2021, equations 2 to 4. The authors iterate a fixed number of steps from
+    alpha = beta = 1, so that their value depends on the scale of the features.
     """
     targets, n = _one_hot(labels), len(labels)
     eigenvalues, powers = _spectrum(features, targets)
     rest = np.maximum(targets.sum(axis=0) - powers.sum(axis=0), 0)
-    ratio = _fixed_point(eigenvalues, powers, rest, n)
-    return float(_evidence(ratio, eigenvalues, powers, rest, n).mean() / n)
+    grid = np.log(GRID * eigenvalues.max())
+    coarse = np.stack([_evidence(np.exp(log), eigenvalues, powers, rest, n) for log in grid])
+    best = []
+    for k, place in enumerate(coarse.argmax(axis=0)):
+        own = eigenvalues, powers[:, [k]], rest[[k]], n
+        ends = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
+        found = minimize_scalar(lambda log, own=own: -_evidence(np.exp(log), *own)[0], bounds=ends)
+        best.append(max(-found.fun, coarse[place, k]))
+    return float(np.mean(best) / n)
 
 
 def _one_hot(labels: Int64Array) -> Float64Array:
@@ -64,7 +69,7 @@ def _spectrum(features: Float64Array, targets: Float64Array) -> tuple[Float64Arr
 
 
 def _evidence(
-    ratio: Float64Array,
+    ratio: float,
     eigenvalues: Float64Array,
     powers: Float64Array,
     rest: Float64Array,
@@ -78,27 +83,6 @@ def _evidence(
     volume = np.log1p(eigenvalues / ratio).sum(axis=0)
     heights: Float64Array = 0.5 * (n * np.log(beta / (2 * np.pi)) - n - volume)
     return heights
-
-
-def _fixed_point(
-    eigenvalues: Float64Array, powers: Float64Array, rest: Float64Array, n: int
-) -> Float64Array:
-    """Iterate ``alpha / beta`` ``(K,)`` from the best point of the grid until it stands still."""
-    grid = GRID * eigenvalues.max()
-    heights = np.stack([_evidence(r, eigenvalues, powers, rest, n) for r in grid])
-    ratio: Float64Array = grid[heights.argmax(axis=0)]
-    for _ in range(200):
-        damping = ratio / (ratio + eigenvalues)
-        gamma = (1 - damping).sum(axis=0)
-        residual = rest + (powers * damping**2).sum(axis=0)
-        weights = (powers * (1 - damping) * damping).sum(axis=0) / ratio
-        moved = gamma * residual / np.maximum((n - gamma) * weights, 1e-300)
-        moved = np.clip(moved, grid[0], grid[-1])
-        still = np.abs(moved - ratio) <= 1e-7 * ratio
-        ratio = moved
-        if still.all():
-            break
-    return ratio
 
 
 def h_score(features: Float64Array, labels: Int64Array) -> float:
