@@ -79,9 +79,12 @@ def test_the_loss_is_that_of_the_training_that_the_rate_is_for(network, pictures
         first_loss(batchsize=8)
 
 
-@pytest.mark.parametrize("bad", [{"lowest": 0.0}, {"lowest": 2.0}, {"steps": 3}])
-def test_bad_options(network, pictures, bad):
-    with pytest.raises(tk.ConfigError, match=r"lr_find|lowest"):
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [({"lowest": 0.0}, "lowest"), ({"lowest": 2.0}, "highest .* above 2"), ({"steps": 3}, "steps")],
+)
+def test_bad_options(network, pictures, bad, named):
+    with pytest.raises(tk.ConfigError, match=named):
         tk.lr_find(network(), pictures, **bad)
 
 

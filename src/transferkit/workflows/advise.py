@@ -135,20 +135,10 @@ def advise(
 
     Everything is measured on the train split. Size: images of the smallest class, and the gain
     of a linear probe from the last doubling of the images. Similarity: the share of errors that
-    pretrained features remove from a probe on the same network with random weights. Where the
-    images have groups (patients), no group is on both sides of a cross-validation.
+    pretrained features remove from a probe on the same network with random weights; and, where
+    there is a ``reference`` of images like those of the pretraining, their distance in features.
 
-    Args:
-        splits: With a labelled ``"train"``.
-        backbone: Name of a backbone.
-        weights: As for ``create_classifier``.
-        reference: Images like those of the pretraining, if there are some: their distance in
-            features is measured too.
-        image_size: Height and width of the network's input; None takes the weights' own.
-        max_images: Images that features are computed of, drawn stratified by class.
-        batch_size: Batch size.
-        device: Where to compute; by default a GPU if there is one.
-        seed: Seed of everything random.
+    The other arguments and the use of groups are those of :func:`~transferkit.rank_backbones`.
 
     Raises:
         UnknownNameError: No such backbone.

@@ -18,7 +18,7 @@ from transferkit._typing import Float64Array
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
-from transferkit.errors import ConfigError, TrainingError
+from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, plain_context, seeded, training_device
 from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
@@ -90,13 +90,8 @@ def lr_find(
         TrainingError: Everything is frozen, or the loss is not finite at the lowest rates.
     """
     check_number("lowest", lowest, above=0)
-    check_number("highest", highest, above=0)
-    check_whole("steps", steps)
-    if not lowest < highest or steps < 10:
-        raise ConfigError(
-            f"lowest must be below highest, and steps 10 or more, got lowest={lowest}, "
-            f"highest={highest} and steps={steps}."
-        )
+    check_number("highest", highest, above=lowest)
+    check_whole("steps", steps, least=10)
     check_option_names(options, owner="lr_find", beside=("lowest", "highest", "steps"))
     chosen = Options(lr=lowest, **options)
     model = require_classifier(model)
@@ -119,11 +114,9 @@ def lr_find(
 
 
 def steepest(rates: Float64Array, losses: Float64Array) -> float:
-    """The rate of steepest fall in log(rate) before the lowest loss; both ``(S,)``, evenly spaced.
-
-    The slope is that of a line fitted to an eighth of the steps. The first steps are left out:
-    their smoothed loss is the mean of a few batches, and falls or rises by chance.
-    """
+    """The rate of steepest fall in log(rate) before the lowest loss; both ``(S,)``, even."""
+    # The slope is that of a line fitted to an eighth of the steps. The first steps are left out:
+    # their smoothed loss is the mean of a few batches, and falls or rises by chance.
     window = max(3, len(losses) // 8 | 1)
     slope = savgol_filter(losses, window, polyorder=1, deriv=1)
     end = int(np.argmin(losses)) + 1
