@@ -9,7 +9,7 @@ from torch import nn
 
 import transferkit as tk
 from transferkit.selection.probe import probe_score
-from transferkit.workflows.advise import QUADRANTS
+from transferkit.workflows.advise import STRATEGIES
 from transferkit.workflows.rank import Sample, _sizes
 
 
@@ -141,7 +141,7 @@ def test_advice_from_measured_evidence(many):
     assert values["images of the smallest class"] == 120
     assert values["errors removed by pretraining"] == 0
     assert found.similarity == "dissimilar"
-    assert (found.strategy, *found.alternatives) == QUADRANTS["small", "dissimilar"][0]
+    assert (found.strategy, *found.alternatives) == STRATEGIES["small", "dissimilar"]
     assert values["gain per doubling"] == found.curve.gain_per_doubling
     assert found.quadrant in str(found)
     assert json.dumps(found.to_dict())

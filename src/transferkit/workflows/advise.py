@@ -33,37 +33,22 @@ STILL_RISING = 0.01
 TRANSFERS = 1 / 3
 """Share of the errors on random features that pretrained ones must remove to count as similar."""
 
-QUADRANTS: Mapping[tuple[Size, Similarity], tuple[tuple[Method, ...], str]] = {
-    ("small", "similar"): (
-        ("linear_probe", "lp_ft"),
-        (
-            "The features fit already, and few images cannot improve them safely: fine-tuning may "
-            "distort them and lose on images from elsewhere."
-        ),
-    ),
-    ("small", "dissimilar"): (
-        ("lp_ft", "gradual_unfreeze"),
-        (
-            "The features do not fit well, but there is little to learn new ones from: start from the "
-            "probe, and unfreeze with care."
-        ),
-    ),
-    ("large", "similar"): (
-        ("lp_ft", "fine_tune"),
-        (
-            "The features fit, and there are images enough to adapt them: start from the probe, so "
-            "that the first steps do not distort them."
-        ),
-    ),
-    ("large", "dissimilar"): (
-        ("fine_tune", "from_scratch"),
-        (
-            "There are images enough to learn features of their own: train everything, and see "
-            "whether pretraining helps at all."
-        ),
-    ),
+STRATEGIES: Mapping[tuple[Size, Similarity], tuple[Method, ...]] = {
+    ("small", "similar"): ("linear_probe", "lp_ft"),
+    ("small", "dissimilar"): ("lp_ft", "gradual_unfreeze"),
+    ("large", "similar"): ("lp_ft", "fine_tune"),
+    ("large", "dissimilar"): ("fine_tune", "from_scratch"),
 }
-"""Strategies to try, the first first, and why."""
+REASONS: Mapping[tuple[Size, Similarity], str] = {
+    ("small", "similar"): "The features fit already, and few images cannot improve them safely: "
+    "fine-tuning may distort them and lose on images from elsewhere.",
+    ("small", "dissimilar"): "The features do not fit well, but there is little to learn new ones "
+    "from: start from the probe, and unfreeze with care.",
+    ("large", "similar"): "The features fit, and there are images enough to adapt them: start from "
+    "the probe, so that the first steps do not distort them.",
+    ("large", "dissimilar"): "There are images enough to learn features of their own: train "
+    "everything, and see whether pretraining helps at all.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +152,8 @@ def advise(
     if reference is not None:
         away = features(reference, weights)
         more.append(_distance(pretrained, away, groups, reference.groups, seed))
-    (strategy, *others), reason = QUADRANTS[size, similarity]
-    every = (*evidence, *more)
+    strategy, *others = STRATEGIES[size, similarity]
+    every, reason = (*evidence, *more), REASONS[size, similarity]
     return Advice(backbone, size, similarity, strategy, tuple(others), every, reason, curve)
 
 
