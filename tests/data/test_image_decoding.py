@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
+import transferkit as tk
 from transferkit.data.image_decoding import ORIENTATION, decode, fit, luminance, probe
 from transferkit.data.pixel_reader import FileSource
 from transferkit.data.value_range import DatasetScale
@@ -220,3 +221,41 @@ def test_sixteen_bit_colour_as_the_png_standard_writes_it(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     assert abs(decode(path) - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "RGBA", "PA"])
+def test_pil_images_of_any_mode_hold_what_pillow_shows(mode):
+    colours = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+    image = colours.convert(mode.removesuffix("A")).convert(mode)
+    data = tk.ImageData([image, image])
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(np.broadcast_to(data.images, (2, 6, 7, 3))[1], expected)
+    np.testing.assert_array_equal(
+        tk.ImageData([image], channels=4).images[0], np.asarray(image.convert("RGBA"))
+    )
+
+
+def test_pil_images_of_several_kinds_in_one_list():
+    grey, colour = Image.new("L", (5, 4), 7), Image.new("P", (5, 4))
+    colour.putpalette([9, 8, 7])
+    data = tk.ImageData([grey, colour])
+    assert data.images[:, 0, 0].tolist() == [[7, 7, 7], [9, 8, 7]]
+    with pytest.raises(tk.DataError, match=r"one size and bit depth, got .*5x4 uint8.*image_size"):
+        tk.ImageData([grey, Image.new("L", (4, 5))])
+    with pytest.raises(tk.DataError, match="PIL images only"):
+        tk.ImageData([grey, np.zeros((4, 5))])
+
+
+def test_four_channels_of_files_keep_the_alpha(tmp_path):
+    rgba = rng.integers(0, 256, (2, 6, 7, 4), dtype=np.uint8)
+    for number, title in enumerate("ab"):
+        (tmp_path / title).mkdir()
+        Image.fromarray(rgba[number]).save(tmp_path / title / "x.png")
+    Image.fromarray(rgba[0, ..., 0]).save(tmp_path / "b" / "y.png")
+    grey = np.concatenate([np.repeat(rgba[0, ..., :1], 3, 2), np.full((6, 7, 1), 255)], axis=2)
+    for images in (
+        tk.load_images(tmp_path, channels=4).images,
+        tk.load_splits(tmp_path, channels=4, val_share=0)["train"].images,
+    ):
+        np.testing.assert_array_equal(images, [*rgba, grey])
+    assert tk.load_images(tmp_path).images.shape[3] == 3

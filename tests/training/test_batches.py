@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,13 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from transferkit.data.augment import Augment
+from transferkit.data.augment import Augment, draws_per_image
 from transferkit.data.disk_cache import CacheWarning
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.models.frozen_prefix import Cut
 from transferkit.models.prefix_cache import Cache
-from transferkit.training.batches import apply_augmentation
+from transferkit.training.batches import augmenter
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.02, "batch_size": 8, "progress": False, "device": "cpu"}
@@ -148,22 +150,52 @@ def test_compiled_is_the_same_training(small, train, val, whole):
     assert close(*models, 1e-4)
 
 
-@pytest.mark.parametrize(
-    "flip",
-    [
-        v2.RandomHorizontalFlip(0.5),
-        v2.Compose([v2.RandomHorizontalFlip(0.5)]),
-        transforms.RandomHorizontalFlip(0.5),
-    ],
-)
-def test_a_transform_of_torchvision_draws_anew_for_each_image(train, flip):
+def flip_once(images):
+    return images.flip(-1) if torch.rand(()) < 0.5 else images
+
+
+def flip_each(images):
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
+
+
+FLIPS = {
+    "v2": v2.RandomHorizontalFlip(0.5),
+    "compose": v2.Compose([v2.RandomHorizontalFlip(0.5)]),
+    "v1": transforms.RandomHorizontalFlip(0.5),
+    "sequential": torch.nn.Sequential(v2.RandomHorizontalFlip(0.5)),
+    "partial": partial(v2.RandomHorizontalFlip(0.5)),
+    "bound method": v2.RandomHorizontalFlip(0.5).forward,
+    "lambda": lambda images: v2.RandomHorizontalFlip(0.5)(images),
+    "own, once": flip_once,
+    "own, each": flip_each,
+}
+
+
+@pytest.mark.parametrize("flip", FLIPS.values(), ids=FLIPS)
+def test_random_numbers_are_drawn_anew_for_each_image(train, flip):
     images = train.batch(np.arange(len(train)))
     torch.manual_seed(0)
-    changed = apply_augmentation(flip, images)
+    changed = augmenter(flip)(images)
     flipped = [torch.equal(a, b.flip(-1)) for a, b in zip(changed, images, strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(changed, images, strict=True)]
     assert all(a or b for a, b in zip(flipped, kept, strict=True))
     assert 10 < sum(flipped) < 40
+
+
+def test_only_what_draws_for_each_image_is_given_whole_batches():
+    images = torch.zeros((3, 3, 12, 10), dtype=torch.uint8)
+
+    def noisy(change):  # grain differs from image to image whatever the change does
+        return lambda batch: change(batch) + torch.randn(batch.shape)
+
+    assert draws_per_image(flip_each, images)
+    assert draws_per_image(noisy(flip_each), images)
+    assert draws_per_image(noisy(lambda batch: batch), images)
+    assert not draws_per_image(noisy(flip_once), images)
+    assert not draws_per_image(lambda batch: batch, images)
+    before = torch.get_rng_state()
+    draws_per_image(flip_once, images)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_transform_that_makes_images_of_several_sizes(frozen, train):

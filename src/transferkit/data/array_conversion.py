@@ -12,7 +12,7 @@ from PIL import Image
 
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
-from transferkit.data.image_decoding import drop_alpha
+from transferkit.data.image_decoding import BROKEN, drop_alpha, to_array, widen
 from transferkit.data.value_range import BITS, DatasetScale, chunks
 from transferkit.errors import DataError
 
@@ -71,6 +71,8 @@ def to_images(
             "Expected several images, got one PIL image. Give a list of images, "
             "tk.ImageData([image]), or read files with tk.load_images(paths)."
         )
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Image.Image):
+        value = stack_pil_images(value, channels or 1)
     array = to_channels_last(to_numpy(value), channels)
     scale = DatasetScale(bits)
     if array.dtype != np.uint8:
@@ -83,6 +85,22 @@ def to_images(
         array = images
     pixels = cast(UInt8Array, array)
     return pixels if channels == 4 else drop_alpha(pixels), scale.bits
+
+
+def stack_pil_images(images: Sequence[object], channels: int) -> NDArray[np.generic]:
+    """Decode PIL images of one size, in any modes, to an array of ``channels`` or more."""
+    try:
+        arrays = [to_array(cast(Image.Image, image), alpha=channels == 4) for image in images]
+    except (AttributeError, *BROKEN) as error:
+        raise DataError(f"Expected PIL images only, all of them readable: {error}.") from error
+    if len({(array.shape[:2], array.dtype) for array in arrays}) > 1:
+        raise DataError(
+            "Expected PIL images of one size and bit depth, got "
+            f"{sorted({f'{a.shape[1]}x{a.shape[0]} {a.dtype}' for a in arrays})}. Resize them, or "
+            "save them and read the files: tk.load_splits(folder, image_size=64)."
+        )
+    most = max(channels, *(array.shape[2] for array in arrays if array.ndim == 3), 1)
+    return np.stack([widen(array, most) for array in arrays])
 
 
 def to_channels_last(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,12 @@ from torch.nn import functional
 from transferkit._validation import check_among, check_number
 from transferkit.data.preprocess import LUMINANCE
 from transferkit.errors import DataError
+
+CALLS, COPIES = 32, 4
+"""How often a function of images is tried, each time on so many copies of one image."""
+
+ALIKE = 0.75
+"""Share of the usual difference below which the images of one call are alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +111,27 @@ class Augment:
         values = (images.float() * brightness).clamp_(0, 255)
         mean = luminance_mean(values)
         return mean + (values - mean) * contrast
+
+
+def draws_per_image(augment: Callable[[Tensor], object], images: Tensor) -> bool:
+    """Whether a function of a batch (B, C, H, W) draws its random numbers for each image anew.
+
+    Tried on copies of a picture of noise: if it does, two copies of one call differ as much as
+    copies of two calls. If it draws once for the batch, as torchvision's transforms do in whatever
+    wrapping, they are alike, or at least nearer to each other where it also adds noise.
+    """
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        one = torch.randint(0, 256, (1, *images.shape[1:]), dtype=torch.uint8).to(images.device)
+        calls = [augment(one.repeat(COPIES, 1, 1, 1)) for _ in range(CALLS)]
+    batches = [made for made in calls if isinstance(made, Tensor) and made.shape[:1] == (COPIES,)]
+    if len(batches) < CALLS or len({made.shape for made in batches}) > 1:
+        return True  # what comes back is no batch of images, which the caller will say
+    values = torch.stack(batches).float().flatten(2)
+    # half the mean squared difference of two rows is a variance
+    within, overall = values.var(1).sum().item(), values.flatten(0, 1).var(0).sum().item()
+    return within > 0 and within / CALLS >= ALIKE * overall
 
 
 def affine(

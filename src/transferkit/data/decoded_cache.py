@@ -52,7 +52,7 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
     if found is not None:
         return found
     size = working_size(parts, options)
-    pixels = prod((len(paths), *size, 3 if options.channels == 3 else 1))
+    pixels = prod((len(paths), *size, options.fewest_channels))
     if options.cache == "disk" or total > WORTH_KEEPING or pixels > options.memory_limit:
         try:
             with store.adding(key) as entry:

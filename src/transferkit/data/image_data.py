@@ -93,6 +93,7 @@ class ImageData:
             images: (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels; where both
                 ends look like channels, the last axis is taken. (N, H, 3) and (N, H, 4), which
                 may be one colour image, need ``channels=1``.
+                Or a list of PIL images of one size, in any modes.
                 Types: uint8; bool (0 and 255); uint16, of which ``bits`` become 0..255; other
                 integers in 0..255; floats in [0, 1] (times 255) or in [0, 255].
             labels: Class numbers, (N,) or (N, 1).

@@ -111,6 +111,17 @@ def drop_equal_channels(image: UInt8Array) -> UInt8Array:
     return image
 
 
+def widen(image: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
+    """Turn (H, W), (H, W, 3) or (H, W, 4) into so many channels or more; new alpha is opaque."""
+    colour = image if image.ndim == 3 else image[..., None]
+    if colour.shape[2] == 1 and channels > 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if colour.shape[2] == 3 and channels == 4:
+        white = {"uint8": 255, "uint16": 65535}.get(colour.dtype.name, 1)
+        colour = np.concatenate([colour, np.full_like(colour[..., :1], white)], axis=2)
+    return colour
+
+
 def luminance(image: UInt8Array) -> UInt8Array:
     """Turn (H, W, 3) into grey (H, W) by ITU-R BT.601; grey stays as it is."""
     return image if image.ndim == 2 else np.asarray(Image.fromarray(image).convert("L"))

@@ -19,6 +19,7 @@ from transferkit.data.folder_layout import image_files
 from transferkit.data.image_data import ImageData, require_images, trusted_images
 from transferkit.data.image_decoding import BROKEN, Resize, decode, drop_alpha, to_array
 from transferkit.data.pixel_reader import (
+    Channels,
     FileSource,
     Part,
     ReadOptions,
@@ -39,6 +40,7 @@ def load_images(
     image_size: int | tuple[int, int] | None = None,
     resize: Resize = "squash",
     bits: int | None = None,
+    channels: Channels = "auto",
 ) -> ImageData:
     """Read image files without labels, to predict on or to look at.
 
@@ -47,6 +49,7 @@ def load_images(
         image_size: Height and width, as in :func:`load_splits`.
         resize: Resizing, as in :func:`load_splits`.
         bits: Bit depth of 16-bit images, as in :func:`load_splits`.
+        channels: 1, 3, 4 or ``"auto"``, as in :func:`load_splits`.
 
     Raises:
         DataError: A path does not exist, a folder holds no image, or a file cannot be read.
@@ -71,6 +74,7 @@ def load_images(
         size=None if image_size is None else to_sides("image_size", image_size),
         resize=resize,
         bits=bits,
+        channels=channels,
         progress=False,
     )
     names = list(map(str, list_files(paths)))

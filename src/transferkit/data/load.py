@@ -81,7 +81,8 @@ def load_splits(
             10, 12, 14 and 16 that holds the largest value of the dataset.
         on_error: ``"raise"`` stops at an unreadable image; ``"skip"`` leaves it out and lists it in
             ``Splits.skipped``.
-        channels: 1 or 3; ``"auto"`` takes 1 if every image is grey, also if stored as RGB.
+        channels: 1, 3, or 4 to keep the alpha of transparent images, which else are composited on
+            black; ``"auto"`` takes 1 if every image is grey, also if stored as RGB, else 3.
         resize: ``"squash"`` changes the aspect ratio; ``"crop"`` and ``"pad"`` keep it.
         workers: Threads that decode; None takes one per processor, 16 at most.
         memory_limit: Bytes of pixels above which they lie in a memory-mapped file.

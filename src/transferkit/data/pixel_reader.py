@@ -25,11 +25,12 @@ from transferkit.data.image_decoding import (
     fit,
     luminance,
     probe,
+    widen,
 )
 from transferkit.data.value_range import BITS, SLACK, DatasetScale
 from transferkit.errors import DataError
 
-Channels: TypeAlias = Literal["auto", 1, 3]
+Channels: TypeAlias = Literal["auto", 1, 3, 4]
 OnError: TypeAlias = Literal["raise", "skip"]
 CacheChoice: TypeAlias = Literal["auto", "disk"]
 Reserve: TypeAlias = Callable[[tuple[int, ...]], UInt8Array]
@@ -51,8 +52,11 @@ class Source(Protocol):
     def scale(self) -> DatasetScale:
         """The scale, perhaps known only once all images have been read."""
 
-    def read(self, name: str) -> UInt8Array:
-        """Return one image, (H, W) or (H, W, 3); DataError (why, not which) if damaged."""
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
+        """Return one image, (H, W) or (H, W, 3), or with ``alpha``, if it has some, (H, W, 4).
+
+        Without ``alpha`` it is composited on black. A DataError says why a file is damaged.
+        """
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Return an image's height and width, or None if it is damaged."""
@@ -65,9 +69,9 @@ class FileSource:
     root: Path
     scale: DatasetScale
 
-    def read(self, name: str) -> UInt8Array:
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
         """Decode one file."""
-        pixels = decode(self.root / name)
+        pixels = decode(self.root / name, alpha=alpha)
         if pixels.dtype != np.uint8:
             self.scale.see(pixels[None])
         return self.scale.convert(pixels)
@@ -108,11 +112,11 @@ class ArraySource:
                 f"{self.highs[wide[0]]:g}. Save all arrays on one scale."
             )
 
-    def read(self, name: str) -> UInt8Array:
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
         """Convert one image."""
         stem, _, row = name[:-1].rpartition("[")
         image = self.scale.convert(self.arrays[stem][int(row)])
-        return drop_equal_channels(drop_alpha(image))
+        return image if alpha else drop_equal_channels(drop_alpha(image))
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Return the size of the array's images."""
@@ -156,10 +160,15 @@ class ReadOptions:
         if self.workers is not None:
             check_whole("workers", self.workers, least=1)
         check_among("on_error", self.on_error, ("raise", "skip"))
-        check_among("channels", self.channels, ("auto", 1, 3))
+        check_among("channels", self.channels, ("auto", 1, 3, 4))
         check_among("resize", self.resize, ("squash", "crop", "pad"))
         check_among("cache", self.cache, ("auto", "disk", None))
         check_among("bits", self.bits, BITS)
+
+    @property
+    def fewest_channels(self) -> int:
+        """Channels that are stored even where every image is grey."""
+        return 1 if self.channels == "auto" else self.channels
 
     @property
     def threads(self) -> int:
@@ -201,14 +210,14 @@ def read_images(
 
     def read(source: Source, name: str) -> tuple[UInt8Array, tuple[int, ...]] | DataError:
         try:
-            image = source.read(name)
+            image = source.read(name, alpha=options.channels == 4)
         except DataError as error:
             return error
         grey = luminance(image) if options.channels == 1 else image
         return fit(grey, size, options.resize), image.shape[:2]
 
     total = sum(len(part.names) for part in parts.values())
-    pixels = PixelBuffer((total, *size, 3 if options.channels == 3 else 1), reserve)
+    pixels = PixelBuffer((total, *size, options.fewest_channels), reserve)
     names: list[str] = []
     sizes: list[tuple[int, ...]] = []
     skipped: dict[str, str] = {}
@@ -242,12 +251,12 @@ class PixelBuffer:
         self.array = reserve(shape)
 
     def append(self, image: UInt8Array) -> None:
-        """Add one image, (H, W) or (H, W, 3)."""
+        """Add one image, (H, W) or (H, W, C)."""
         if image.ndim == 3 and self.array.shape[3] == 1:
             grey, self.array = self.array, self.reserve((*self.array.shape[:3], 3))
             for row in range(self.used):
                 self.array[row] = grey[row]
-        self.array[self.used] = image if image.ndim == 3 else image[..., None]
+        self.array[self.used] = widen(image, self.array.shape[3])
         self.used += 1
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from transferkit._format import describe
 from transferkit._typing import Int64Array
-from transferkit.data.augment import Augment
+from transferkit.data.augment import Augment, draws_per_image
 from transferkit.data.disk_cache import CacheWarning
 from transferkit.data.image_data import ImageData
 from transferkit.errors import TrainingError
@@ -106,46 +106,60 @@ def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> l
     return batches
 
 
-def apply_augmentation(augment: Augmentation, images: Tensor) -> Tensor:
-    """Change a uint8 batch (B, C, H, W) at random, with numbers from torch's generator."""
-    # in full precision: pixel positions in bfloat16 would be off by a pixel
-    with torch.autocast(images.device.type, enabled=False):
-        if isinstance(augment, Augment):
-            return augment(images, torch.default_generator)
-        of_torchvision = type(augment).__module__.startswith("torchvision.transforms")
-        changed: object = _by_image(augment, images) if of_torchvision else augment(images)
-    if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == len(images):
-        return changed
-    raise TrainingError(
-        f"augment must return a tensor of {len(images)} images (B, C, H, W), "
-        f"got {describe(changed)}."
-    )
+def augmenter(augment: Augmentation) -> Callable[[Tensor], Tensor]:
+    """A function that changes a uint8 batch (B, C, H, W) by numbers from torch's generator.
+
+    What draws once for all images that it is given gets them one by one.
+    """
+    of_torchvision = type(augment).__module__.startswith("torchvision.transforms")
+    whole: list[bool] = []  # whether a batch may be given at once, as the first one has shown
+
+    def change(images: Tensor) -> Tensor:
+        # in full precision: pixel positions in bfloat16 would be off by a pixel
+        with torch.autocast(images.device.type, enabled=False):
+            if isinstance(augment, Augment):
+                return augment(images, torch.default_generator)
+            if of_torchvision:  # some of these take single images (C, H, W) only
+                changed = _joined([augment(image) for image in images], torch.stack)
+            else:
+                if not whole:
+                    whole.append(draws_per_image(augment, images))
+                pieces = [images] if whole[0] else [images[row, None] for row in range(len(images))]
+                changed = _joined([augment(piece) for piece in pieces], torch.cat)
+        if isinstance(changed, Tensor) and changed.ndim == 4 and len(changed) == len(images):
+            return changed
+        raise TrainingError(
+            f"augment must return a tensor of {len(images)} images (B, C, H, W), "
+            f"got {describe(changed)}."
+        )
+
+    return change
 
 
-def _by_image(transform: Callable[[Tensor], Tensor], images: Tensor) -> object:
-    """Apply a transform that draws its random numbers once per call, so once per image."""
-    changed: list[object] = [transform(image) for image in images]
-    tensors = [image for image in changed if isinstance(image, Tensor)]
-    one_shape = len({tensor.shape for tensor in tensors}) == 1
-    return torch.stack(tensors) if one_shape and len(tensors) == len(images) else changed
+def _joined(made: list[object], join: Callable[[list[Tensor]], Tensor]) -> object:
+    """What an augmentation made, as one tensor where it fits together."""
+    tensors = [one for one in made if isinstance(one, Tensor)]
+    fit = len(tensors) == len(made) and len({one.shape for one in tensors}) == 1
+    return join(tensors) if fit else made
 
 
 def augmented(forward: Forward, augment: Augmentation | None) -> Forward:
     """Augmentation, where there is any, and then ``forward``."""
     if augment is None:
         return forward
-    return lambda images: forward(apply_augmentation(augment, images))
+    change = augmenter(augment)
+    return lambda images: forward(change(images))
 
 
 def augmented_view(
     augment: Augmentation, prefix: Prefix, numbers: tuple[int, int], device: torch.device
 ) -> Prefix:
     """The frozen layers on augmented images, the same in every run with the same ``numbers``."""
-    batches = count(1)
+    batches, change = count(1), augmenter(augment)
 
     def view(images: Tensor) -> tuple[Tensor, ...]:
         with seeded((*numbers, 2, next(batches)), device):
-            changed = apply_augmentation(augment, images)
+            changed = change(images)
         return prefix(changed)
 
     return view

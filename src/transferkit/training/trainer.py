@@ -94,9 +94,9 @@ class Trainer:
         precision: ``"float32"``, ``"bfloat16"`` (mixed precision), or ``"auto"``: bfloat16 on a
             GPU with tensor cores for it, float32 elsewhere. Default: "auto".
         augment: Random augmentation of the training images: an :class:`~transferkit.Augment`, a
-            transform of torchvision, which is applied image by image, or a function of a uint8
-            batch (B, C, H, W) that draws its random numbers from torch, for each image its own.
-            Default: None.
+            transform of torchvision, or any function of a uint8 batch (B, C, H, W) that draws its
+            random numbers from torch. What draws once for a whole batch, as torchvision's
+            transforms do, is found out by a trial and applied image by image. Default: None.
         monitor: ``"val_accuracy"`` or ``"val_loss"``: chooses the best epoch; of equal ones the
             earliest. Default: "val_accuracy".
         patience: Stop after this many epochs without a better one; needs val. Default: None.
