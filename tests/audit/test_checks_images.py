@@ -6,19 +6,15 @@ from sklearn.metrics import roc_auc_score
 
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.checks_images import (
-    blank_images,
-    corrupt_images,
+    BROKEN,
+    ODD,
+    broken_and_odd_images,
+    corrupt_files,
     image_sizes,
-    low_information_images,
-    odd_sized_images,
-    outlying_images,
     robust_scores,
     shortcuts,
     statistic_auc,
 )
-from transferkit.audit.image_statistics import ImageStatistics
-
-SINGLE = (blank_images, low_information_images, odd_sized_images, outlying_images)
 
 
 def pictures(count=60, side=32, channels=1, seed=0):
@@ -38,33 +34,31 @@ def planted():
 
 def test_planted_images_are_found_and_no_others(audit_of):
     data = audit_of({"train": planted()})
-    found = {
-        check.__name__: [item.names[0] for finding in check(data) for item in finding.evidence]
-        for check in SINGLE
-    }
+    findings = {finding.check: finding for finding in broken_and_odd_images(data)}
+    found = {name: [item.names[0] for item in f.evidence] for name, f in findings.items()}
     assert found["blank_images"] == ["train/3.png"]
     assert found["low_information_images"] == ["train/4.png"]
     assert found["odd_sized_images"] == []
     assert "train/5.png" in found["outlying_images"]
     assert set(found["outlying_images"]) <= {f"train/{i}.png" for i in (4, 5, 6)}
-    every_file, cut = corrupt_images(data)
-    assert every_file.severity == "info"
-    assert [item.names for item in cut.evidence] == [("train/6.png",)]
-    assert cut.severity == "warning"
+    assert found["corrupt_images"] == ["train/6.png"]
+    assert findings["corrupt_images"].severity == "warning"
 
 
 def test_clean_images_raise_no_complaint(audit_of):
     data = audit_of({"train": pictures(100)})
-    for check in SINGLE:
-        (finding,) = check(data)
-        assert (finding.severity, finding.statistic) == ("info", 0)
+    found = [(finding.severity, finding.statistic) for finding in broken_and_odd_images(data)]
+    assert found == [("info", 0)] * len(BROKEN | ODD)
 
 
 def test_odd_sizes_by_area_and_by_aspect(audit_of):
     rng = np.random.default_rng(0)
     sizes = np.column_stack([rng.integers(900, 1100, 100), rng.integers(1200, 1400, 100)])
     sizes[7], sizes[8] = (60, 80), (400, 3000)
-    (found,) = odd_sized_images(audit_of({"test": {"images": pictures(100), "sizes": sizes}}))
+    data = audit_of({"test": {"images": pictures(100), "sizes": sizes}})
+    (found,) = (
+        finding for finding in broken_and_odd_images(data) if finding.check == "odd_sized_images"
+    )
     assert [item.names[0] for item in found.evidence] == ["test/7.png", "test/8.png"]
 
 
@@ -82,10 +76,10 @@ def test_sizes_that_differ_between_splits_are_an_error(audit_of):
 
 def test_unreadable_files_are_named(audit_of):
     skipped = [("a/<i>.png", "truncated")]
-    found, _ = corrupt_images(audit_of({"train": pictures(9)}, skipped=skipped))
+    (found,) = corrupt_files(audit_of({"train": pictures(9)}, skipped=skipped))
     assert found.effect == pytest.approx(0.1)
     assert found.evidence[0].names == ("a/<i>.png",)
-    assert next(corrupt_images(audit_of({"train": pictures(9)}))).severity == "info"
+    assert next(corrupt_files(audit_of({"train": pictures(9)}))).severity == "info"
 
 
 def test_robust_scores_survive_ties_and_constants():
@@ -100,7 +94,7 @@ def find_shortcuts(audit_of, monkeypatch):
 
     def find(values, labels, classes=("a", "b"), names=("brightness",)):
         columns = np.asarray(values, float).reshape(len(labels), -1)
-        measured = ImageStatistics(columns, tuple(names))
+        measured = dict(zip(names, columns.T, strict=True))
         monkeypatch.setattr(AuditData, "statistics", {"train": measured})
         constant = np.zeros((len(labels), 4, 4, 1), np.uint8)  # whose corners tell nothing
         part = {"images": constant, "labels": np.asarray(labels)}

@@ -6,7 +6,6 @@ import pytest
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.checks_splits import (
     conflicting_labels,
-    constant_features,
     empty_classes,
     exact_duplicates,
     few_images,
@@ -14,7 +13,7 @@ from transferkit.audit.checks_splits import (
     near_duplicates,
     repeated_images,
     straddling_groups,
-    untrained_head,
+    useless_embedding,
 )
 from transferkit.audit.near_duplicates import DuplicatePairs
 
@@ -108,14 +107,14 @@ def test_few_images_and_features_that_never_vary_are_said(audit_of):
     wide = {"images": noise(6), "features": np.ones((6, 8))}
     data = audit_of({"train": wide, "test": noise(9)})
     assert [(f.splits, f.severity) for f in few_images(data)] == [(("train",), "warning")]
-    assert [f.severity for f in constant_features(data)] == ["warning"]
+    assert [f.severity for f in useless_embedding(data)] == ["warning"]
     varied = audit_of({"train": {**wide, "features": np.eye(6)}})
-    assert [list(check(varied)) for check in (few_images, constant_features)] == [[], []]
+    assert [list(check(varied)) for check in (few_images, useless_embedding)] == [[], []]
 
 
 def test_a_head_that_was_never_trained_is_said(audit_of):
     varied = {"images": noise(6), "features": np.eye(6)}
-    (found,) = untrained_head(audit_of({"train": varied}, untrained_head=True))
+    (found,) = useless_embedding(audit_of({"train": varied}, untrained_head=True))
     assert (found.severity, "never trained" in found.message) == ("warning", True)
 
 

@@ -249,7 +249,7 @@ def test_a_score_of_zero_can_be_drawn():
     labels = np.zeros(4, int)
     none = ScoredSplit(labels, np.tile([0.0, 1.0], (4, 1)))
     drawn = waterfall(explain_scores(none, none, classes=["a", "b"], samples=20))
-    assert all(0 <= drawn["x"](value) <= 1 for bar in drawn["bars"] for value in bar[2:4])
+    assert all(0 <= drawn["x"](value) <= 1 for bar in drawn["bars"] for value in bar.span)
 
 
 def test_thumbnails_are_small_pictures():

@@ -186,7 +186,7 @@ def test_one_resplit_has_no_interval_and_says_so(tmp_path):
     for text in (str(report), report.to_json(), page):
         assert not re.search(r"\bnan\b", text, re.IGNORECASE)
     assert "(one re-split has no interval)" in str(report)
-    assert "one re-split</text>" in page
+    assert "one re-split</span>" in page
     gap = json.loads(report.to_json())["gap"]
     for name in ("reshuffled", "reshuffled_by_group", "group_gain"):
         assert gap[name]["interval"] is None

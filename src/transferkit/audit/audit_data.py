@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -21,7 +21,7 @@ from transferkit.audit.gap_parts import (
     choice_optimism,
     explain_scores,
 )
-from transferkit.audit.image_statistics import ImageStatistics, image_statistics
+from transferkit.audit.image_statistics import image_statistics
 from transferkit.audit.near_duplicates import DuplicatePairs, near_duplicate_pairs
 from transferkit.audit.reshuffle import SEEDS, reshuffle, right_by_strength, swap
 from transferkit.audit.two_sample import SplitPair
@@ -94,7 +94,7 @@ class AuditData:
         return [name for part in self.splits.values() for name in part.names]
 
     @cached_property
-    def statistics(self) -> dict[str, ImageStatistics]:
+    def statistics(self) -> dict[str, dict[str, Float64Array]]:
         """Brightness, contrast, size and the like of every image."""
         return {n: image_statistics(p.images, sizes=p.sizes) for n, p in self.splits.items()}
 
@@ -183,21 +183,15 @@ class AuditData:
             swap=swap(by_strength),
         )
 
-    def evidence(self, split: str, rows: Int64Array, notes: Iterable[str]) -> list[Evidence]:
-        """Make the evidence of images of one split: their rows (B,), and a note on each."""
-        names = self.splits[split].names
-        return [Evidence((names[r],), note) for r, note in zip(rows.tolist(), notes, strict=True)]
-
     def share_of_images(
         self,
         check: str,
         limits: Thresholds,
         splits: tuple[str, ...],
         evidence: Sequence[Evidence],
-        *,
-        found: str,
-        nothing: str = "",
+        message: str,
         advice: str,
+        *,
         concerned: int | None = None,
         total: int | None = None,
         statistic: int | None = None,
@@ -205,7 +199,7 @@ class AuditData:
         """Make a finding whose effect is the share of the images concerned.
 
         By default, one image per piece of evidence, of all images of the last of the ``splits``;
-        the statistic is their number. The message is ``found``, or ``nothing`` if there are none.
+        the statistic is their number.
         """
         count = len(evidence) if concerned is None else concerned
         total = len(self.splits[splits[-1]]) if total is None else total
@@ -216,7 +210,7 @@ class AuditData:
             statistic=count if statistic is None else statistic,
             effect=count / total,
             interval=wilson_interval(count, total),
-            message=found if count else nothing,
+            message=message,
             evidence=tuple(evidence[: self.config.evidence]),
             advice=advice if count else "",
         )

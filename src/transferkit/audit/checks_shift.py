@@ -97,14 +97,14 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
         for name, part in data.splits.items()
         if part.logits is not None
     }
-    statistics = {name: found.values for name, found in data.statistics.items()}
+    statistics = {n: np.column_stack([*own.values()]) for n, own in data.statistics.items()}
     for pair in data.pairs:
         if _too_few(pair):
             a, b = pair.splits
             message = f"{a} and {b} hold too few images or groups: nothing can be compared."
             yield Finding(check="shift", severity="warning", splits=pair.splits, message=message)
             continue
-        columns = data.statistics[pair.splits[0]].names
+        columns = tuple(data.statistics[pair.splits[0]])
         yield from _shift(data, "statistics_shift", pair.described_by(statistics, columns), ks_test)
         yield from _shift(data, "embedding_shift", pair, mmd_test, domain_classifier_test)
         if outputs:

@@ -44,29 +44,26 @@ def missing_labels(data: AuditData) -> Iterator[Finding]:
         )
 
 
-def untrained_head(data: AuditData) -> Iterator[Finding]:
-    """A classifier whose outputs mean nothing yet."""
+def useless_embedding(data: AuditData) -> Iterator[Finding]:
+    """A classifier whose outputs mean nothing yet, and features in which no shift can show."""
+    problems = {}
     if data.untrained_head:
-        yield Finding(
-            check="embedding",
-            severity="warning",
-            splits=tuple(data.splits),
-            message="The head of the model was never trained: its outputs are left out, and a "
-            "probe on its features stands in for them.",
-            advice="Audit with a trained classifier, or name the backbone.",
+        problems["Audit with a trained classifier, or name the backbone."] = (
+            "The head of the model was never trained: its outputs are left out, and a probe on its "
+            "features stands in for them."
         )
-
-
-def constant_features(data: AuditData) -> Iterator[Finding]:
-    """Features in which no shift can show."""
     if all(np.ptp(part.features, axis=0).max() == 0 for part in data.splits.values()):
+        problems["Audit with another model."] = (
+            "Every feature is constant within each split: the embedding sees no difference "
+            "between images."
+        )
+    for advice, message in problems.items():
         yield Finding(
             check="embedding",
             severity="warning",
             splits=tuple(data.splits),
-            message="Every feature is constant within each split: the embedding sees no "
-            "difference between images.",
-            advice="Audit with another model.",
+            message=message,
+            advice=advice,
         )
 
 
@@ -98,8 +95,8 @@ def exact_duplicates(data: AuditData) -> Iterator[Finding]:
             data.config.exact_leak,
             (a, b),
             [Evidence((names[i], others[j]), "identical pixels") for i, j in twins],
-            found=f"{len(twins)} of {total} images of {b} are pixel-identical to images of {a}.",
-            advice=f"Remove them from {a} or {b}: a score on {b} counts them as unseen.",
+            f"{len(twins)} of {total} images of {b} are pixel-identical to images of {a}.",
+            f"Remove them from {a} or {b}: a score on {b} counts them as unseen.",
         )
     if not leaks:
         message = "No image is pixel-identical to one of another split."
@@ -120,10 +117,10 @@ def straddling_groups(data: AuditData) -> Iterator[Finding]:
             data.config.group_leak,
             (a, b),
             [Evidence((names[i], others[j]), f"group {own[j]}") for i, j in twins],
-            statistic=count,
-            found=f"{count} groups lie in both {a} and {b}: {len(twins)} of {len(own)} images of "
+            f"{count} groups lie in both {a} and {b}: {len(twins)} of {len(own)} images of "
             f"{b} belong to them.",
-            advice="Split by group, so that no patient is in the images of both.",
+            "Split by group, so that no patient is in the images of both.",
+            statistic=count,
         )
     if not straddle:
         total = len({group for groups in data.groups.values() for group in groups})
@@ -146,7 +143,7 @@ def repeated_images(data: AuditData) -> Iterator[Finding]:
     """Images with the pixels of an earlier image of the same split."""
     for split, hashes in data.hashes.items():
         names = data.splits[split].names
-        twin, _ = _first_twins(hashes)
+        twin = _first_twins(hashes)
         repeats = np.flatnonzero(twin != np.arange(len(hashes))).tolist()
         if repeats:
             yield data.share_of_images(
@@ -154,16 +151,15 @@ def repeated_images(data: AuditData) -> Iterator[Finding]:
                 data.config.repeats,
                 (split,),
                 [Evidence((names[twin[row]], names[row]), "identical pixels") for row in repeats],
-                found=f"{len(repeats)} of {len(hashes)} images of {split} repeat another image of "
-                "it.",
-                advice="Keep one of each: repeats count double in training and in every score.",
+                f"{len(repeats)} of {len(hashes)} images of {split} repeat another image of it.",
+                "Keep one of each: repeats count double in training and in every score.",
             )
 
 
-def _first_twins(hashes: NDArray[np.bytes_]) -> tuple[Int64Array, Int64Array]:
-    """Row of the first image with the same pixels (N,), and the place of its hash in order."""
+def _first_twins(hashes: NDArray[np.bytes_]) -> Int64Array:
+    """Row of the first image with the same pixels (N,)."""
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    return first[inverse], inverse
+    return first[inverse]
 
 
 def near_duplicates(data: AuditData) -> Iterator[Finding]:
@@ -188,11 +184,11 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
             data.config.repeats if a == b else data.config.near_leak,
             (a,) if a == b else (a, b),
             [_edited_pair(data.names, copies, pair) for pair in pairs.tolist()],
+            f"{concerned} of {total} images of {b} are edited copies of {others}.",
+            "Look at the pairs, and keep "
+            + ("one image of each." if a == b else "the images of a pair in one split."),
             concerned=concerned,
             statistic=len(pairs),
-            found=f"{concerned} of {total} images of {b} are edited copies of {others}.",
-            advice="Look at the pairs, and keep "
-            + ("one image of each." if a == b else "the images of a pair in one split."),
         )
     if not edited.any():
         message = "No image is an edited copy of another."
@@ -212,9 +208,8 @@ def conflicting_labels(data: AuditData) -> Iterator[Finding]:
         return
     labels = np.concatenate(list(data.labels.values()))
     names = [name for split in data.labels for name in data.splits[split].names]
-    twin, order = _first_twins(np.concatenate([data.hashes[split] for split in data.labels]))
+    twin = _first_twins(np.concatenate([data.hashes[split] for split in data.labels]))
     odd = np.flatnonzero(labels != labels[twin])
-    odd = odd[np.argsort(order[odd], kind="stable")]
     pairs = list(zip(twin[odd].tolist(), odd.tolist(), strict=True))
     if data.copies is not None and len(data.labels) == len(data.splits):
         edited = zip(data.copies.first.tolist(), data.copies.second.tolist(), strict=True)
@@ -227,9 +222,8 @@ def conflicting_labels(data: AuditData) -> Iterator[Finding]:
         data.config.label_conflict,
         tuple(data.labels),
         [Evidence((names[i], names[j]), f"labels {titles[i]} and {titles[j]}") for i, j in pairs],
+        f"{concerned or 'No'} images show the same picture under different labels.",
+        "Have these labels checked: at most one of each pair is right.",
         concerned=concerned,
         total=len(labels),
-        found=f"{concerned} images show the same picture under different labels.",
-        nothing="No picture has two labels.",
-        advice="Have these labels checked: at most one of each pair is right.",
     )

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from transferkit._format import PlainResult, percent, percent_interval, plain, table
 from transferkit._typing import JSON
 from transferkit.audit.finding import AuditConfig, Evidence, Finding, json_interval, known
 from transferkit.audit.reshuffle import SPLITS, Reshuffle, Score, Swap
-
-if TYPE_CHECKING:
-    from transferkit.audit.audit_data import AuditData
 
 PRIOR_SHIFT = "prior shift"
 
@@ -168,12 +165,6 @@ def resplit_score(score: Score) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"  # nothing lost is +0.0, never -0.0
-
-
-def gap(data: AuditData) -> Iterator[Finding]:
-    """Explain the gap from val to test, where train, val and test have labels."""
-    if data.gap is not None:
-        yield from gap_findings(data.gap, data.config)
 
 
 def gap_findings(gap: GapReport, config: AuditConfig) -> Iterator[Finding]:

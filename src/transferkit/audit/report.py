@@ -8,7 +8,7 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -188,18 +188,11 @@ class _Outline(NamedTuple):
         grave = [f for f in findings if f.severity != "info"]
         drivers = [f for f in findings if f.check == "shift_drivers"]
         passed = [f for f in findings if f.severity == "info" and f.check != "shift_drivers"]
-        severities = Counter(f.severity for f in findings)
-        counts = [
-            _counted(severities["error"], "error"),
-            _counted(severities["warning"], "warning"),
-            f"{_counted(len(passed), 'check')} without complaint",
-        ]
-        verdict = "failed" if severities["error"] else "passed"
-        return cls(verdict, ", ".join(counts), grave, drivers, passed)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+        errors = sum(f.severity == "error" for f in findings)
+        counted = {"error": errors, "warning": len(grave) - errors, "check": len(passed)}
+        counts = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in counted.items())
+        verdict = "failed" if errors else "passed"
+        return cls(verdict, f"{counts} without complaint", grave, drivers, passed)
 
 
 def where(finding: Finding) -> str:
@@ -314,64 +307,55 @@ def bar_ends(finding: Finding) -> tuple[float, float, float] | None:
     return low, min(1.0, abs(effect)), high
 
 
-class WaterfallBar(NamedTuple):
-    """One bar of the gap's figure, from ``start`` to ``end`` on the scale of accuracy."""
+class Bar(NamedTuple):
+    """One bar of the gap's figure, ``[start, end]`` and ``whisker`` on the scale of accuracy."""
 
     title: str
     kind: Literal["score", "loss", "gain", "other"]
-    start: float
-    end: float
+    span: tuple[float, float]
     text: str
-    interval: tuple[float, float] | None = None
+    whisker: tuple[float, float] | None = None
 
 
 def waterfall(gap: GapReport) -> dict[str, object]:
     """Lay out how val's score becomes test's: bars, ticks, and x: accuracy to place, 0 to 1."""
-    bars = _waterfall_bars(gap)
-    values = [v for bar in bars for v in (bar.start, bar.end, *(bar.interval or ()))]
+    bars = list(_bars(gap))
+    values = [v for bar in bars for v in (*bar.span, *(bar.whisker or ()))]
     lowest = min((v for v in values if math.isfinite(v) and v > 0), default=0.0)
     low = max(0.0, math.floor((lowest - 0.05) * 10) / 10)  # the axis begins a little below it
     step = 0.1 if 1 - low > 0.3 else 0.05
-    ticks = [low + step * i for i in range(round((1 - low) / step) + 1)]
     return {
         "bars": bars,
-        "ticks": ticks,
+        "ticks": [low + step * i for i in range(round((1 - low) / step) + 1)],
         "x": lambda value: (min(1.0, max(low, value)) - low) / (1 - low),
     }
 
 
-def _waterfall_bars(gap: GapReport) -> list[WaterfallBar]:
+def _bars(gap: GapReport) -> Iterator[Bar]:
     val, test = gap.splits
-    bars = [_score_bar(f"score on {val}", "score", gap.val_score, gap.val_interval)]
+    yield _score_bar(f"score on {val}", "score", gap.val_score, gap.val_interval)
     at = gap.val_score
     for name, value in _largest_parts(gap):
-        kind: Literal["loss", "gain"] = "loss" if value > 0 else "gain"
-        bars.append(WaterfallBar(name, kind, at, at - value, f"{-100 * value + 0.0:+.1f}"))
+        yield _change_bar(name, at, -value)
         at -= value
-    bars.append(_score_bar(f"score on {test}", "score", gap.test_score, gap.test_interval))
-    gain = gap.threshold.value
-    bars.append(
-        WaterfallBar(
-            "with a moved threshold",
-            "gain",
-            gap.test_score,
-            gap.test_score + gain,
-            f"{100 * gain:+.1f}",
-        )
-    )
-    resplits = (("at random", gap.reshuffled), ("by group", gap.reshuffled_by_group))
-    for how, score in resplits:
-        if score is not None:
-            bars.append(_score_bar(f"re-split {how}", "other", score.score, score.interval))
-    return bars
+    yield _score_bar(f"score on {test}", "score", gap.test_score, gap.test_interval)
+    yield _change_bar("with a moved threshold", gap.test_score, gap.threshold.value)
+    for how, again in (("at random", gap.reshuffled), ("by group", gap.reshuffled_by_group)):
+        if again is not None:
+            yield _score_bar(f"re-split {how}", "other", again.score, again.interval)
+
+
+def _change_bar(title: str, start: float, change: float) -> Bar:
+    kind: Literal["loss", "gain"] = "loss" if change < 0 else "gain"
+    return Bar(title, kind, (start, start + change), f"{100 * change + 0.0:+.1f}")
 
 
 def _score_bar(
     title: str, kind: Literal["score", "other"], score: float, interval: tuple[float, float]
-) -> WaterfallBar:
+) -> Bar:
     if not known(interval):
-        return WaterfallBar(title, kind, 0.0, score, f"{percent(score)}, one re-split")
-    return WaterfallBar(title, kind, 0.0, score, percent_interval(score, interval), interval)
+        return Bar(title, kind, (0.0, score), f"{percent(score)}, one re-split")
+    return Bar(title, kind, (0.0, score), percent_interval(score, interval), interval)
 
 
 def _largest_parts(gap: GapReport, most: int = 8) -> list[tuple[str, float]]:

@@ -18,10 +18,11 @@ from transferkit._format import describe
 from transferkit._typing import Float64Array, FloatArray, UInt8Array
 from transferkit._validation import check_finite, check_number, check_sequence, check_whole
 from transferkit._version import __version__
-from transferkit.audit.audit_data import AuditData, SplitArrays
-from transferkit.audit.checks import CHECKS
+from transferkit.audit import checks_images, checks_shift, checks_splits
+from transferkit.audit.audit_data import AuditData, Check, SplitArrays
 from transferkit.audit.finding import AuditConfig
-from transferkit.audit.gap import GapReport
+from transferkit.audit.forecast import forecasts
+from transferkit.audit.gap import GapReport, gap_findings
 from transferkit.audit.report import AuditReport, report_of
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.data.array_conversion import to_group_names
@@ -37,6 +38,25 @@ DEFAULT_BACKBONE = "transferkit/formula_resnet18"
 """The backbone that comes with the package: nothing is downloaded."""
 
 _BLAS_LIMIT = Lock()
+
+CHECKS: tuple[Check, ...] = (
+    checks_splits.few_images,
+    checks_splits.missing_labels,
+    checks_splits.useless_embedding,
+    checks_splits.empty_classes,
+    checks_splits.exact_duplicates,
+    checks_splits.repeated_images,
+    checks_splits.near_duplicates,
+    checks_splits.straddling_groups,
+    checks_splits.conflicting_labels,
+    checks_images.corrupt_files,
+    checks_images.broken_and_odd_images,
+    checks_images.image_sizes,
+    checks_images.shortcuts,
+    checks_shift.label_shift,
+    checks_shift.distribution_shift,
+)
+"""The checks of any splits, in the order in which findings of equal cost are reported."""
 
 FeaturesOf: TypeAlias = Callable[[UInt8Array], FloatArray]
 Embedder: TypeAlias = Classifier | str | FeaturesOf | None
@@ -72,7 +92,7 @@ def audit_splits(
         alpha: Chance of a false alarm among all shift tests together.
         config: Severity thresholds.
         near_duplicates: Whether to look for edited copies, the slowest of the checks.
-        seeds: Seeds of the reshuffle experiment.
+        seeds: Seeds of the reshuffle experiment, one re-split each.
         max_images: Images of a split that the shift tests use; of larger splits, as many are
             drawn at random.
         seed: Seed of everything drawn.
@@ -97,18 +117,19 @@ def audit_splits(
     check_whole("max_images", max_images, least=2)
     if not isinstance(config, AuditConfig | None):
         raise ConfigError(f"config must be an AuditConfig, got {config!r}.")
-    check_seeds(seed, seeds)
     data = replace(
-        audit_data(require_splits(splits), model, groups, batch_size=batch_size, cache=cache),
+        audit_data(require_splits(splits), model, groups, seed, seeds, batch_size, cache),
         config=config or AuditConfig(),
         near_duplicates=near_duplicates,
         alpha=alpha,
         max_images=max_images,
-        seed=seed,
-        seeds=seeds,
     )
     with plain_context(), _one_blas_thread():
         findings = [finding for check in CHECKS for finding in check(data)]
+        if len(data.labels) < len(data.splits):
+            findings += forecasts(data)
+        if data.gap is not None:
+            findings += gap_findings(data.gap, data.config)
     count = len({group for own in (data.groups or {}).values() for group in own})
     settings = {
         "transferkit": __version__,
@@ -152,7 +173,7 @@ def explain_gap(
             best of five regularisation strengths of the probe is measured.
         seeds: Seeds of the reshuffle experiment, one re-split each.
         samples: Bootstrap draws.
-        seed: Seed of the bootstrap.
+        seed: Seed of everything drawn.
         batch_size: Batch size.
         cache: Where to keep the features for later calls; by default nowhere.
 
@@ -171,23 +192,19 @@ def explain_gap(
         True
     """
     check_whole("samples", samples, least=1)
-    check_seeds(seed, seeds)
-    whole = require_splits(splits)
     names = ("train", "val", "test")
-    for name, part in zip(names, whole.require(*names), strict=True):
+    three = Splits(dict(zip(names, require_splits(splits).require(*names), strict=True)))
+    for name, part in three.items():
         part.require_labels(f"Explaining the gap (the {name} split)")
-    three = Splits({name: whole[name] for name in names})
     epochs = None if epoch_predictions is None else np.asarray(epoch_predictions)
     if epochs is not None and (epochs.ndim != 2 or epochs.shape[1] != len(three["val"])):
         raise DataError(
             f"epoch_predictions must have shape (epochs, {len(three['val'])}), got {epochs.shape}."
         )
     data = replace(
-        audit_data(three, model, groups, batch_size=batch_size, cache=cache),
+        audit_data(three, model, groups, seed, seeds, batch_size, cache),
         epoch_predictions=epochs,
-        seeds=seeds,
         samples=samples,
-        seed=seed,
     )
     with plain_context(), _one_blas_thread():
         report = data.gap
@@ -203,11 +220,16 @@ def audit_data(
     splits: Splits,
     model: Embedder = None,
     groups: GroupsOption = None,
-    *,
+    seed: int = 0,
+    seeds: Sequence[int] = SEEDS,
     batch_size: int = 64,
     cache: Cache | Where | None = None,
 ) -> AuditData:
     """Run the images of all splits through ``model`` once, and lay the splits out as arrays."""
+    check_whole("seed", seed)
+    check_sequence("seeds", seeds)
+    for one in seeds:
+        check_whole("Each of seeds", one)
     if isinstance(model, Classifier):
         splits = splits.with_classes(model.classes)
     named = _groups(splits, groups)
@@ -228,13 +250,8 @@ def audit_data(
         )
         for name, part in splits.items()
     }
-    return AuditData(
-        parts,
-        splits.classes,
-        embedding=title,
-        untrained_head=untrained,
-        skipped=[(file.path, file.reason) for file in splits.skipped],
-    )
+    skipped = [(file.path, file.reason) for file in splits.skipped]
+    return AuditData(parts, splits.classes, title, untrained, skipped, seed=seed, seeds=seeds)
 
 
 def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
@@ -252,12 +269,11 @@ def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
         )
     for name, part in splits.items():
         came: object = groups.get(name)
-        if not isinstance(came, Sequence | np.ndarray) or isinstance(came, str):
+        if not isinstance(came, Sequence | np.ndarray) or len(came) != len(part):
             raise DataError(
-                f"Expected one group per image of the split {name}, got {describe(came)}."
+                f"Expected one group for each of the {len(part)} images of the split {name}, "
+                f"got {describe(came)}."
             )
-        if len(came) != len(part):
-            raise DataError(f"Expected {len(part)} groups for the split {name}, got {len(came)}.")
     return {name: to_group_names(groups[name], part.names) for name, part in splits.items()}
 
 
@@ -265,16 +281,13 @@ def _features(
     splits: Splits, model: Embedder, batch_size: int, cache: Cache | Where | None
 ) -> tuple[dict[str, FloatArray], str]:
     """Return the features (N, D) of each split, and where they come from, in words."""
-    source: Classifier | FeaturesOf
-    if model is None or isinstance(model, str):
-        name = model or DEFAULT_BACKBONE
-        source, title = create_classifier(name, max(2, splits.num_classes), seed=0), name
-    elif isinstance(model, Classifier):
-        source, title = model, model.name
-        if not model.head_is_trained:
-            title += ", whose head was never trained"
+    if isinstance(model, Classifier):
+        title = model.name + (", whose head was never trained" * (not model.head_is_trained))
+    elif model is None or isinstance(model, str):
+        title = model or DEFAULT_BACKBONE
+        model = create_classifier(title, max(2, splits.num_classes), seed=0)
     elif not isinstance(model, type | nn.Module) and callable(model):
-        source, title = model, "a function of yours"
+        title = "a function of yours"
     else:
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
@@ -282,10 +295,10 @@ def _features(
         )
     features = {}
     for name, part in splits.items():
-        if isinstance(source, Classifier):
-            own = extract_features(source, part, batch_size=batch_size, cache=cache).features
+        if isinstance(model, Classifier):
+            own = extract_features(model, part, batch_size=batch_size, cache=cache).features
         else:
-            own = np.asarray(source(part.images))
+            own = np.asarray(model(part.images))
         if own.ndim != 2 or len(own) != len(part):
             raise DataError(
                 f"Expected features of {name} of shape ({len(part)}, D), got {own.shape}."
@@ -301,14 +314,6 @@ def _logits(model: Classifier, features: Mapping[str, FloatArray]) -> dict[str, 
     with plain_context(device), torch.inference_mode():
         logits = {n: classify(torch.from_numpy(own).to(device)) for n, own in features.items()}
     return {name: own.double().cpu().numpy() for name, own in logits.items()}
-
-
-def check_seeds(seed: object, seeds: Sequence[object]) -> None:
-    """Refuse seeds that are not whole numbers."""
-    check_whole("seed", seed)
-    check_sequence("seeds", seeds)
-    for one in seeds:
-        check_whole("Each of seeds", one)
 
 
 @contextmanager
