@@ -33,6 +33,16 @@ Check: TypeAlias = "Callable[[AuditData], Iterator[Finding]]"
 COMPONENTS = 64
 """Principal components of the features that the shift tests compare."""
 
+BUDGET = {
+    "shift": 0.5,
+    "label_shift": 0.1,
+    "image_size_shift": 0.1,
+    "shortcut": 0.1,
+    "gap": 0.1,
+    "reshuffle": 0.1,
+}
+"""Share of alpha that the tests of each question may spend: together the report's whole alpha."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitArrays:
@@ -182,6 +192,10 @@ class AuditData:
             experiment=experiment,
             swap=swap(by_strength),
         )
+
+    def comparisons(self, question: str, tests: int = 1) -> float:
+        """The factor that corrects a p-value for the ``tests`` of a question and for all others."""
+        return tests / BUDGET[question]
 
     def share_of_images(
         self,

@@ -68,7 +68,7 @@ def _accuracy_finding(
     reasons = [Evidence((), f"{one.method}: {one.reason}") for one in forecasts if one.reason]
     finding = Finding(
         check="accuracy_forecast",
-        severity="warning",
+        severity="info",
         splits=("val", name),
         message=f"No forecast of the accuracy on {name}: the shift from val voids its assumptions.",
         evidence=tuple(reasons[: data.config.evidence]),

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple
 
+from scipy import stats
+
 from transferkit._format import PlainResult, percent, percent_interval, plain, table
 from transferkit._typing import JSON
 from transferkit.audit.finding import AuditConfig, Evidence, Finding, json_interval, known
@@ -167,12 +169,15 @@ def _signed(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"  # nothing lost is +0.0, never -0.0
 
 
-def gap_findings(gap: GapReport, config: AuditConfig) -> Iterator[Finding]:
-    """Findings of an explained gap: the gap, the reshuffle experiment, leaks and optimism."""
+def gap_findings(gap: GapReport, config: AuditConfig, level: float = 0.05) -> Iterator[Finding]:
+    """Findings of an explained gap: the gap, the reshuffle experiment, leaks and optimism.
+
+    Of splits from one source, gap and experiment are each found faulty at most at ``level``.
+    """
     val, test = gap.splits
-    yield _gap(gap, config)
+    yield _gap(gap, config, level)
     if gap.experiment is not None:
-        yield _reshuffle(gap.experiment, test, config)
+        yield _reshuffle(gap.experiment, test, config, level)
         if gap.group_gain is not None:
             yield _group_gain(gap.experiment, gap.group_gain, config)
     for split, leaked in gap.leakage.items():
@@ -185,14 +190,15 @@ def gap_findings(gap: GapReport, config: AuditConfig) -> Iterator[Finding]:
         yield _graded("choice_optimism", (val,), *gap.optimism, config, message, advice)
 
 
-def _gap(gap: GapReport, config: AuditConfig) -> Finding:
+def _gap(gap: GapReport, config: AuditConfig, level: float) -> Finding:
     val, test = gap.splits
     message = (
         f"Accuracy is {percent(gap.val_score)} on {val} and {percent(gap.test_score)} on {test}, "
         f"by {gap.scored}. {gap.verdict}"
     )
     advice = f"Look at {gap.worst_class} of {test} first." if gap.gap.value > 0 else ""
-    finding = _graded("gap", gap.splits, *gap.gap, config, message, advice)
+    ratio = stats.norm.isf(level / 2) / stats.norm.isf(0.025)
+    finding = _graded("gap", gap.splits, *gap.gap, config, message, advice, ratio=ratio)
     if finding.severity != "info":
         message += (
             f" Prior shift makes up {points(gap.parts[PRIOR_SHIFT])}, and a moved threshold would "
@@ -202,7 +208,7 @@ def _gap(gap: GapReport, config: AuditConfig) -> Finding:
     return replace(finding, message=message, evidence=evidence)
 
 
-def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding:
+def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig, level: float) -> Finding:
     """Compare the official test score with that of re-splits: by group, where there are groups."""
     again = experiment.reshuffled_by_group if experiment.grouped else experiment.reshuffled
     official = experiment.official.test[0]
@@ -216,6 +222,7 @@ def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding
             message=f"{message}; the groups are too few, or too large, to re-split by them.",
         )
     low, high = (bound - official for bound in again.interval)
+    degrees = max(1, len(experiment.at_random.test) - 1)
     finding = _graded(
         "reshuffle",
         SPLITS,
@@ -225,6 +232,7 @@ def _reshuffle(experiment: Reshuffle, test: str, config: AuditConfig) -> Finding
         f"{message}, and {resplit_score(again)} after pooling and re-splitting "
         + ("by group" if experiment.grouped else "at random"),
         f"Report the score on {test} as one on new data, not as one on more of the same.",
+        ratio=stats.t.isf(level / 2, degrees) / stats.t.isf(0.025, degrees),
     )
     # Groups that straddle the official splits flatter its score: only a lower one tells then.
     if finding.severity == "info" or (experiment.straddling and again.score < official):
@@ -254,9 +262,18 @@ def _graded(
     config: AuditConfig,
     message: str,
     advice: str,
+    *,
+    ratio: float = 1.0,
 ) -> Finding:
-    """A difference of accuracies, graded by its interval; with advice if it is more than info."""
-    severity = config.gap.severity(value, interval=interval)
+    """A difference of accuracies; with advice if it is more than info.
+
+    It is graded by its interval, made ``ratio`` times as wide: that of another confidence.
+    """
+    proven = interval and (
+        value + ratio * (interval[0] - value),
+        value + ratio * (interval[1] - value),
+    )
+    severity = config.gap.severity(value, interval=proven)
     return Finding(
         check=check,
         severity=severity,
