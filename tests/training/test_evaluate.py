@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import transferkit as tk
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError
 from transferkit.models.freezing import freeze
@@ -79,3 +80,19 @@ def test_bad_input(small, val):
         predict(small(), val.subset([]))
     with pytest.raises(ConfigError, match="nowhere"):
         predict(small(), val, device="nowhere")
+
+
+def test_predict_takes_the_bit_depth_that_its_warning_asks_for(small):
+    dark = np.random.default_rng(0).integers(0, 900, (5, 16, 16, 1)).astype(np.uint16)
+    model = small()
+    with pytest.warns(UserWarning, match="bits=10"):
+        guessed = tk.predict(model, list(dark))
+    said = tk.predict(model, list(dark), bits=12).probabilities
+    right = tk.predict(model, tk.ImageData(dark, bits=12)).probabilities
+    np.testing.assert_allclose(said, right, atol=1e-6)
+    np.testing.assert_allclose(tk.predict(model, dark, bits=12).probabilities, right, atol=1e-6)
+    assert not np.allclose(guessed.probabilities, right, atol=1e-4)
+    with pytest.raises(tk.ConfigError, match="bits must be one of"):
+        tk.predict(model, dark, bits=3)
+    with pytest.raises(tk.ConfigError, match="bits is that of the ImageData"):
+        tk.predict(model, tk.ImageData(dark, bits=12), bits=12)

@@ -9,9 +9,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+import transferkit as tk
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
@@ -605,3 +607,58 @@ def test_class_weights_of_another_number(small, train):
 def test_a_device_that_is_not_there(small):
     with pytest.raises(ConfigError, match="device"):
         Trainer(small(), device="cuda:77")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "reference"),
+    [
+        ("val_balanced_accuracy", lambda y, p: balanced_accuracy_score(y, p.argmax(1))),
+        ("val_auroc", lambda y, p: roc_auc_score(y, p[:, 1])),
+        ("val_macro_f1", lambda y, p: f1_score(y, p.argmax(1), average="macro")),
+    ],
+)
+def test_a_monitored_figure_is_that_of_scikit_learn(small, train, val, monitor, reference):
+    model, figures = small(), []
+    trainer = Trainer(model, monitor=monitor, restore_best=False, progress=False, lr=0.02)
+    for record in trainer.epochs(train, val, epochs=5):
+        figures.append(reference(val.labels, tk.predict(model, val).probabilities))
+        assert getattr(record, monitor) == pytest.approx(figures[-1], abs=1e-6)
+    history = trainer.history
+    assert history.best_epoch == 1 + int(np.argmax(figures))
+    assert monitor.replace("_", " ") in str(history)
+    probe = tk.linear_probe(small(), {"train": train, "val": val}, solver="lbfgs", monitor=monitor)
+    best = probe.history.records[probe.history.best_epoch - 1]
+    of_best = reference(val.labels, probe.val.probabilities)
+    assert getattr(best, monitor) == pytest.approx(of_best, abs=1e-6)
+    assert of_best == pytest.approx(max(getattr(r, monitor) for r in probe.history.records))
+
+
+def test_auroc_of_one_class_cannot_be_monitored(small, train, val):
+    single = val.subset(np.flatnonzero(val.labels == 0))
+    with pytest.raises(ConfigError, match=r"val_auroc.*one class only"):
+        Trainer(small(), monitor="val_auroc", progress=False).fit(train, single, epochs=1)
+
+
+def rare_positives():
+    """Radiographs of which 9 % are positive, and hard to see."""
+    splits = tk.phantom_splits(sizes=(600, 400, 400), image_size=32, opacity=0.5, shift=0, seed=3)
+    rng = np.random.default_rng(0)
+
+    def thinned(data):
+        positive = np.flatnonzero(data.labels == 1)
+        negative = np.flatnonzero(data.labels == 0)
+        kept = rng.choice(positive, round(len(negative) * 0.1), replace=False)
+        return data.subset(np.sort(np.concatenate([negative, kept])))
+
+    return {name: thinned(data) for name, data in splits.items()}
+
+
+def test_rare_positives_are_missed_with_a_warning_and_found_by_what_it_advises():
+    splits, backbone = rare_positives(), "transferkit/formula_resnet18"
+    with pytest.warns(UserWarning, match="predicts 'normal' for all .* class_weights='balanced'"):
+        blind = tk.linear_probe(backbone, splits, epochs=2, progress=False)
+    assert blind.test.per_class[1].recall == 0
+    advised = {"class_weights": "balanced", "monitor": "val_balanced_accuracy"}
+    balanced = tk.linear_probe(backbone, splits, epochs=8, progress=False, **advised)
+    assert balanced.test.per_class[1].recall > 0.7
+    assert balanced.test.balanced_accuracy > 0.8

@@ -81,7 +81,13 @@ def test_the_loss_is_that_of_the_training_that_the_rate_is_for(network, pictures
 
 @pytest.mark.parametrize(
     ("bad", "named"),
-    [({"lowest": 0.0}, "lowest"), ({"lowest": 2.0}, "highest .* above 2"), ({"steps": 3}, "steps")],
+    [
+        ({"lowest": 0.0}, "lowest"),
+        ({"lowest": 2.0}, "highest .* above 2"),
+        ({"steps": 3}, "steps"),
+        ({"warmup": 1000}, "warmup"),
+        ({"scheduler": "step"}, "scheduler"),
+    ],
 )
 def test_bad_options(network, pictures, bad, named):
     with pytest.raises(tk.ConfigError, match=named):

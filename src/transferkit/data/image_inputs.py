@@ -13,7 +13,7 @@ from PIL import Image
 
 from transferkit._format import describe
 from transferkit._typing import Int64Array
-from transferkit._validation import to_path, to_sides
+from transferkit._validation import check_among, to_path, to_sides
 from transferkit.data.array_conversion import CHANNELS, TensorLike, to_numpy, with_channels_last
 from transferkit.data.folder_layout import image_files
 from transferkit.data.image_data import ImageData, require_images, trusted_images
@@ -26,8 +26,8 @@ from transferkit.data.pixel_reader import (
     read_images,
     working_size,
 )
-from transferkit.data.value_range import DatasetScale, report_depth
-from transferkit.errors import DataError
+from transferkit.data.value_range import BITS, DatasetScale, report_depth
+from transferkit.errors import ConfigError, DataError
 
 PathInput: TypeAlias = "str | os.PathLike[str]"
 ImageInput: TypeAlias = "PathInput | Image.Image | NDArray[np.generic] | TensorLike"
@@ -103,27 +103,32 @@ def list_files(paths: object) -> list[Path]:
     return files
 
 
-def to_image_groups(value: object, channels: int = 3) -> list[tuple[Int64Array, ImageData]]:
+def to_image_groups(
+    value: object, channels: int = 3, bits: int | None = None
+) -> list[tuple[Int64Array, ImageData]]:
     """Turn images in any form into groups of one shape, each with its places among all images.
 
     Images are not resized here but by the classifier, so that it sees an image alike whether it
     comes alone or in a list.
     """
+    check_among("bits", bits, BITS)
     if isinstance(value, ImageData):
+        if bits is not None:
+            raise ConfigError("bits is that of the ImageData; give it where those are made.")
         return [(np.arange(len(value)), value)]
     if isinstance(value, np.ndarray) and value.ndim == 1:  # of paths or of PIL images
         value = value.tolist()
     if isinstance(value, list | tuple) and value and is_item(value[0]):
-        return group_by_shape(value, channels)
+        return group_by_shape(value, channels, bits)
     if isinstance(value, list | tuple):  # of numbers or rows
         value = to_numpy(value)
     if is_one_image(value, channels):
-        return group_by_shape([value], channels)
+        return group_by_shape([value], channels, bits)
     if value is None or isinstance(value, Mapping):
         require_images("The images", value)
     shape = tuple(getattr(value, "shape", ()))
     named = channels not in (1, 3) and len(shape) == 4 and channels in (shape[1], shape[3])
-    images = ImageData(cast(ArrayLike, value), channels=channels if named else None)
+    images = ImageData(cast(ArrayLike, value), channels=channels if named else None, bits=bits)
     return [(np.arange(len(images)), images)]
 
 
@@ -158,7 +163,9 @@ def is_one_image(value: object, channels: int) -> bool:
     return False
 
 
-def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Array, ImageData]]:
+def group_by_shape(
+    items: Iterable[object], channels: int, bits: int | None
+) -> list[tuple[Int64Array, ImageData]]:
     """Group images by height, width and channels, all on one scale."""
     found: list[tuple[str, object]] = []
     for place, item in enumerate(items):
@@ -168,11 +175,11 @@ def group_by_shape(items: Iterable[object], channels: int) -> list[tuple[Int64Ar
             found.append((f"image[{place}]", item))
     names = [name for name, _ in found]
     arrays = [to_one_array(name, item, channels) for name, item in found]
-    scale = DatasetScale(None)
+    scale = DatasetScale(bits)
     for array in arrays:
         scale.see(array[None])
     scale.settle()
-    report_depth(scale.bits, None, stacklevel=4)
+    report_depth(scale.bits, bits, stacklevel=4)
     places: dict[tuple[int, ...], list[int]] = {}
     for place, array in enumerate(arrays):
         places.setdefault(array.shape, []).append(place)

@@ -78,6 +78,7 @@ def predict(
     model: Classifier,
     data: ImagesInput,
     *,
+    bits: int | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> Predictions:
@@ -88,6 +89,7 @@ def predict(
         data: One image or several: an ImageData, a path, a PIL image, an array (H, W), (H, W, C)
             or, in torch, (C, H, W), or a list of these; a folder; or a batch of images that
             :class:`~transferkit.ImageData` can read.
+        bits: Bit depth of images of more than 8 bits, as in :func:`~transferkit.load_splits`.
         batch_size: Largest batch size; on a CPU smaller batches may be taken, which are faster.
         device: Where to compute, and to leave the model; by default where it is.
 
@@ -111,7 +113,7 @@ def predict(
     classes = require_classifier(model).classes
     groups = [
         (places, images.with_classes(classes))
-        for places, images in to_image_groups(data, model.preprocess.in_channels)
+        for places, images in to_image_groups(data, model.preprocess.in_channels, bits)
     ]
     order = np.argsort(np.concatenate([places for places, _ in groups]))
     found = [_probabilities(model, images, batch_size, device) for _, images in groups]

@@ -6,14 +6,26 @@ import csv
 import math
 import os
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from transferkit._files import replacing
 from transferkit._format import PlainResult, number, percent, table
 from transferkit._typing import JSON
 from transferkit.errors import DataError
 
-Monitor: TypeAlias = Literal["val_accuracy", "val_loss"]
+Monitor: TypeAlias = Literal[
+    "val_accuracy", "val_loss", "val_balanced_accuracy", "val_auroc", "val_macro_f1"
+]
+
+
+class ValFigures(TypedDict, total=False):
+    """The figures of val in a record."""
+
+    val_loss: float
+    val_accuracy: float
+    val_balanced_accuracy: float
+    val_auroc: float | None
+    val_macro_f1: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,10 @@ class EpochRecord:
             and auxiliary heads.
         val_accuracy: Accuracy on val after the epoch.
         seconds: Wall time of the epoch, validation included.
+        val_balanced_accuracy: Mean recall over the classes of val. Measured, as are the next two,
+            where one of the three is monitored.
+        val_auroc: Area under the ROC curve on val, as in :class:`~transferkit.Evaluation`.
+        val_macro_f1: Mean F1 over the classes that val has or that are predicted.
     """
 
     epoch: int
@@ -41,6 +57,9 @@ class EpochRecord:
     val_loss: float | None
     val_accuracy: float | None
     seconds: float
+    val_balanced_accuracy: float | None = None
+    val_auroc: float | None = None
+    val_macro_f1: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +130,7 @@ class History:
         known = [(figure, epoch) for figure, epoch in figures if figure is not None]
         if not known:
             return None
-        sign = -1 if self.monitor == "val_accuracy" else 1
+        sign = 1 if self.monitor == "val_loss" else -1
         return min(known, key=lambda pair: (sign * pair[0], pair[1]))[1]
 
     def summary(self) -> HistorySummary:
@@ -161,9 +180,9 @@ class History:
             writer.writerows(asdict(record) for record in self.records)
 
     def __str__(self) -> str:
-        header = ("epoch", "lr", "train loss", "train acc", "val loss", "val acc", "seconds", "")
+        header = ["epoch", "lr", "train loss", "train acc", "val loss", "val acc", "seconds", ""]
         rows = [
-            (
+            [
                 str(r.epoch),
                 f"{r.lr:.2e}",
                 number(r.train_loss),
@@ -172,9 +191,13 @@ class History:
                 percent(r.val_accuracy, digits=2),
                 f"{r.seconds:.1f}",
                 "best" if r.epoch == self.best_epoch else "",
-            )
+            ]
             for r in self.records
         ]
+        if self.monitor not in ("val_accuracy", "val_loss"):
+            for row, cell in zip(rows, self.records, strict=True):
+                row.insert(-2, number(getattr(cell, self.monitor)))
+            header.insert(-2, self.monitor.replace("_", " "))
         return table(header, rows, left=0)
 
 

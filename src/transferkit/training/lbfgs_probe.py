@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from transferkit.data.splits import Splits
@@ -16,7 +16,7 @@ from transferkit.models.device import CPU, device_of, plain_context
 from transferkit.models.features import Features, extract_features
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options
-from transferkit.training.train_epoch import class_weights
+from transferkit.training.train_epoch import class_weights, monitored
 from transferkit.training.trainer import check_data
 
 
@@ -44,7 +44,7 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
         device = CPU
     train = extract_features(model, splits["train"], cache=options.cache)
     val = extract_features(model, splits["val"], cache=options.cache)
-    labels = splits["train"].require_labels("Training")
+    labels, val_labels = (splits[n].require_labels("Training") for n in ("train", "val"))
     path = solve_path(
         train.features,
         labels,
@@ -56,10 +56,16 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
     history, best = History(monitor=options.monitor), None
     for solution in path:
         step = history.records[-1].step if history.records else 0
-        figures = (*_scores(solution, train, device), *_scores(solution, val, device))
+        logits = _logits(solution, val, device)
+        figures = (*_scores(_logits(solution, train, device), train), *_scores(logits, val))
         seconds, start = time.perf_counter() - start, time.perf_counter()
         record = EpochRecord(
-            len(history) + 1, step + solution.iterations, solution.penalty, *figures, seconds
+            len(history) + 1,
+            step + solution.iterations,
+            solution.penalty,
+            *figures,
+            seconds,
+            **monitored(options.monitor, [logits], val_labels),
         )
         history = History((*history.records, record), history.monitor)
         if history.best_epoch == record.epoch:
@@ -68,12 +74,16 @@ def _best_of_path(model: Classifier, splits: Splits, options: Options) -> tuple[
     return history, best
 
 
-def _scores(solution: Probe, data: Features, device: torch.device) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of a solution."""
+def _logits(solution: Probe, data: Features, device: torch.device) -> Tensor:
+    """The logits (N, K) of a solution."""
     features = torch.as_tensor(data.features, device=device)
-    labels = torch.as_tensor(data.labels, device=device)
     weight = torch.as_tensor(solution.weight, dtype=torch.float32, device=device)
     bias = torch.as_tensor(solution.bias, dtype=torch.float32, device=device)
-    logits = features @ weight.T + bias
+    return features @ weight.T + bias
+
+
+def _scores(logits: Tensor, data: Features) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy."""
+    labels = torch.as_tensor(data.labels, device=logits.device)
     accuracy = (logits.argmax(dim=1) == labels).double().mean()
     return cross_entropy(logits, labels).item(), accuracy.item()

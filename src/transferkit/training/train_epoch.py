@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from torch.optim import Optimizer
 from transferkit._typing import Float64Array, Int64Array
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, TrainingError
+from transferkit.metrics.evaluation import evaluate_probabilities
 from transferkit.models.device import autocast, seeded
 from transferkit.models.fast_layers import fast_formats
 from transferkit.training.batches import Loader, Loaders, ordered_batches, shuffled_batches
 from transferkit.training.checkpoint import Run
-from transferkit.training.history import EpochRecord
+from transferkit.training.history import EpochRecord, Monitor, ValFigures
 from transferkit.training.optimizer import (
     parameters_of,
     rate_factor,
@@ -75,10 +76,11 @@ def train_epoch(
         meter.check(number, size, all_of_them=True)
         model.eval()
         check_weights(model, number)
-        val_loss, val_accuracy = (None, None) if val_loader is None else validate(val_loader, run)
+        figures: ValFigures = {} if val_loader is None else validate(val_loader, run)
 
     seconds = time.perf_counter() - started
-    record = EpochRecord(number, run.step, rate, *meter.figures(), val_loss, val_accuracy, seconds)
+    record = EpochRecord(number, run.step, rate, *meter.figures(), None, None, seconds)
+    record = replace(record, **figures)
     run.end_epoch(record, images=len(labels))
     return record
 
@@ -110,19 +112,42 @@ def take_step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def validate(loader: Loader, run: Run) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of the main logits; the model must be in eval mode."""
-    loss, meter = Loss(), Meter(run.device)
+def validate(loader: Loader, run: Run) -> ValFigures:
+    """Mean cross-entropy, accuracy and the monitored figure; the model must be in eval mode."""
+    loss, meter, kept = Loss(), Meter(run.device), list[Tensor]()
+    monitor = run.options.monitor
     with torch.inference_mode(), autocast(run.options.precision, run.device):
         for rows in ordered_batches(np.arange(len(loader.labels)), loader.eval_batch_size):
             inputs, labels = loader.batch(rows, run.device)
             logits = loader.forward(*inputs)[0]
             meter.add(loss((logits,), labels), len(labels), logits, labels)
+            if monitor not in ("val_accuracy", "val_loss"):
+                kept.append(logits)
     mean_loss, accuracy = meter.figures()
     if not math.isfinite(mean_loss):
         epoch = run.epochs_done + 1
         raise diverged(f"The val loss became {mean_loss} after epoch {epoch}.")
-    return mean_loss, accuracy
+    figures: ValFigures = {"val_loss": mean_loss, "val_accuracy": accuracy}
+    return {**figures, **monitored(monitor, kept, loader.labels)}
+
+
+def monitored(monitor: Monitor, logits: Sequence[Tensor], labels: Int64Array) -> ValFigures:
+    """The figures that need the logits (B, K) of all batches together, if one is monitored."""
+    if monitor in ("val_accuracy", "val_loss"):
+        return {}
+    probabilities = torch.cat(list(logits)).cpu().double().softmax(dim=1)
+    scores = evaluate_probabilities(probabilities.numpy(), labels)
+    auroc = None if math.isnan(scores.auroc) else scores.auroc
+    if auroc is None and monitor == "val_auroc":
+        raise ConfigError(
+            "monitor='val_auroc' is undefined on val, which has images of one class only. Choose "
+            "monitor='val_loss', or give a val split with images of two classes or more."
+        )
+    return {
+        "val_balanced_accuracy": scores.balanced_accuracy,
+        "val_auroc": auroc,
+        "val_macro_f1": float(np.nanmean([one.f1 for one in scores.per_class])),
+    }
 
 
 def schedule_factor(run: Run, total: int) -> float:
@@ -136,7 +161,7 @@ def schedule_factor(run: Run, total: int) -> float:
         total,
         warmup=warm_up_steps(options.warmup, total),
         figures=[getattr(record, monitor) for record in records],
-        maximize=monitor == "val_accuracy",
+        maximize=not monitor.endswith("loss"),
     )
 
 

@@ -97,8 +97,10 @@ class Trainer:
             transform of torchvision, or any function of a uint8 batch (B, C, H, W) that draws its
             random numbers from torch. What draws once for a whole batch, as torchvision's
             transforms do, is found out by a trial and applied image by image. Default: None.
-        monitor: ``"val_accuracy"`` or ``"val_loss"``: chooses the best epoch; of equal ones the
-            earliest. Default: "val_accuracy".
+        monitor: What chooses the best epoch; of equal ones the earliest: ``"val_accuracy"``,
+            ``"val_loss"``, ``"val_balanced_accuracy"``, ``"val_auroc"`` or ``"val_macro_f1"``.
+            Where a class is rare, accuracy can favour a model that never predicts it, of which a
+            strategy warns; see also ``class_weights``. Default: "val_accuracy".
         patience: Stop after this many epochs without a better one; needs val. Default: None.
         device: Device to train on: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. None is a GPU
             if there is one, else where the model is. Default: None.

@@ -18,7 +18,7 @@ from transferkit._typing import Float64Array
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
-from transferkit.errors import TrainingError
+from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, plain_context, seeded, training_device
 from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
@@ -81,8 +81,8 @@ def lr_find(
         highest: Last learning rate; where the loss diverges the run ends earlier.
         steps: Optimizer steps, one for each rate, spaced evenly in the logarithm.
         **options: Options of the training that the rate is for, see
-            :class:`~transferkit.Trainer`; ``scheduler``, ``warmup``, ``monitor``, ``patience``,
-            ``progress``, ``cache`` and ``compiled`` have no effect here.
+            :class:`~transferkit.Trainer`, without ``scheduler`` and ``warmup``; ``monitor``,
+            ``patience``, ``progress``, ``cache`` and ``compiled`` have no effect here.
 
     Raises:
         ConfigError: Not ``0 < lowest < highest``, fewer than ten steps, or a bad option.
@@ -93,6 +93,11 @@ def lr_find(
     check_number("highest", highest, above=lowest)
     check_whole("steps", steps, least=10)
     check_option_names(options, owner="lr_find", beside=("lowest", "highest", "steps"))
+    for name in options.keys() & {"scheduler", "warmup"}:
+        raise ConfigError(
+            f"{name} is no option of lr_find, which sets the learning rate of each step itself. "
+            "Leave it to the training."
+        )
     chosen = Options(lr=lowest, **options)
     model = require_classifier(model)
     train = data if isinstance(data, ImageData) else require_splits(data).require("train")[0]

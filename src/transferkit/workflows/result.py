@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+
+import numpy as np
 
 from transferkit._format import percent, percent_interval, plain_fields, table
 from transferkit._typing import JSON
@@ -53,9 +56,21 @@ class Result:
         return "\n".join([*parts, "", str(self.history.summary())])
 
 
+MAJORITY = 2 / 3
+"""Share of a class from which on its constant prediction deserves a warning."""
+
+
 def evaluated(model: Classifier, history: History, splits: Splits) -> Result:
     """Evaluate a trained model on val and, once, on test where that has labels."""
     val = evaluation_of(model, splits["val"])
+    if val.accuracy >= MAJORITY and len(np.unique(val.predicted)) == 1:
+        warnings.warn(
+            f"The chosen epoch predicts {val.classes[val.predicted[0]]!r} for all {val.n} val "
+            f"images; its accuracy of {percent(val.accuracy)} is the share of that class. Train "
+            "with class_weights='balanced', and choose the epoch by "
+            "monitor='val_balanced_accuracy'.",
+            stacklevel=4,
+        )
     return Result(model, history, val, evaluation_on_test(model, splits))
 
 
