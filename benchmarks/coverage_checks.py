@@ -29,8 +29,8 @@ from coverage_shapes import (
     require,
     small_size,
 )
-from transferkit.backbones import meta_forward as sizes
-from transferkit.backbones.meta_forward import count_parameters
+from transferkit.backbones import skeleton as sizes
+from transferkit.backbones.stages import count_parameters
 from transferkit.errors import ConfigError
 from transferkit.models.classifier import Classifier, create_classifier
 

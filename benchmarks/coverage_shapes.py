@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.meta_forward import skeleton
+from transferkit.backbones.skeleton import skeleton
 from transferkit.errors import ConfigError
 from transferkit.models.classifier import Classifier, create_classifier
 from transferkit.models.freezing import freeze, param_groups, unfreeze

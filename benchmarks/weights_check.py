@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from transferkit.backbones.catalog import build_network
-from transferkit.backbones.meta_forward import skeleton
+from transferkit.backbones.skeleton import skeleton
 from transferkit.backbones.source import PooledEncoder
 from transferkit.backbones.spec import LicenseWarning, Network, WeightsSpec
 

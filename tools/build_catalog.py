@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from transferkit.backbones.catalog import build_network, get_backbone_spec, list_backbones
-from transferkit.backbones.meta_forward import skeleton
+from transferkit.backbones.skeleton import skeleton
 from transferkit.backbones.spec import BackboneSpec
 
 OUT = Path(__file__).parents[1] / "src" / "transferkit" / "backbones" / "catalog.csv"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import timm
 import torch
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from transferkit.backbones.meta_forward import record_calls, skeleton
-from transferkit.backbones.stages import Stage, trace_stages
+from transferkit.backbones import stages as traced
+from transferkit.backbones.skeleton import skeleton
+from transferkit.backbones.stages import Stage, record_calls, trace_stages
 from transferkit.errors import ConfigError
 
 NAMED = {
@@ -203,7 +206,8 @@ class Chain(nn.Module):
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=6), st.floats(0.3, 0.95))
 def test_laws_hold_for_any_chain(widths: list[int], limit: float) -> None:
     module = Chain(widths)
-    stages = trace_stages(module, (3, 2, 2), head="fc", limit=limit)
+    with mock.patch.object(traced, "LARGEST_SHARE", limit):
+        stages = trace_stages(module, (3, 2, 2), head="fc")
     check_laws(module, stages)
     assert stages[-1].parameters == ("fc.weight", "fc.bias")
     assert stages[0].name == "stem"

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 import transferkit as tk
-from transferkit.backbones.meta_forward import skeleton
+from transferkit.backbones.skeleton import skeleton
 from transferkit.backbones.stages import Stage
 from transferkit.errors import ConfigError
 from transferkit.models.freezing import layout

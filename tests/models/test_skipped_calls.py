@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from transferkit.models.skipped_calls import Leaf, ShortcutError, Template, watched
+from transferkit.models.frozen_prefix import Leaf, ShortcutError, Template, watched
 
 
 @given(
@@ -30,12 +30,12 @@ def test_packing_and_unpacking_keep_values_shape_and_layout(shape, data, count) 
     (packed,) = template.pack(made)
     assert packed.is_contiguous()
     assert len(packed) == count
-    back = template.unpack(iter([packed]))
+    back = template.filled(lambda leaf: leaf.unpack(packed))
     assert torch.equal(back, made)
     if order[0] == dim:
         large = [d for d in range(made.ndim) if made.shape[d] > 1]
         assert [back.stride(d) for d in large] == [made.stride(d) for d in large]
-    blank = template.blank(count, torch.device("cpu"), dense=False)
+    blank = template.filled(lambda leaf: leaf.blank(count, torch.device("cpu"), dense=False))
     assert blank.shape == made.shape
     assert blank.isnan().all()
 
@@ -54,7 +54,7 @@ def test_what_does_not_depend_on_the_batch_is_kept_as_it_is() -> None:
     )
     x = torch.rand(4, 3)
     assert len(template.pack({"x": x, "size": (7, 7), "grid": grid})) == 1
-    back = template.unpack(iter([x]))
+    back = template.filled(lambda leaf: leaf.unpack(x))
     assert torch.equal(back["x"], x)
     assert torch.equal(back["grid"], grid)
     assert back["size"] == (7, 7)
@@ -78,11 +78,10 @@ def test_what_cannot_be_kept_image_by_image_is_refused(two, three, says) -> None
 
 
 def test_integers_have_no_nan() -> None:
-    leaf = Template.of(torch.zeros(2, 3, dtype=torch.long), torch.zeros(3, 3, dtype=torch.long))
+    leaf = Leaf.of(torch.zeros(2, 3, dtype=torch.long), torch.zeros(3, 3, dtype=torch.long))
     blank = leaf.blank(4, torch.device("cpu"), dense=True)
     assert blank.dtype == torch.long
     assert not blank.any()
-    assert isinstance(leaf.leaves[0], Leaf)
 
 
 class Twice(nn.Module):
@@ -106,8 +105,7 @@ def test_only_outermost_calls_are_seen_and_nothing_stays_behind() -> None:
         return run()
 
     x = torch.randn(3)
-    parts = {"inner": module.inner, "outer": module.outer}
-    with watched(parts, visit):
+    with watched(module, ["inner", "outer"], visit):
         result = module(x)
     assert seen == [(0, "inner"), (1, "outer"), (2, "inner")]
     assert torch.equal(result, module(x))
@@ -121,6 +119,6 @@ def test_a_forward_of_the_users_own_is_put_back() -> None:
     def stop(*_: object) -> object:
         raise KeyError
 
-    with pytest.raises(KeyError), watched({"0": module[0]}, stop):
+    with pytest.raises(KeyError), watched(module, ["0"], stop):
         module(torch.ones(1))
     assert module(torch.ones(1)) == -1

@@ -14,17 +14,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.meta_forward import has_parameters, intercept_calls, record_calls
 from transferkit.backbones.spec import InputSize
+from transferkit.backbones.stages import has_parameters, intercept_calls, record_calls
 from transferkit.errors import ConfigError
 
 RGB = 3
-
-
-def replace_module(module: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new``, in place, where the module of the dotted ``name`` was."""
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, new)
 
 
 def adapt_statistics(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -92,7 +86,7 @@ def adapt_first_layers(module: nn.Module, input_size: InputSize, channels: int) 
                 "The first layer must be a 2-d convolution over 3 channels to be adapted, got "
                 f"{name!r}, {layer}. Use in_channels=3."
             )
-        replace_module(module, name, _convolution_like(layer, channels))
+        module.set_submodule(name, _convolution_like(layer, channels))
 
 
 def _convolution_like(layer: nn.Conv2d, channels: int) -> nn.Conv2d:

@@ -21,15 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB
-from transferkit.backbones.meta_forward import (
-    Size,
-    check_size,
-    count_parameters,
-    output_shape,
-    skeleton,
-)
+from transferkit.backbones.skeleton import Size, check_size, output_shape, skeleton
 from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
+from transferkit.backbones.stages import count_parameters
 from transferkit.backbones.weights import StateDict, choose_weights, own_layout, read_state_dict
 
 NAME = "formula_resnet18"

@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 from transferkit._validation import check_number, check_whole
-from transferkit.backbones.meta_forward import (
-    Size,
-    check_size,
+from transferkit.backbones.skeleton import Size, check_size, output_shape
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill
+from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
+from transferkit.backbones.stages import (
     copy_structure,
     count_parameters,
     has_parameters,
-    output_shape,
     record_on_meta,
 )
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill
-from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.weights import choose_weights, own_layout, read_state_dict
 from transferkit.errors import ConfigError, WeightsError
 

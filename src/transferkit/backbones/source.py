@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, is_adapted
-from transferkit.backbones.meta_forward import Size, skeleton
+from transferkit.backbones.skeleton import Size, skeleton
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
 from transferkit.backbones.weights import StateDict, load_weights

@@ -95,13 +95,17 @@ class BackboneSpec:
         return {key: plain(value) for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
+        stages = textwrap.wrap(", ".join(self.stages), 78 - _INDENT)
         facts = (
             ("parameters", f"{self.num_params:,}"),
             ("GFLOPs", "not known" if self.gflops is None else f"{self.gflops:.2f}"),
             ("feature width", f"{self.feature_dim}"),
             ("input", " x ".join(map(str, self.input_size))),
-            ("mean, std", f"{_numbers(self.mean)}; {_numbers(self.std)}"),
-            ("stages", _wrapped(self.stages)),
+            (
+                "mean, std",
+                "; ".join(", ".join(f"{v:.3g}" for v in s) for s in (self.mean, self.std)),
+            ),
+            ("stages", f"\n{' ' * (_INDENT + 2)}".join(stages)),
             ("code licence", self.license or "not stated"),
         )
         lines = [self.name, *(f"  {key:<{_INDENT}}{value}" for key, value in facts), "", ""]
@@ -149,19 +153,18 @@ def packaged_rows() -> dict[str, BackboneRow]:
     if not path.is_file():
         return {}
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-    return {row["name"]: _packaged_row(row) for row in csv.DictReader(lines)}
-
-
-def _packaged_row(row: dict[str, str]) -> BackboneRow:
-    _, height, width = map(int, row["input_size"].split("x"))
-    return BackboneRow(
-        name=row["name"],
-        num_params=int(row["num_params"]),
-        gflops=float(row["gflops"]) if row["gflops"] else None,
-        feature_dim=int(row["feature_dim"]),
-        image_size=(height, width),
-        stages=int(row["stages"]),
-    )
+    rows = {}
+    for row in csv.DictReader(lines):
+        _, height, width = map(int, row["input_size"].split("x"))
+        rows[row["name"]] = BackboneRow(
+            name=row["name"],
+            num_params=int(row["num_params"]),
+            gflops=float(row["gflops"]) if row["gflops"] else None,
+            feature_dim=int(row["feature_dim"]),
+            image_size=(height, width),
+            stages=int(row["stages"]),
+        )
+    return rows
 
 
 @dataclass(slots=True)
@@ -190,16 +193,6 @@ def _weights_row(spec: WeightsSpec, *, default: str | None) -> tuple[str, ...]:
         "-" if spec.top5 is None else f"{spec.top5:.2f} %",
         (spec.license or "not stated") + (" (no commercial use)" if spec.non_commercial else ""),
     )
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
-
-
-def _wrapped(names: tuple[str, ...]) -> str:
-    indent = " " * (_INDENT + 2)
-    lines = textwrap.wrap(", ".join(names), 80 - len(indent))
-    return f"\n{indent}".join(lines)
 
 
 _FORBID = frozenset(

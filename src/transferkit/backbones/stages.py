@@ -1,15 +1,21 @@
-"""Stages by one rule for every architecture, from one recorded forward pass."""
+"""The module calls of a forward pass, and the stages that they divide a network into."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from transferkit.backbones.meta_forward import Call, has_parameters, record_calls
 from transferkit.backbones.spec import InputSize
 from transferkit.errors import ConfigError
+
+_BATCH = 2
 
 LARGEST_SHARE = 0.85
 """A piece with more of the parameters than this is taken apart."""
@@ -17,6 +23,140 @@ LARGEST_SHARE = 0.85
 _FEWEST = 3
 _FEW = 4
 _LARGE = 0.1
+
+Visit = Callable[[str, tuple[object, ...], Callable[[], object]], object]
+"""Takes a module's name, its positional arguments and what runs it; returns the call's result."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a module, by its dotted name, with the calls made inside it in order."""
+
+    name: str
+    reads_images: bool = False  # its first argument is the network's own input
+    inner: list[Call] = field(default_factory=list)
+
+    def names(self) -> set[str]:
+        """Names of every module called here or inside."""
+        return {self.name}.union(*(call.names() for call in self.inner))
+
+    def leaves(self) -> list[Call]:
+        """The innermost calls, in order."""
+        return [leaf for call in self.inner for leaf in call.leaves()] if self.inner else [self]
+
+
+@contextmanager
+def intercept_calls(modules: Mapping[str, nn.Module], visit: Visit) -> Iterator[None]:
+    """Send every call of the named modules through ``visit``, those inside another call too."""
+    # An instance's own ``forward`` stands before its class's. Hooks would do to watch a call, but
+    # could not replace it.
+    before = {name: module.__dict__.get("forward") for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.__dict__["forward"] = partial(_visit_call, visit, name, module.forward)
+        yield
+    finally:
+        for name, module in modules.items():
+            module.__dict__.pop("forward", None)
+            if before[name] is not None:
+                module.__dict__["forward"] = before[name]
+
+
+def _visit_call(
+    visit: Visit, name: str, forward: Callable[..., object], /, *args: object, **kwargs: object
+) -> object:
+    return visit(name, args, partial(forward, *args, **kwargs))
+
+
+def copy_structure(module: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Copy a module and all inside it; ``stand_in`` gives the copy's parameters and buffers."""
+    # deepcopy takes from the memo what it has met before, so each tensor that is put there first
+    # is never copied, and one that is shared stays shared. Those in plain attributes and their
+    # lists and dictionaries are put there too (the weight of weight_norm, the caches of LeViT):
+    # they may not be leaves of the autograd graph, which deepcopy refuses.
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        for tensor in tree_leaves(vars(part)):
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                memo[id(tensor)] = _as_parameter(tensor, stand_in(tensor))
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
+            memo[id(hook)] = hook  # may hold anything: a logger, a lock
+    copied: nn.Module = deepcopy(module, memo)
+    return copied
+
+
+def _as_parameter(original: Tensor, stand_in: Tensor) -> Tensor:
+    if isinstance(original, nn.Parameter) and not isinstance(stand_in, nn.Parameter):
+        return nn.Parameter(stand_in, requires_grad=False)
+    return stand_in
+
+
+def record_calls(module: nn.Module, input_size: InputSize, *, training: bool = False) -> Call:
+    """Record which module calls which in one forward pass; ConfigError where that fails."""
+    try:
+        try:
+            return record_on_meta(module, input_size, training=training)
+        except Exception:
+            if training:
+                raise
+        # The meta device cannot follow where a value is read back, or where a tensor is neither
+        # parameter nor buffer: a real pass on zeros takes its place.
+        device = next(module.parameters(), torch.empty(0)).device
+        return _record(copy_structure(module, lambda tensor: tensor), input_size, device)
+    except Exception as error:  # whatever the network raises
+        size = " x ".join(map(str, input_size))
+        raise ConfigError(
+            f"{type(module).__name__} cannot take images of {size} (channels x height x width): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def record_on_meta(module: nn.Module, input_size: InputSize, *, training: bool = False) -> Call:
+    """The same on the meta device alone; raises what the network raises."""
+    ghost = copy_structure(
+        module, lambda tensor: torch.empty_like(tensor, device="meta", requires_grad=False)
+    )
+    return _record(ghost, input_size, torch.device("meta"), training=training)
+
+
+def _record(
+    own: nn.Module, input_size: InputSize, device: torch.device, *, training: bool = False
+) -> Call:
+    """Record one forward pass of a module that nobody else sees."""
+    for part in own.modules():
+        part.training = training  # past any override of ``train``
+    floats = (p.dtype for p in own.parameters() if p.is_floating_point())
+    dtype = next(floats, torch.get_default_dtype())
+    images = torch.zeros(_BATCH, *input_size, device=device, dtype=dtype)
+    root = Call("")
+    stack = [root]
+
+    def enter(name: str, _: nn.Module, args: tuple[object, ...]) -> None:
+        call = Call(name, reads_images=bool(args) and args[0] is images)
+        stack[-1].inner.append(call)
+        stack.append(call)
+
+    def leave(_: nn.Module, __: tuple[object, ...], ___: object) -> None:
+        stack.pop()
+
+    # Hooks, not ``intercept_calls``: they see what is called as a module, and not the forward that
+    # HRNet calls by name, which belongs to its caller's stage.
+    for name, part in own.named_modules():
+        part.register_forward_pre_hook(partial(enter, name), prepend=True)
+        part.register_forward_hook(leave)
+    with torch.no_grad(), device:
+        own(images)
+    return root.inner[0]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters of a module, each counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Whether a module holds a parameter, itself or in its parts."""
+    return next(module.parameters(), None) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +180,14 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def trace_stages(
-    module: nn.Module,
-    input_size: InputSize,
-    *,
-    head: str | Sequence[str] = (),
-    limit: float = LARGEST_SHARE,
+    module: nn.Module, input_size: InputSize, *, head: str | Sequence[str] = ()
 ) -> tuple[Stage, ...]:
     """Divide a network into stages, from input to output; the modules of ``head`` are the last.
 
     A head that was removed may be named too: what held it is divided as if it were there.
     """
     # One forward pass is recorded and its tree of calls expanded until no piece but the head holds
-    # more than ``limit`` of the parameters. A stage starts at each piece that has parts; bare
+    # more than LARGEST_SHARE of the parameters. A stage starts at each piece that has parts; bare
     # layers join the stage before, and those that open the network form a stage of their own.
     # Where three or four stages come of that and only one is large and made of pieces, it is taken
     # apart once more (the ``stages`` between a stem and a wide last convolution). Networks with
@@ -61,7 +197,7 @@ def trace_stages(
     # (position embeddings) in the first of all, those that only a training pass uses (auxiliary
     # heads) in the last.
     heads = (head,) if isinstance(head, str) else tuple(head)
-    tree = _Tree(module, tuple(filter(None, heads)), limit)
+    tree = _Tree(module, tuple(filter(None, heads)))
     root = record_calls(module, input_size)
     groups = tree.group(tree.frontier(root))
     parameters = tree.assign([modules for _, modules in groups], root, input_size)
@@ -74,11 +210,10 @@ def trace_stages(
 class _Tree:
     """A network's modules and parameters, looked up by dotted name."""
 
-    def __init__(self, module: nn.Module, heads: tuple[str, ...], limit: float) -> None:
+    def __init__(self, module: nn.Module, heads: tuple[str, ...]) -> None:
         self.module = module
         self.modules = dict(module.named_modules())
         self.heads = heads
-        self.limit = limit
         self.sizes = {id(p): p.numel() for p in module.parameters()}
         if not self.sizes:
             raise ConfigError(f"{type(module).__name__} has no parameters to divide into stages.")
@@ -96,10 +231,6 @@ class _Tree:
     def is_composite(self, name: str) -> bool:
         """Whether a module has parts with parameters."""
         return any(map(has_parameters, self.modules[name].children()))
-
-    def has_matrix(self, name: str) -> bool:
-        """Whether a layer has a weight of two dimensions or more, as Conv and Linear have."""
-        return any(p.ndim > 1 for p in self.modules[name].parameters(recurse=False))
 
     def frontier(self, root: Call) -> list[Call]:
         """The pieces of the network, in call order."""
@@ -129,7 +260,7 @@ class _Tree:
         if call.name in self.heads or not call.inner:
             return [call]
         holds_head = any(head.startswith(f"{call.name}.") for head in self.heads)
-        if not holds_head and self.size([call.name]) <= self.limit * self.body:
+        if not holds_head and self.size([call.name]) <= LARGEST_SHARE * self.body:
             return [call]
         return [piece for inner in call.inner for piece in self._expand(inner)]
 
@@ -145,38 +276,29 @@ class _Tree:
         """Join the pieces to stages: each a name and the modules called."""
         few = self._count_composites(calls) < _FEWEST
         groups: list[tuple[str, list[str]]] = []
-        waiting: list[str] = []
+        waiting: list[str] = []  # bare layers before the first stage
         seen: set[int] = set()
         for name in dict.fromkeys(call.name for call in calls):
             fresh = not self.owned([name]) <= seen
             seen |= self.owned([name])
-            if groups and groups[-1][0] in self.heads:
+            own = self.modules[name].parameters(recurse=False)
+            starts = name in self.heads or self.is_composite(name)
+            starts = starts or (few and any(parameter.ndim > 1 for parameter in own))
+            if groups and (groups[-1][0] in self.heads or not (fresh and starts)):
                 groups[-1][1].append(name)
-            elif fresh and self._starts(name, few=few):
-                groups += self._opening(waiting)
+            elif fresh and starts:
+                opening = [layer for layer in waiting if self.owned([layer])]
+                if opening:
+                    groups.append((opening[0], waiting))
+                    waiting = []
                 groups.append((name, [*waiting, name]))
                 waiting = []
-            elif groups:
-                groups[-1][1].append(name)
             else:
                 waiting.append(name)
         groups += [(waiting[0], waiting)] if waiting else []
         if self.heads and groups[-1][0] not in self.heads:
             groups.append((self.heads[0], [name for name in self.heads if name in self.modules]))
         return groups
-
-    def _starts(self, name: str, *, few: bool) -> bool:
-        starts = name in self.heads or self.is_composite(name)
-        return starts or (few and self.has_matrix(name))
-
-    def _opening(self, waiting: list[str]) -> list[tuple[str, list[str]]]:
-        """The stage of the bare layers that open the network; none if they hold no parameter."""
-        named = [name for name in waiting if self.owned([name])]
-        if not named:
-            return []
-        modules = list(waiting)
-        waiting.clear()
-        return [(named[0], modules)]
 
     def assign(
         self, groups: Sequence[list[str]], root: Call, input_size: InputSize

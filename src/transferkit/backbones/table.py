@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
@@ -10,7 +10,7 @@ from transferkit._format import plain, table
 from transferkit._typing import JSON
 from transferkit._validation import check_among
 from transferkit.backbones.catalog import get_backbone_spec, list_backbones, resolve
-from transferkit.backbones.spec import BackboneRow, BackboneSpec, packaged_rows
+from transferkit.backbones.spec import BackboneRow, packaged_rows
 
 Order = Literal["name", "params", "gflops", "top1"]
 
@@ -74,20 +74,25 @@ def backbone_table(
     check_among("order", order, get_args(Order))
     names = list_backbones(pattern, source=source, pretrained=pretrained, max_params=max_params)
     rows = [_row(name) for name in names]
-    if order == "params":
-        rows.sort(key=lambda row: row.num_params)
-    elif order == "gflops":
-        rows.sort(key=lambda row: float("inf") if row.gflops is None else row.gflops)
-    elif order == "top1":
-        rows.sort(key=lambda row: -1.0 if row.top1 is None else row.top1, reverse=True)
+    if order != "name":
+        rows.sort(key=_SORT_KEYS[order])
     return BackboneTable(tuple(rows))
 
 
+_SORT_KEYS: dict[str, Callable[[BackboneRow], float]] = {
+    "params": lambda row: row.num_params,
+    "gflops": lambda row: float("inf") if row.gflops is None else row.gflops,
+    "top1": lambda row: 0.0 if row.top1 is None else -row.top1,
+}
+
+
 def _row(name: str) -> BackboneRow:
-    row = packaged_rows().get(name) or _measured_row(get_backbone_spec(name))
-    found = resolve(name)
-    specs = found.source.weights(found.name)
-    if not specs:
+    found, row = resolve(name), packaged_rows().get(name)
+    if row is None:  # a network newer than the packaged table
+        spec = get_backbone_spec(name)
+        size, stages = spec.input_size[1:], len(spec.stages)
+        row = BackboneRow(name, spec.num_params, None, spec.feature_dim, size, stages)
+    if not (specs := found.source.weights(found.name)):
         return row
     return replace(
         row,
@@ -97,12 +102,6 @@ def _row(name: str) -> BackboneRow:
         license=specs[0].license,
         non_commercial=specs[0].non_commercial,
     )
-
-
-def _measured_row(spec: BackboneSpec) -> BackboneRow:
-    """The row of a backbone that the packaged table does not hold."""
-    size = spec.input_size[1:]
-    return BackboneRow(spec.name, spec.num_params, None, spec.feature_dim, size, len(spec.stages))
 
 
 def _cells(row: BackboneRow) -> tuple[str, ...]:

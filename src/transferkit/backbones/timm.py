@@ -21,13 +21,7 @@ from timm.models import PretrainedCfg, _builder, get_pretrained_cfg
 from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB, is_adapted, widen
-from transferkit.backbones.meta_forward import (
-    Size,
-    check_size,
-    count_parameters,
-    output_shape,
-    skeleton,
-)
+from transferkit.backbones.skeleton import Size, check_size, output_shape, skeleton
 from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
 from transferkit.backbones.spec import (
     BackboneSpec,
@@ -35,6 +29,7 @@ from transferkit.backbones.spec import (
     WeightsSpec,
     forbids_commercial_use,
 )
+from transferkit.backbones.stages import count_parameters
 from transferkit.backbones.weights import (
     choose_weights,
     fetch,

@@ -16,17 +16,11 @@ from torch.hub import get_dir
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from transferkit.backbones.channels import RGB, replace_module
-from transferkit.backbones.meta_forward import (
-    Size,
-    check_size,
-    count_parameters,
-    has_parameters,
-    record_on_meta,
-    skeleton,
-)
+from transferkit.backbones.channels import RGB
+from transferkit.backbones.skeleton import Size, check_size, skeleton
 from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
+from transferkit.backbones.stages import count_parameters, has_parameters, record_on_meta
 from transferkit.backbones.weights import (
     StateDict,
     choose_weights,
@@ -82,7 +76,7 @@ class TorchvisionSource:
         anatomy = _anatomy(name, size)
         state = None if chosen is None else self._read(name, chosen)
         module = _construct(name, size)
-        replace_module(module, anatomy.classifier, nn.Identity())
+        module.set_submodule(anatomy.classifier, nn.Identity())
         lacks = () if facts.num_classes else (_VGG_CLASSIFIER,)
         fill(
             module,

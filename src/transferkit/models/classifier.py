@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transferkit._format import describe
 from transferkit._validation import check_text, check_whole, to_sides
 from transferkit.backbones.catalog import Resolved, build_network, resolve
-from transferkit.backbones.meta_forward import copy_structure, record_calls
 from transferkit.backbones.spec import Network
-from transferkit.backbones.stages import Stage, trace_stages, unwrap
+from transferkit.backbones.stages import Stage, copy_structure, record_calls, trace_stages, unwrap
 from transferkit.data.image_data import ImageData, are_numbers
 from transferkit.data.preprocess import Interpolation, Preprocess
 from transferkit.data.splits import Splits
@@ -24,8 +23,6 @@ from transferkit.errors import ConfigError
 from transferkit.models.device import plain_context, seeded
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 from transferkit.models.structure import module_structure
-
-_NO_CLASSIFIER = "<classifier>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ class Classifier(nn.Module):
         self._created_head = module_structure(head, "head")
         self.recipe = recipe
         self.feature_dim = network.feature_dim
-        self._removed = (network.classifier or _NO_CLASSIFIER, *network.aux)
+        self._removed = (network.classifier or "<classifier>", *network.aux)
         self._traced: tuple[Stage, ...] = ()
 
     if TYPE_CHECKING:
@@ -160,17 +157,29 @@ class Classifier(nn.Module):
     def stages(self) -> tuple[Stage, ...]:
         """The stages from input to output; the last is ``"head"``."""
         names = [f"head.{name}" for name, _ in self.head.named_parameters()]
-        *body, aux = self._body_stages()
+        *body, aux = self._backbone_stages()
         modules, parameters = (*aux.modules, "head"), (*aux.parameters, *names)
         return (*body, Stage("head", modules, parameters))
 
-    def _body_stages(self) -> tuple[Stage, ...]:
+    def _backbone_stages(self) -> tuple[Stage, ...]:
         """The backbone's stages, then one stage of its auxiliary heads; traced once."""
         names = {f"backbone.{name}" for name, _ in self.backbone.named_parameters()}
-        if names != {name for stage in self._traced for name in stage.parameters}:
-            size = (self.preprocess.in_channels, *self.preprocess.image_size)
-            traced = trace_stages(self.backbone, size, head=self._removed)
-            self._traced = tuple(map(_inside_backbone, _part_aux(traced)))
+        if names == {name for stage in self._traced for name in stage.parameters}:
+            return self._traced
+        size = (self.preprocess.in_channels, *self.preprocess.image_size)
+        *body, last = trace_stages(self.backbone, size, head=self._removed)
+        # what the last stage calls beside auxiliary heads, such as pooling, joins the one before
+        aux = [m for m in last.modules if any(p.startswith(f"{m}.") for p in last.parameters)]
+        rest = [name for name in last.modules if name not in aux]
+        body[-1] = replace(body[-1], modules=(*body[-1].modules, *rest))
+        self._traced = tuple(
+            Stage(
+                "backbone.head" if stage.name == "head" else stage.name,
+                tuple(f"backbone.{name}" for name in stage.modules),
+                tuple(f"backbone.{name}" for name in stage.parameters),
+            )
+            for stage in (*body, replace(last, modules=tuple(aux)))
+        )
         return self._traced
 
 
@@ -188,9 +197,7 @@ def _renew_auxiliary(network: Network, num_classes: int) -> None:
         old = network.module.get_submodule(name)
         if not isinstance(old, nn.Linear):
             raise ConfigError(f"Expected {name} to be a linear layer, got {type(old).__name__}.")
-        holder, _, attribute = name.rpartition(".")
-        new = nn.Linear(old.in_features, num_classes)
-        setattr(network.module.get_submodule(holder), attribute, new)
+        network.module.set_submodule(name, nn.Linear(old.in_features, num_classes))
     if not network.aux:
         return
     try:
@@ -209,18 +216,15 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
     digest = hashlib.blake2b(facts.encode(), digest_size=16)
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.is_meta:
-            continue
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        if not tensor.is_meta:
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
-    """A copy of the modules of ``model`` that shares parameters, hooks and, by default, buffers.
-
-    Another thread that uses the model does not see changed modes or skipped calls of the copy.
-    """
+    """A copy of the modules of ``model`` that shares parameters, hooks and, by default, buffers."""
+    # another thread that uses the model does not see changed modes or skipped calls of the copy
 
     def stand_in(tensor: Tensor) -> Tensor:
         return tensor if buffers or isinstance(tensor, nn.Parameter) else tensor.clone()
@@ -344,23 +348,3 @@ def _origin(found: Resolved, weights: str | Path | None) -> str | None:
         tags = (spec.tag for spec in found.source.weights(found.name))
         return found.tag or next(tags, None)
     return Path(weights).name
-
-
-def _part_aux(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Keep only auxiliary heads in the last stage; move its other modules to the one before."""
-    *body, last = stages
-    aux = tuple(
-        name for name in last.modules if any(p.startswith(f"{name}.") for p in last.parameters)
-    )
-    rest = tuple(name for name in last.modules if name not in aux)
-    body[-1] = replace(body[-1], modules=(*body[-1].modules, *rest))
-    return (*body, replace(last, modules=aux))
-
-
-def _inside_backbone(stage: Stage) -> Stage:
-    """The same stage, its modules and parameters named from the classifier."""
-    return Stage(
-        "backbone.head" if stage.name == "head" else stage.name,
-        tuple(f"backbone.{name}" for name in stage.modules),
-        tuple(f"backbone.{name}" for name in stage.parameters),
-    )

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.hooks import RemovableHandle
 
-from transferkit.backbones.meta_forward import intercept_calls
-from transferkit.backbones.stages import Stage
+from transferkit.backbones.stages import Stage, intercept_calls
 from transferkit.models.classifier import Classifier, shared_copy
 from transferkit.models.device import device_of
 

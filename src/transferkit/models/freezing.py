@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import TypedDict
 
 from torch import Tensor, nn
@@ -144,7 +145,9 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() or parameter.is_complex():
             parameter.requires_grad_(name not in names)
-    mode = _mode(model, parts[-1])
+    # the mode that the model was last set to is that of the head, which always follows it
+    head = [model.get_submodule(name) for name in parts[-1].modules] or [model]
+    mode = any(module.training for module in head)
     held = _held(model, frozen, trainable)
     for module in model.modules():
         if is_held(module):
@@ -156,16 +159,13 @@ def unfreeze(model: nn.Module, upto: str | int | None = None) -> None:
 
 def frozen_stages(model: nn.Module) -> tuple[Stage, ...]:
     """The stages, from the input on, that ``unfreeze`` froze: parameters and mode."""
-    parts = layout(model)
     parameters = dict(model.named_parameters())
-    modules = dict(model.named_modules())
 
     def is_frozen(stage: Stage) -> bool:
         still = not any(parameters[name].requires_grad for name in stage.parameters)
-        return still and all(is_held(modules[name]) for name in stage.modules)
+        return still and all(is_held(model.get_submodule(name)) for name in stage.modules)
 
-    first = next((i for i, stage in enumerate(parts) if not is_frozen(stage)), len(parts))
-    return parts[:first]
+    return tuple(takewhile(is_frozen, layout(model)))
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -188,12 +188,6 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
 def is_held(module: nn.Module) -> bool:
     """Whether ``unfreeze`` keeps a module in eval mode."""
     return isinstance(module.__dict__.get("train"), KeepEval)
-
-
-def _mode(model: nn.Module, head: Stage) -> bool:
-    """The mode that the model was last set to: that of the head, which always follows it."""
-    known = dict(model.named_modules())
-    return any(known[name].training for name in head.modules) if head.modules else model.training
 
 
 def _held(model: nn.Module, frozen: Sequence[Stage], trainable: Sequence[Stage]) -> set[nn.Module]:
@@ -221,8 +215,7 @@ def _held(model: nn.Module, frozen: Sequence[Stage], trainable: Sequence[Stage])
 
 def _inside(model: nn.Module, stages: Iterable[Stage]) -> set[nn.Module]:
     """Every module of some stages, with all that is inside."""
-    known = dict(model.named_modules())
-    named = (known[name] for stage in stages for name in stage.modules)
+    named = (model.get_submodule(name) for stage in stages for name in stage.modules)
     return {inner for module in named for inner in module.modules()}
 
 
@@ -267,15 +260,14 @@ def param_groups(
     check_number("decay", decay, above=0, most=1)
     check_number("weight_decay", weight_decay, least=0)
     model = unwrap(model)
-    parts = layout(model)
     parameters = dict(model.named_parameters())
-    groups = []
-    for distance, stage in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+    groups: list[ParamGroup] = []
+    for distance, stage in enumerate(reversed(layout(model))):
         trainable = [p for p in map(parameters.__getitem__, stage.parameters) if p.requires_grad]
         matrices = [p for p in trainable if p.ndim > 1 or not weight_decay]
         vectors = [p for p in trainable if p.ndim <= 1 and weight_decay]
         rate = lr * decay**distance
-        groups += [
+        groups[:0] = [
             ParamGroup(params=matrices, lr=rate, weight_decay=weight_decay, name=stage.name),
             ParamGroup(params=vectors, lr=rate, weight_decay=0.0, name=f"{stage.name}, vectors"),
         ]
@@ -322,9 +314,12 @@ class Summary:
 
     def to_dict(self) -> dict[str, JSON]:
         """The summary as plain data."""
-        rows: list[JSON] = [{**asdict(stage), "state": stage.state} for stage in self.stages]
-        totals: dict[str, JSON] = {"parameters": self.parameters, "trainable": self.trainable}
-        return {"name": self.name, **totals, "stages": rows}
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "trainable": self.trainable,
+            "stages": [{**asdict(stage), "state": stage.state} for stage in self.stages],
+        }
 
     def __str__(self) -> str:
         rows = [(s.name, f"{s.parameters:,}", f"{s.trainable:,}", s.state) for s in self.stages]
@@ -349,11 +344,10 @@ def summary(model: nn.Module) -> Summary:
         ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     model = unwrap(model)
-    parts = layout(model)
     parameters = dict(model.named_parameters())
     name = model.name if isinstance(model, Classifier) else type(model).__name__
     rows = []
-    for stage in parts:
+    for stage in layout(model):
         own = [parameters[key] for key in stage.parameters]
         trainable = sum(p.numel() for p in own if p.requires_grad)
         rows.append(StageSummary(stage.name, sum(p.numel() for p in own), trainable))

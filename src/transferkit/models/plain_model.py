@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from torch import nn
 
 from transferkit._format import describe
-from transferkit.backbones.meta_forward import Call, count_parameters, record_calls
-from transferkit.backbones.stages import LARGEST_SHARE, Stage, trace_stages
+from transferkit.backbones.stages import (
+    LARGEST_SHARE,
+    Call,
+    Stage,
+    count_parameters,
+    record_calls,
+    trace_stages,
+)
 from transferkit.errors import ConfigError
 
 _USUAL_SIDES = (224, 299, 256, 384, 64, 32)

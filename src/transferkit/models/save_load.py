@@ -23,7 +23,7 @@ from transferkit._typing import JSON
 from transferkit._validation import to_path
 from transferkit._version import __version__
 from transferkit.backbones.catalog import build_network
-from transferkit.backbones.meta_forward import skeleton
+from transferkit.backbones.skeleton import skeleton
 from transferkit.data.preprocess import Preprocess
 from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
 from transferkit.models.classifier import Classifier, Recipe, require_classifier

@@ -215,7 +215,7 @@ class Loaders:
             return cached or self._of_images(splits, self._compiled or self._in_parts(cut))
         if self._cache is not None:
             warnings.warn(
-                f"The frozen layers run in every epoch: {cut.reason}.", CacheWarning, stacklevel=2
+                f"The frozen layers run in every epoch: {cut}.", CacheWarning, stacklevel=2
             )
         return self._of_images(splits, outputs)
 

@@ -9,17 +9,14 @@ import torch
 import torchvision.models as tv
 from torch import nn
 
-from transferkit.backbones.channels import replace_module
-from transferkit.backbones.meta_forward import (
-    check_size,
+from transferkit.backbones.skeleton import check_size, output_shape, skeleton
+from transferkit.backbones.source import PooledEncoder, pool_to_vectors
+from transferkit.backbones.stages import (
     copy_structure,
     count_parameters,
     intercept_calls,
-    output_shape,
     record_on_meta,
-    skeleton,
 )
-from transferkit.backbones.source import PooledEncoder, pool_to_vectors
 from transferkit.errors import ConfigError
 
 
@@ -91,13 +88,6 @@ def test_tokens_and_maps_become_vectors() -> None:
     assert torch.equal(PooledEncoder(identity)(maps), maps.mean((2, 3)))
     with pytest.raises(ConfigError, match=r"\(2, 1, 2, 3, 4\)"):
         pool_to_vectors(identity, (2, 1, 2, 3, 4), name="net")
-
-
-def test_replacing_a_module_inside_containers() -> None:
-    module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 3)))
-    replace_module(module, "1.1", nn.Identity())
-    replace_module(module, "0", nn.Identity())
-    assert not list(module.parameters())
 
 
 class Cached(nn.Module):
