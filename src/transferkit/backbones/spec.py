@@ -95,16 +95,14 @@ class BackboneSpec:
         return {key: plain(value) for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
+        mean, std = (", ".join(f"{v:.3g}" for v in both) for both in (self.mean, self.std))
         stages = textwrap.wrap(", ".join(self.stages), 78 - _INDENT)
         facts = (
             ("parameters", f"{self.num_params:,}"),
             ("GFLOPs", "not known" if self.gflops is None else f"{self.gflops:.2f}"),
             ("feature width", f"{self.feature_dim}"),
             ("input", " x ".join(map(str, self.input_size))),
-            (
-                "mean, std",
-                "; ".join(", ".join(f"{v:.3g}" for v in s) for s in (self.mean, self.std)),
-            ),
+            ("mean, std", f"{mean}; {std}"),
             ("stages", f"\n{' ' * (_INDENT + 2)}".join(stages)),
             ("code licence", self.license or "not stated"),
         )
