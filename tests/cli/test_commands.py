@@ -6,15 +6,19 @@ import csv
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
 
 import transferkit as tk
+from transferkit.cli import main
+from transferkit.cli.app import in_shell
 from transferkit.data import phantom
 
 Run = Callable[..., Result]
@@ -184,3 +188,91 @@ def test_the_demo_promises_figures_only_where_it_draws_them(
     last = result.output.splitlines()[-1]
     assert ("and figures are in" in last) == drawn == bool(list(tmp_path.rglob("*.png")))
     assert ("no figures: Figures need matplotlib" in result.output) != drawn
+
+
+@pytest.fixture(scope="session")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and test, five images of each patient, and no val."""
+    root = tmp_path_factory.mktemp("patients")
+    data = tk.phantom_splits(sizes=(100, 10, 20), image_size=32, seed=0)
+    for split in ("train", "test"):
+        for row, (image, label) in enumerate(
+            zip(data[split].images, data[split].labels, strict=True)
+        ):
+            folder = root / split / data.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"p{data.classes[label][0]}{split}{row // 10}_{row}.png"
+            Image.fromarray(image[..., 0]).save(folder / name)
+    return root
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "rank", "audit"])
+def test_a_val_split_that_is_made_keeps_patients_whole(
+    run: Run, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    seen: list[tk.Splits] = []
+
+    def stopped(*arguments: object, **options: object) -> None:
+        seen.extend(a for a in arguments if isinstance(a, tk.Splits))
+        raise tk.DataError("Stop here.")
+
+    modules = {"train": "strategies.run", "compare": "compare.compare"}
+    modules |= {"rank": "rank.rank_backbones", "audit": "audit.audit_splits"}
+    monkeypatch.setattr(f"transferkit.workflows.{modules[command]}", stopped)
+    more: dict[str, tuple[object, ...]] = {
+        "train": ("--backbone", "squeezenet1_1", "--weights", "none", "--out", tmp_path / "out"),
+        "compare": ("--backbones", "squeezenet1_1", "--out", tmp_path / "out"),
+        "rank": ("--backbones", "squeezenet1_1"),
+        "audit": (),
+    }
+    for options, torn in (((), True), (("--groups", r"p[a-z]+\d+"), False)):
+        run(command, patients, *more[command], *options, "--val-share", 0.3)
+        splits = seen.pop()
+        owners = [
+            {name.split("/")[-1].split("_")[0] for name in splits[s].names}
+            for s in ("train", "val")
+        ]
+        assert bool(owners[0] & owners[1]) == torn
+        assert len(splits["val"]) == pytest.approx(30, abs=5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_audit_by_groups_finds_no_straddling_patient(run: Run, patients: Path, tmp_path: Path):
+    file = tmp_path / "audit.json"
+    result = run("audit", patients, "--groups", r"p[a-z]+\d+", "--json", file)
+    assert result.exit_code == 0, result.output
+    checks = {f["check"]: f for f in json.loads(file.read_text(encoding="utf-8"))["findings"]}
+    assert not any("group" in check and f["severity"] == "error" for check, f in checks.items())
+
+
+def test_a_failed_run_leaves_no_folder_and_reads_no_image(train: Run, run: Run, tmp_path: Path):
+    misspelt = run("train", tmp_path / "nowhere", "--backbone", "resnt18", "--out", tmp_path / "a")
+    assert misspelt.exit_code == 2
+    assert "'resnet18'" in misspelt.output  # not that the data are missing
+    assert train(tmp_path / "nowhere", tmp_path / "b").exit_code == 2
+    (tmp_path / "c").mkdir()
+    assert train(tmp_path / "nowhere", tmp_path / "c").exit_code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"c"}
+
+
+def test_messages_name_the_options_of_the_command(train: Run, data_file: Path, tmp_path: Path):
+    steps = ("--strategy", "gradual_unfreeze", "--steps", 3, "--epochs", 1)
+    assert "got --steps 3 and --epochs 1" in train(data_file, tmp_path, *steps).output
+    context = click.Context(main, info_name="transferkit")
+    context.invoked_subcommand = "train"
+    said = in_shell(context, "Use weights=None, or create_classifier(..., weights=None).")
+    assert said == "Use --weights none, or create_classifier(..., weights=None)."
+
+
+def test_warnings_are_plain_lines(
+    train: Run, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(*arguments: object) -> None:
+        warnings.warn("Train with class_weights='balanced'.", stacklevel=1)
+        raise tk.DataError("Stop here.")
+
+    monkeypatch.setattr("transferkit.workflows.strategies.run", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        output = train(data_file, tmp_path).output
+    assert "Warning: Train with --class-weights balanced.\n" in output

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 import transferkit as tk
-from transferkit.cli.recipe import OPTIONS, documented, help_text, parsed
+from transferkit.cli.recipe import OPTIONS, STRATEGY, documented, help_text, metavar, parsed
 from transferkit.workflows import strategies
 
 Run = Callable[..., Result]
@@ -30,7 +30,21 @@ def test_the_help_is_that_of_the_docstring() -> None:
     entry = documented("training/trainer.py", "Trainer")["warmup"]
     assert help_text(entry).startswith("Linear warm-up: a float is a share of the run")
     assert help_text(entry).endswith("[default: 0.0]")
-    assert help_text("an :class:`~transferkit.Augment`, ``None``") == "an Augment, None"
+    assert help_text("an :class:`~transferkit.Augment`, ``None``") == "an Augment, none"
+
+
+def test_the_help_says_what_a_shell_can_type(run: Run) -> None:
+    shown = " ".join(run("train", "--help").output.split())
+    for python in (" None", "True", "False", "In Python", "->", "Cache(", "Default:"):
+        assert python not in shown
+    for choices in ("[adamw|adam|sgd]", "[minibatch|lbfgs]", "[auto|memory|disk|none]"):
+        assert choices in shown
+    for name, entry in OPTIONS.items():
+        for choice in metavar(name, entry).strip("[]").split("|"):
+            value = parsed(choice)
+            known = {"STAGE", "STAGES", "NUMBER", "NUMBERS", "DEVICE"}
+            if choice not in known and name not in STRATEGY:
+                tk.Strategy("fine_tune", options={name: value})  # raises if it is none
 
 
 def test_the_help_needs_no_torch() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import click
 
 from transferkit._version import __version__
@@ -19,11 +22,28 @@ class Application(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; an error of the library ends it with its message and status 2."""
-        try:
-            return super().invoke(ctx)
-        except TransferkitError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(ERROR_STATUS)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(
+                f"Warning: {in_shell(ctx, str(message))}", err=True
+            )
+            try:
+                return super().invoke(ctx)
+            except TransferkitError as error:
+                click.echo(f"Error: {in_shell(ctx, str(error))}", err=True)
+                ctx.exit(ERROR_STATUS)
+
+
+def in_shell(context: click.Context, message: str) -> str:
+    """A message with options as the command takes them: ``--weights none`` for weights=None."""
+    command = main.get_command(context, context.invoked_subcommand or "")
+    options = {option.name: option.opts[0] for option in command.params} if command else {}
+
+    def shell(found: re.Match[str]) -> str:
+        name, value = options.get(found[1], ""), found[2].strip("'\"").lower()
+        return f"{name} {value}" if name.startswith("--") else found[0]
+
+    # not the arguments of a call, such as create_classifier(..., dropout=0.5)
+    return re.sub(r"(?<![(,] )(?<![(\w])(\w+)=(None|'\w+'|[\d.]*\d)", shell, message)
 
 
 @click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})

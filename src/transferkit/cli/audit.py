@@ -22,16 +22,19 @@ GATE_STATUS = 1
 @options.data
 @click.option("--html", type=options.FILE, help="Write the report as one HTML file.")
 @click.option("--json", "json_file", type=options.FILE, help="Write the findings as JSON.")
-@click.option("--groups", help="Regular expression; its match in a file name is the group.")
 @click.option("--model", type=options.FILE, help="A trained classifier.safetensors to audit with.")
-@click.option("--backbone", help="Backbone for the embeddings.  [default: the embedded one]")
-@click.option("--weights", default="default", show_default=True, help="Of --backbone.")
+@click.option(
+    "--backbone",
+    callback=options.known_backbone,
+    help="Backbone for the embeddings.  [default: the embedded one]",
+)
+@options.weights
 @click.option(
     "--fail-on",
     type=click.Choice(["warning", "error"]),
     help="End with status 1 if there is a finding of this severity or a higher one.",
 )
-@options.skip_broken
+@options.loading
 @options.batch_size
 @options.cache
 @options.seed
@@ -41,12 +44,10 @@ def audit_command(
     data: Path,
     html: Path | None,
     json_file: Path | None,
-    groups: str | None,
     model: Path | None,
     backbone: str | None,
-    weights: str,
+    weights: str | None,
     fail_on: Literal["warning", "error"] | None,
-    on_error: options.OnError,
     batch_size: int,
     cache: Where | None,
     seed: int,
@@ -57,19 +58,16 @@ def audit_command(
     """
     if model is not None and backbone is not None:
         raise click.UsageError("Give --model or --backbone, not both.")
-    from transferkit.data.load import load_splits
     from transferkit.models.save_load import load_classifier
     from transferkit.workflows.audit import audit_splits
 
     for file in filter(None, (html, json_file)):
         make_folder(file.parent)
-    splits = load_splits(data, seed=seed, on_error=on_error)
+    splits = options.load(data, seed=seed)
     embedder: Embedder = backbone if model is None else load_classifier(model)
     if backbone is not None and weights != "default":
-        embedder = features_of(backbone, options.none_or(weights), batch_size, cache)
-    report = audit_splits(
-        splits, model=embedder, groups=groups, seed=seed, batch_size=batch_size, cache=cache
-    )
+        embedder = features_of(backbone, weights, batch_size, cache)
+    report = audit_splits(splits, model=embedder, seed=seed, batch_size=batch_size, cache=cache)
     click.echo(str(report))
     if html is not None:
         click.echo(f"wrote {report.to_html(html)}")

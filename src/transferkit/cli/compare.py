@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 import transferkit.cli.options as options
-from transferkit._files import make_folder, replacing
+from transferkit._files import replacing
 from transferkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def weights_by_name(values: tuple[str, ...]) -> str | dict[str, str | Path | Non
 backbones_option = click.option(
     "--backbones",
     required=True,
-    callback=lambda _context, _option, text: comma_list(text),
+    callback=lambda context, option, text: [
+        options.known_backbone(context, option, name) for name in comma_list(text)
+    ],
     help="Names of 'transferkit list', with commas between.",
 )
 weights_option = click.option(
@@ -85,6 +87,7 @@ weights_option = click.option(
 @click.option("--seeds", default="0", show_default=True, help="Numbers, with commas between.")
 @weights_option
 @click.option("--epochs", type=click.IntRange(1), help="[default: that of each strategy]")
+@options.loading
 @options.batch_size
 @options.image_size
 @options.device
@@ -109,20 +112,19 @@ def compare_command(
     Writes comparison.txt, .csv, .md, .html, .json and figures into the folder --out, where each
     cell is stored as it ends. Ctrl-C leaves the tables of the finished cells.
     """
-    from transferkit.data.load import load_splits
     from transferkit.workflows.compare import compare
     from transferkit.workflows.strategy import strategy_named
 
     chosen, numbers = [strategy_named(name) for name in comma_list(strategies)], seed_list(seeds)
-    make_folder(out)
-    splits = load_splits(data)
-    click.echo(f"{splits}\n")
-    comparison = compare(
-        backbones, chosen, splits, seeds=numbers, epochs=epochs, out=out, **settings
-    )
-    click.echo(f"{comparison}\n")
-    for path in options.save_figures(lambda: figures(comparison), out):
-        click.echo(f"wrote {path}")
+    with options.results_in(out):
+        splits = options.load(data)
+        click.echo(f"{splits}\n")
+        comparison = compare(
+            backbones, chosen, splits, seeds=numbers, epochs=epochs, out=out, **settings
+        )
+        click.echo(f"{comparison}\n")
+        for path in options.save_figures(lambda: figures(comparison), out):
+            click.echo(f"wrote {path}")
     if comparison.interrupted:
         click.get_current_context().exit(INTERRUPTED_STATUS)
 
@@ -153,6 +155,7 @@ def figures(comparison: Comparison) -> dict[str, Axes]:
     show_default=True,
     help="The score that orders them.",
 )
+@options.loading
 @options.batch_size
 @options.image_size
 @options.seed
@@ -168,10 +171,9 @@ def rank_command(
     **settings: Unpack[Settings],
 ) -> None:
     """Order backbones by their features on the train split of DATA; nothing is trained."""
-    from transferkit.data.load import load_splits
     from transferkit.workflows.rank import rank_backbones
 
-    splits = load_splits(data, seed=seed)
+    splits = options.load(data, seed=seed)
     ranking = rank_backbones(backbones, splits, by=by, seed=seed, **settings)
     click.echo(str(ranking))
     if json_file is not None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from transferkit._files import make_folder
 from transferkit.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-OnError: TypeAlias = Literal["raise", "skip"]
+
+    from transferkit.data.splits import Splits
+
+Command = TypeVar("Command", bound=Callable[..., object])
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -27,12 +32,12 @@ image_size = click.option(
     type=click.IntRange(1),
     help="Side of the network's input, in pixels.  [default: the weights' own]",
 )
-skip_broken = click.option(
-    "--skip-broken",
-    "on_error",
-    is_flag=True,
-    callback=lambda _context, _option, skip: "skip" if skip else "raise",
-    help="Skip images that cannot be read, and count them.",
+weights = click.option(
+    "--weights",
+    default="default",
+    show_default=True,
+    callback=lambda _context, _option, text: none_or(text),
+    help="default, none (random ones), a tag of 'transferkit info', or a file.",
 )
 cache = click.option(
     "--cache",
@@ -42,6 +47,68 @@ cache = click.option(
     show_default=True,
     help="Where to keep the activations of frozen layers; later commands reuse those on disk.",
 )
+
+
+def known_backbone(
+    _context: click.Context, _option: click.Parameter, name: str | None
+) -> str | None:
+    """The name of a backbone, if there is one: an error comes before any image is read."""
+    if name is not None:
+        from transferkit.backbones.catalog import resolve
+
+        resolve(name)
+    return name
+
+
+def loading(command: Command) -> Command:
+    """Add the options of reading DATA, which :func:`load` takes."""
+    for name, settings in reversed(_LOADING.items()):
+        option = click.option(name, expose_value=False, callback=_note, **settings)
+        command = option(command)
+    return command
+
+
+_LOADING: dict[str, dict[str, Any]] = {
+    "--groups": {
+        "help": "Regular expression; its match in a file's name, or else in its folders, is the "
+        "image's group (patient, film). A val split that is made keeps each group whole."
+    },
+    "--val-share": {
+        "type": float,
+        "help": "Share of train that becomes val where there is none.  [default: 0.2]",
+    },
+    "--skip-broken": {
+        "flag_value": "skip",
+        "help": "Skip images that cannot be read, and count them.",
+    },
+}
+_NAMES = {"skip_broken": "on_error"}
+
+
+def _note(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value is not None and option.name is not None:
+        name = _NAMES.get(option.name, option.name)
+        context.meta.setdefault(__name__, {})[name] = value
+
+
+def load(data: Path, *, seed: int = 0) -> Splits:
+    """Read DATA with the options of the command line."""
+    from transferkit.data.load import load_splits
+
+    return load_splits(data, seed=seed, **click.get_current_context().meta.get(__name__, {}))
+
+
+@contextmanager
+def results_in(folder: Path) -> Iterator[None]:
+    """Make a folder for results; if the block ends without any, it goes again."""
+    new = not folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        if new:
+            with suppress(OSError):  # it has results
+                folder.rmdir()
 
 
 def none_or(text: str) -> str | None:

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import click
+
+from transferkit.cli.options import Command
 
 if TYPE_CHECKING:
     from transferkit.workflows.strategy import Strategy
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | None"
-Command = TypeVar("Command", bound=Callable[..., object])
 
 _PACKAGE = Path(__file__).parents[1]
 _NO_OPTION = ("method", "name", "options", "model", "restore_best", "augment")
 _OTHER_NAMES = {"upto": ("--unfreeze",)}
+_KINDS = {
+    "upto": "STAGE",
+    "steps": "NUMBER|STAGES",
+    "class_weights": "[balanced|NUMBERS]",
+    "device": "DEVICE",
+    "progress": "[true|false|none]",
+    "cache": "[auto|memory|disk|none]",
+    "compiled": "[true|false]",
+}
 _WORDS = {"none": None, "true": True, "false": False}
 
 
@@ -47,9 +56,17 @@ OPTIONS = {
 
 
 def help_text(entry: str) -> str:
-    """A docstring entry as plain text, its default in brackets as click writes it."""
-    plain = re.sub(r":\w+:`~?(?:transferkit\.)?([^`]*)`", r"\1", entry).replace("``", "")
-    return re.sub(r"Default: (.*)\.$", r"[default: \1]", plain)
+    """A docstring entry as a shell needs it: plain text, and nothing that only Python can pass."""
+    shell = re.sub(r" ?In Python.*?(?= Default:|$)", "", entry)
+    plain = re.sub(r":\w+:`~?(?:transferkit\.)?([^`]*)`", r"\1", shell).replace("``", "")
+    words = re.sub(r"\b(None|True|False)\b", lambda found: found[0].lower(), plain)
+    return re.sub(r'Default: "?(.*?)"?\.$', r"[default: \1]", words)
+
+
+def metavar(name: str, entry: str) -> str:
+    """What stands for an option's value in the help: its choices, or the kind of value."""
+    choices = re.findall(r'``"(\w+)"``', entry)
+    return _KINDS.get(name) or (f"[{'|'.join(choices)}]" if choices else "NUMBER")
 
 
 def parsed(text: str) -> Value:
@@ -75,6 +92,7 @@ def recipe_options(command: Command) -> Command:
             name,
             expose_value=False,
             callback=_collect,
+            metavar=metavar(name, entry),
             help=help_text(entry),
         )(command)
     return command

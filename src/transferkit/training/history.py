@@ -98,6 +98,8 @@ class History:
     Attributes:
         records: One record per epoch.
         monitor: The val figure that the best epoch is chosen on.
+        probe_epochs: How many of the first records are those of the linear probe, in a strategy
+            that fine-tunes from one.
 
     Example:
         >>> import transferkit as tk
@@ -119,6 +121,7 @@ class History:
 
     records: tuple[EpochRecord, ...] = ()
     monitor: Monitor = "val_accuracy"
+    probe_epochs: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -160,6 +163,7 @@ class History:
         return {
             "monitor": self.monitor,
             "best_epoch": self.best_epoch,
+            "probe_epochs": self.probe_epochs,
             "records": [asdict(record) for record in self.records],
             "summary": self.summary().to_dict() if self.records else None,
         }

@@ -78,8 +78,8 @@ class Trainer:
         layer_decay: Factor on the learning rate from each stage to the one before it, towards the
             input (layer-wise learning rates). Default: 1.0.
         scheduler: Learning-rate schedule: ``"constant"``, ``"cosine"``, ``"one_cycle"``,
-            ``"step"``, ``"exponential"``, ``"plateau"``, or a function ``(step, total) ->
-            multiplier`` of optimizer steps. Default: "cosine".
+            ``"step"``, ``"exponential"`` or ``"plateau"``. In Python also a function
+            ``(step, total) -> multiplier`` of optimizer steps. Default: "cosine".
         warmup: Linear warm-up: a float is a share of the run, an int a number of optimizer steps.
             Default: 0.0.
         batch_size: Batch size; a trailing batch of one image joins the one before. Default: 32.
@@ -109,9 +109,9 @@ class Trainer:
             in a log file. Default: None.
         cache: Where to keep the output of the frozen layers for each image, which is computed once
             where there is no augmentation: ``"memory"``, ``"disk"`` (later runs use it again),
-            ``"auto"`` (memory where it fits, else disk), a :class:`~transferkit.Cache`, or None to
-            compute it in every epoch. The results are the same to float rounding. With
-            augmentation, ``Cache(views=k)`` keeps k augmented views of each training image.
+            ``"auto"`` (memory where it fits, else disk), or None to compute it in every epoch. The
+            results are the same to float rounding. In Python also a :class:`~transferkit.Cache`:
+            with augmentation, ``Cache(views=k)`` keeps k augmented views of each training image.
             Default: "auto".
         compiled: Use ``torch.compile`` where nothing is cached. Compiling takes a minute or more,
             which small datasets do not earn back. Default: False.

@@ -75,7 +75,7 @@ class CellStore:
                         cell[name] = evaluate_probabilities(*values, classes=classes)
             history = cell["history"]
             records = tuple(EpochRecord(**record) for record in history["records"])
-            cell["history"] = History(records, history["monitor"])
+            cell["history"] = History(records, history["monitor"], history.get("probe_epochs", 0))
             return Cell(**cell)
         except UNREADABLE:  # a cell that failed has no history
             return None

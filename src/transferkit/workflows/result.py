@@ -51,7 +51,10 @@ class Result:
             if scores is not None
         ]
         header = ("split", "images", "accuracy", "balanced", "AUROC", "log loss")
-        trained = f"{len(self.history)} epochs, best {self.history.best_epoch}"
+        best = self.history.best_epoch
+        trained = f"{len(self.history)} epochs, best {best}"
+        if best is not None and best <= self.history.probe_epochs:
+            trained += ", an epoch of the probe, which fine-tuning did not beat on val"
         parts = [f"{self.classifier.name}  ({trained})", table(header, rows)]
         return "\n".join([*parts, "", str(self.history.summary())])
 

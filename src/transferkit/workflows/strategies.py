@@ -278,14 +278,14 @@ def _fit(model: Classifier, data: Splits, strategy: Strategy) -> History:
 
 
 def _lp_ft(model: Classifier, data: Splits, strategy: Strategy) -> History:
-    probe, probed, history = _probe_then_fine_tune(model, data, strategy)
-    if history.best_epoch is not None and history.best_epoch <= len(probed):
+    probe, history = _probe_then_fine_tune(model, data, strategy)
+    if history.best_epoch is not None and history.best_epoch <= history.probe_epochs:
         model.load_state_dict(probe.state_dict())  # fine-tuning never beat the probe
     return history
 
 
 def _interpolated(model: Classifier, data: Splits, strategy: Strategy) -> Result:
-    probe, _, history = _probe_then_fine_tune(model, data, strategy)
+    probe, history = _probe_then_fine_tune(model, data, strategy)
     batch_size = strategy.options.get("batch_size", 32)
     between = interpolate(probe, model, data, batch_size=batch_size)
     return Result(between.classifier, history, between.val, between.test)
@@ -293,8 +293,8 @@ def _interpolated(model: Classifier, data: Splits, strategy: Strategy) -> Result
 
 def _probe_then_fine_tune(
     model: Classifier, data: Splits, strategy: Strategy
-) -> tuple[Classifier, History, History]:
-    """Train both phases; return a copy of the probe, its history, and the history of both."""
+) -> tuple[Classifier, History]:
+    """Train both phases; return a copy of the probe, and the history of both."""
     options = strategy.options.copy()
     options.pop("warmup", None)
     first = Strategy(
@@ -303,14 +303,14 @@ def _probe_then_fine_tune(
     probed = _probe(model, data, first)
     probe = copy.deepcopy(model)
     tuned = _fine_tune(model, data, strategy)
-    return probe, probed, joined(probed, tuned)
+    return probe, joined(probed, tuned)
 
 
 def joined(first: History, second: History) -> History:
     """One history behind the other; epochs and steps count on."""
     epoch, step = first.records[-1].epoch, first.records[-1].step
     later = (replace(r, epoch=epoch + r.epoch, step=step + r.step) for r in second.records)
-    return History((*first.records, *later), first.monitor)
+    return History((*first.records, *later), first.monitor, len(first))
 
 
 def _gradual(model: Classifier, data: Splits, strategy: Strategy) -> History:
