@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from transferkit.errors import DataError
 from transferkit.metrics.intervals import wilson_interval
-from transferkit.selection.probe import probe_curve, probe_score
+from transferkit.selection.probe import PENALTY, _fit, probe_curve, probe_score
 
 
 def gaussians(n: int, *, apart: float, d: int = 5, seed: int = 0):
@@ -100,6 +101,38 @@ def test_a_curve_never_holds_out_images_of_groups_that_it_learns() -> None:
     curve = probe_curve(features, labels, groups=patients, repeats=10)
     assert curve.means[-1] == pytest.approx(0.5, abs=0.1)
     assert curve.held_out == pytest.approx(100, abs=20)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_penalty_is_half_of_it_times_the_squared_weights(classes: int) -> None:
+    """The documented objective, minimised by scikit-learn; two classes share one vector there."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % classes
+    features = 3 * rng.normal(size=(300, 6)) + rng.normal(size=(classes, 6))[labels]
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    # C times the summed loss plus half the squared weights: C = 1 / (penalty N)
+    direct = LogisticRegression(C=1 / (PENALTY * 300), tol=1e-10, max_iter=10_000)
+    direct.fit(scaled, labels)
+    logits = _fit(features, labels, classes).scores(features)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares, direct.predict_proba(scaled), atol=1e-4)
+
+
+@pytest.mark.parametrize("patients", [20, 40])
+def test_the_interval_by_group_covers(patients: int) -> None:
+    """Truth: the mean accuracy of many data sets of that size; errors cluster by patient."""
+    accuracies, covered = [], []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(patients), 6)
+        labels = groups % 2
+        features = rng.normal(size=(patients, 3))[groups] + 0.7 * rng.normal(size=(len(groups), 3))
+        features[:, 0] += 2 * labels
+        score = probe_score(features, labels, groups=groups, seed=seed)
+        accuracies.append(score.accuracy)
+        covered.append(score.interval)
+    truth = float(np.mean(accuracies))
+    assert np.mean([low <= truth <= high for low, high in covered]) > 0.88
 
 
 def test_refusals() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from transferkit.errors import DataError
 from transferkit.selection.ranking import FEATURE_SCORES, Ranking, RankingRow, score_uncertainty
 from transferkit.selection.scores import logme
 
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 LABELS = np.arange(240) % 2
 
 
@@ -40,6 +43,19 @@ def test_equals_are_seldom_told_apart_however_few_the_parts() -> None:
         found = score_uncertainty(twins, LABELS, by="logme", repeats=5, seed=seed)
         sure += max(one.best_share for one in found) > 0.95
     assert sure <= 15
+
+
+def test_the_benchmark_of_the_number_of_parts_in_its_quick_form(capsys) -> None:
+    """Equals are over 95 % sure in about one trial of ten, a better one in most, at ten parts."""
+    if not (FOLDER / "ranking.py").is_file():
+        pytest.skip("the benchmarks are not here")
+    runpy.run_path(str(FOLDER / "ranking.py"))["main"](
+        ["--trials", "40", "--scores", "logme", "--parts", "10"]
+    )
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    for row, least in zip(rows, (80, 55), strict=True):
+        assert int(row[4].split(" %")[0]) <= 20
+        assert int(row[5].split(" %")[0]) >= least
 
 
 def test_interval_covers_the_score_of_fresh_images() -> None:

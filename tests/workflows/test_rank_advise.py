@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import transferkit as tk
-from transferkit.selection.probe import probe_score
-from transferkit.workflows.advise import STRATEGIES
+from transferkit.metrics.intervals import wilson_interval
+from transferkit.selection.probe import ProbeScore, probe_score
+from transferkit.workflows.advise import STRATEGIES, _similarity
 from transferkit.workflows.rank import Sample, _sizes
 
 
@@ -154,6 +155,36 @@ def test_weights_that_see_make_the_task_similar(many, tmp_path):
     found = tk.advise(many, "test-eyes", weights=path)
     assert found.similarity == "similar"
     assert found.strategy == "linear_probe"
+
+
+def test_at_the_ceiling_there_is_no_headroom():
+    """Random features solve the task, so that pretraining has no errors left to remove."""
+    labels = np.arange(160) % 2
+    images = (
+        np.random.default_rng(0).integers(90, 110, (160, 16, 16, 3))
+        + 60 * labels[:, None, None, None]
+    )
+    splits = {"train": tk.ImageData(images.astype(np.uint8), labels)}
+    found = tk.advise(splits, "test-three", weights=None)
+    says = {e.name: e.says for e in found.evidence}
+    assert "no headroom" in says["errors removed by pretraining"]
+    assert (found.similarity, found.strategy) == ("similar", "linear_probe")
+
+
+@pytest.mark.parametrize(
+    ("known", "blank", "n", "expected"),
+    [
+        (0.99, 1.0, 200, "similar"),  # no headroom
+        (0.995, 0.996, 2000, "similar"),
+        (0.90, 0.90, 40, "dissimilar"),  # few errors of few images are no ceiling
+        (0.95, 1.0, 200, "dissimilar"),  # pretraining does harm
+        (0.95, 0.90, 2000, "similar"),
+        (0.92, 0.90, 2000, "dissimilar"),
+    ],
+)
+def test_similarity_is_the_share_of_errors_removed_unless_there_are_none(known, blank, n, expected):
+    scores = (ProbeScore(share, wilson_interval(share * n, n)) for share in (known, blank))
+    assert _similarity(*scores, n)[0] == expected
 
 
 class Eyes(nn.Module):

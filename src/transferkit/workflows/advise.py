@@ -32,6 +32,8 @@ STILL_RISING = 0.01
 """Accuracy gained per doubling of the images from which more images would help."""
 TRANSFERS = 1 / 3
 """Share of the errors on random features that pretrained ones must remove to count as similar."""
+CEILING = 0.99
+"""Accuracy at which a probe leaves pretraining nothing to show."""
 
 STRATEGIES: Mapping[tuple[Size, Similarity], tuple[Method, ...]] = {
     ("small", "similar"): ("linear_probe", "lp_ft"),
@@ -120,7 +122,8 @@ def advise(
 
     Everything is measured on the train split. Size: images of the smallest class, and the gain
     of a linear probe from the last doubling of the images. Similarity: the share of errors that
-    pretrained features remove from a probe on the same network with random weights; and, where
+    pretrained features remove from a probe on the same network with random weights, unless neither
+    makes errors enough to tell (both fit the task then: similar); and, where
     there is a ``reference`` of images like those of the pretraining, their distance in features.
 
     The other arguments and the use of groups are those of :func:`~transferkit.rank_backbones`.
@@ -175,24 +178,21 @@ def _size(fewest: int, curve: ProbeCurve) -> tuple[Size, list[Evidence]]:
 def _similarity(known: ProbeScore, blank: ProbeScore, n: int) -> tuple[Similarity, list[Evidence]]:
     """Place the task by the probe on pretrained features and the one on random features."""
     removed = (known.accuracy - blank.accuracy) / max(1 - blank.accuracy, 1 / n)
-    return "similar" if removed >= TRANSFERS else "dissimilar", [
+    similar = removed >= TRANSFERS
+    says = (
+        f"{percent(max(removed, 0.0), digits=0)} of the random features' errors; "
+        f"{percent(TRANSFERS, digits=0)} and more is similar"
+    )
+    if min(known.interval[1], blank.interval[1]) >= CEILING:
+        similar, says = True, "no headroom: random features do as well, and both fit the task"
+    return "similar" if similar else "dissimilar", [
         Evidence(
-            "probe on pretrained features",
-            known.accuracy,
-            f"right on {percent_interval(known.accuracy, known.interval)} of unseen images",
-        ),
-        Evidence(
-            "probe on random features",
-            blank.accuracy,
-            f"right on {percent_interval(blank.accuracy, blank.interval)} of unseen images",
-        ),
-        Evidence(
-            "errors removed by pretraining",
-            removed,
-            f"{percent(max(removed, 0.0), digits=0)} of the random features' errors; "
-            f"{percent(TRANSFERS, digits=0)} and more is similar",
-        ),
-    ]
+            f"probe on {kind} features",
+            score.accuracy,
+            f"right on {percent_interval(score.accuracy, score.interval)} of unseen images",
+        )
+        for kind, score in (("pretrained", known), ("random", blank))
+    ] + [Evidence("errors removed by pretraining", removed, says)]
 
 
 def _distance(

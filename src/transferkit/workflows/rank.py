@@ -119,7 +119,7 @@ def rank_backbones(
     image_size: int | tuple[int, int] | None = None,
     max_images: int = 2000,
     finalists: int = 3,
-    repeats: int = 5,
+    repeats: int = 10,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -145,7 +145,8 @@ def rank_backbones(
         image_size: Height and width of the networks' input; None takes the weights' own.
         max_images: Images of the last round, drawn stratified by class.
         finalists: Backbones in the last round, at the most.
-        repeats: Parts of the images that the uncertainty is read from.
+        repeats: Parts of the images that the uncertainty is read from; more narrow the intervals
+            little (benchmarks/ranking.py).
         batch_size: Batch size.
         device: Where to compute; by default a GPU if there is one.
         seed: Seed of the draws.
