@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -264,3 +265,60 @@ def test_words():
     assert numbers(Finding(check="c", severity="info", message="m")) == []
     found = Finding(check="c", severity="info", message="m", p_value=0.0301)
     assert numbers(found) == ["adjusted p 0.030"]
+
+
+def test_three_sentences_say_what_matters_what_it_costs_and_what_to_do(page):
+    whole = report()
+    assert whole.summary == (
+        f"What matters most: found {EVIL} Accuracy is 100.0 % on val and 87.5 % on test, where "
+        f"chance alone makes up to {100 * whole.gap.sampling_noise:.1f} points. Do this first: "
+        f"remove {EVIL}"
+    )
+    assert " ".join(str(whole).split()).startswith(
+        f"Audit failed: 1 error, 1 warning, 1 check without complaint. {whole.summary}"
+    )
+    assert whole.summary in html.unescape(page)
+    assert whole.to_dict()["summary"] == whole.summary
+    beside = report(gap=None)
+    assert "Beside it there is: minor." in beside.summary
+    assert AuditReport(()).summary.startswith("Nothing speaks against these splits")
+
+
+def test_a_report_is_short_at_the_prompt_and_a_table_in_a_notebook():
+    whole = report()
+    assert repr(whole) == (
+        "AuditReport(failed: 1 error, 1 warning, 1 check without complaint; images: train 10)"
+    )
+    shown = whole._repr_html_()
+    assert shown.count("<tr>") == 1 + len(whole.findings)
+    assert EVIL not in shown
+    assert len(shown) < 5000
+
+
+def test_parts_are_counted_in_the_text_and_listed_on_the_page(tmp_path):
+    part = Finding(check="empty_class", severity="warning", splits=("val",), message="no image")
+    parts = tuple(replace(part, class_name=f"c{i}") for i in range(200))
+    many = report(findings=(replace(part, parts=parts),))
+    assert len(many.results) == 200
+    text = str(many)
+    assert "empty_class, val, class c1" in text
+    assert "and 196 more" in text
+    assert len(text.split("The gap")[0].splitlines()) < 20
+    page = many.to_html(tmp_path / "a.html").read_text()
+    assert "200 results" in page
+    assert "and 176 more, of less weight" in page
+
+
+def test_a_forecast_stands_in_text_and_page(tmp_path):
+    said = "Expected accuracy on test, which has no labels: 90.0 % [85.0, 95.0]."
+    found = Finding(check="accuracy_forecast", severity="info", splits=("test",), message=said)
+    told = report(findings=(found,))
+    assert said in str(told)
+    assert said in told.to_html(tmp_path / "a.html").read_text()
+
+
+def test_many_classes_do_not_widen_the_table_of_the_splits():
+    counts = {f"c{i}": i for i in range(200)}
+    text = str(AuditReport((), (SplitSummary("train", 19900, (8, 8, 1), counts),)))
+    assert "0 to 199" in text
+    assert max(map(len, text.splitlines())) <= 96

@@ -40,7 +40,7 @@ def noise(count, side=24, seed=0, labelled=True):
 
 
 def grave(report, *, check=None):
-    found = report.at_least("warning")
+    found = [f for f in report.results if f.severity != "info"]
     return [f for f in found if check is None or f.check == check]
 
 
@@ -58,7 +58,7 @@ def test_splits_from_one_source_pass(alike):
 
 
 def test_the_report_covers_every_check(alike):
-    checks = {finding.check for finding in alike.findings}
+    checks = {finding.check for finding in alike.results}
     assert checks >= {
         "exact_duplicates",
         "near_duplicates",
@@ -79,7 +79,7 @@ def test_the_report_covers_every_check(alike):
         "reshuffle_by_group",
         "choice_optimism",
     }
-    tested = {(f.splits, f.class_name) for f in alike.findings if f.check == "embedding_shift"}
+    tested = {(f.splits, f.class_name) for f in alike.results if f.check == "embedding_shift"}
     pairs = [("train", "val"), ("train", "test"), ("val", "test")]
     assert tested == {(p, c) for p in pairs for c in (None, "normal", "pneumonia")}
 
@@ -89,7 +89,7 @@ def test_a_shift_in_one_class_is_placed_there():
     assert not report.ok
     shifted = {
         (f.splits, f.class_name): f.severity
-        for f in report.findings
+        for f in report.results
         if f.check == "statistics_shift"
     }
     assert shifted[("train", "test"), "normal"] == "error"
@@ -215,7 +215,7 @@ def test_a_classifier_is_audited_on_its_own_outputs():
     model = small_classifier()
     tk.linear_probe(model, splits, epochs=1, progress=False)
     report = tk.audit_splits(splits, model=model, seeds=[0, 1])
-    assert any(f.check == "output_shift" for f in report.findings)
+    assert any(f.check == "output_shift" for f in report.results)
     assert report.gap.scored == "the classifier"
     assert report.gap.val_score == pytest.approx(tk.evaluate(model, splits["val"]).accuracy)
     with pytest.raises(DataError, match="3 classes"):
@@ -225,7 +225,7 @@ def test_a_classifier_is_audited_on_its_own_outputs():
 def test_a_head_that_was_never_trained_is_left_out_and_said():
     splits, model = phantom((60, 40, 40)), small_classifier()
     report = tk.audit_splits(splits, model=model, **QUICK)
-    assert not [f for f in report.findings if f.check == "output_shift"]
+    assert not [f for f in report.results if f.check == "output_shift"]
     assert [f.severity for f in grave(report, check="embedding")] == ["warning"]
     assert "never trained" in str(report)
     features = {split: tk.extract_features(model, data).features for split, data in splits.items()}
@@ -356,7 +356,7 @@ def test_pneumoniamnist_is_what_it_is_known_to_be(shared_path):
     report = tk.audit_splits(splits, model=lambda x: x[:, ::2, ::2, 0].reshape(len(x), -1), **QUICK)
     (copies,) = [f for f in report.findings if f.check == "exact_duplicates"]
     assert (copies.splits, copies.statistic) == (("train", "val"), 8)
-    shifts = {(f.splits, f.class_name): f for f in report.findings if f.check == "embedding_shift"}
+    shifts = {(f.splits, f.class_name): f for f in report.results if f.check == "embedding_shift"}
     assert all(f.severity == "info" for (pair, _), f in shifts.items() if pair == ("train", "val"))
     normal, ill = (shifts[("train", "test"), name] for name in splits.classes)
     assert normal.severity == "error"

@@ -43,7 +43,7 @@ def findings(classes):
     splits = {name: split(n, seed, classes) for seed, (name, n) in enumerate(sizes.items())}
     splits["val"].images[3] = splits["train"].images[4]
     report = tk.audit_splits(splits, model=thirds, seeds=[0, 1], near_duplicates=False)
-    return {(f.check, f.splits, f.class_name): f for f in report.findings}
+    return {(f.check, f.splits, f.class_name): f for f in report.results}
 
 
 @pytest.fixture(scope="module")

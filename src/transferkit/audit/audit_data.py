@@ -217,13 +217,14 @@ class AuditData:
         """
         count = len(evidence) if concerned is None else concerned
         total = len(self.splits[splits[-1]]) if total is None else total
+        interval = wilson_interval(count, total)
         return Finding(
             check=check,
-            severity=limits.severity(count / total),
+            severity=limits.severity(count / total, interval=interval),
             splits=splits,
             statistic=count if statistic is None else statistic,
             effect=count / total,
-            interval=wilson_interval(count, total),
+            interval=interval,
             message=message,
             evidence=tuple(evidence[: self.config.evidence]),
             advice=advice if count else "",

@@ -46,18 +46,19 @@ def corrupt_files(data: AuditData) -> Iterator[Finding]:
 
 def broken_and_odd_images(data: AuditData) -> Iterator[Finding]:
     """Images that are broken or unlike the others of their split; a check for each kind."""
-    kinds = ((data.config.broken_images, BROKEN), (data.config.odd_images, ODD))
-    for limits, faults in kinds:
+    for limits, faults in ((data.config.broken_images, BROKEN), (data.config.odd_images, ODD)):
         for find, (what, advice) in faults.items():
             for split, part in data.splits.items():
                 rows, notes = find(part.images, data.statistics[split])
                 names = [(part.names[row],) for row in rows]
+                kinds = Counter(note.partition(":")[0] for note in notes if ":" in note)
+                how = ", ".join(f"{n} by {kind}" for kind, n in kinds.most_common())
                 yield data.share_of_images(
                     find.__name__,
                     limits,
                     (split,),
                     list(map(Evidence, names, notes)),
-                    f"{len(rows) or 'No'} images of {split} {what}.",
+                    f"{len(rows) or 'No'} images of {split} {what}{how and f': {how}'}.",
                     advice,
                 )
 
@@ -103,15 +104,17 @@ def outlying_images(_: UInt8Array, stats: Statistics) -> Rows:
     """Images that one statistic sets far apart from the others, the farthest first."""
     columns = [name for name in stats if name not in SIZE_STATISTICS]
     levels = [np.log(np.maximum(stats[n], 0.1)) if n in SKEWED else stats[n] for n in columns]
-    scores = np.abs(np.column_stack([robust_scores(values) for values in levels]))
-    far = scores.max(axis=1)
+    scores = np.column_stack([robust_scores(values) for values in levels])
+    far = np.abs(scores).max(axis=1)
     rows = np.flatnonzero((far > OUTLYING) & (stats["contrast"] >= BLANK_CONTRAST))
     rows = rows[np.argsort(-far[rows])]
-    which = [columns[column] for column in scores[rows].argmax(axis=1)]
-    return rows, [
-        f"{name} {stats[name][row]:.1f}, median {np.median(stats[name]):.1f}"
-        for row, name in zip(rows, which, strict=True)
-    ]
+    notes = []
+    for row in rows:
+        column = int(np.abs(scores[row]).argmax())
+        name, higher = columns[column], bool(scores[row, column] > 0)
+        measured = f"{stats[name][row]:.1f}, median {np.median(stats[name]):.1f}"
+        notes.append(f"{'high' if higher else 'low'} {name}: {measured}")
+    return rows, notes
 
 
 def robust_scores(values: FloatArray) -> Float64Array:
@@ -141,8 +144,8 @@ ODD: Faults = {
         "Look at what resizing makes of them, or crop them.",
     ),
     outlying_images: (
-        "lie far from all others",
-        "Look at them: other devices, wrong files, or rare cases worth keeping.",
+        "are unlike the others of their split",
+        "Look at each: delete wrong files, repeat bad exports or scans, and keep rare cases.",
     ),
 }
 

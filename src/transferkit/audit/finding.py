@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Literal, TypeAlias, get_args
 
 from transferkit._format import PlainResult, plain
@@ -64,6 +65,8 @@ class Finding(PlainResult):
         message: The result, in one sentence.
         evidence: The images or statistics that it rests on, the strongest first.
         advice: The next step, in one sentence.
+        parts: The results, the costliest first, that are one fact together, such as the tests of
+            all pairs of splits and of all classes; empty where there is one result.
     """
 
     check: str
@@ -77,6 +80,7 @@ class Finding(PlainResult):
     message: str
     evidence: tuple[Evidence, ...] = ()
     advice: str = ""
+    parts: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         check_among("severity", self.severity, SEVERITIES)
@@ -84,8 +88,14 @@ class Finding(PlainResult):
             object.__setattr__(self, "interval", None)
 
     def __str__(self) -> str:
-        where = f" in {self.class_name}" if self.class_name is not None else ""
-        return f"{self.severity} {self.check} [{', '.join(self.splits)}{where}] {self.message}"
+        return f"{self.severity} {self.check} [{self.where}] {self.message}"
+
+    @property
+    def where(self) -> str:
+        """The splits and the class, in words."""
+        *most, last = self.splits or ("",)
+        named = f"{', '.join(most)} and {last}" if most else last
+        return ", ".join(filter(None, [named, self.class_name and f"class {self.class_name}"]))
 
 
 def nothing_found(check: str, splits: tuple[str, ...], message: str) -> Finding:
@@ -173,11 +183,69 @@ class AuditConfig:
 
 
 def order_by_cost(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Put the gravest first: by severity, then by the effect as far as its interval proves it."""
+    """Put the gravest first; among equals, what costs most, as far as its interval proves it.
+
+    What is measured in accuracy or in images comes before distances, which say nothing of points.
+    """
     return tuple(sorted(findings, key=_cost, reverse=True))
 
 
-def _cost(finding: Finding) -> tuple[int, float]:
+def _cost(finding: Finding) -> tuple[int, bool, float]:
     effect = finding.effect if finding.effect is not None else 0.0
     proven = abs(effect) if finding.interval is None else _nearest_to_zero(finding.interval)
-    return SEVERITIES.index(finding.severity), proven if math.isfinite(proven) else 0.0
+    grave = SEVERITIES.index(finding.severity)
+    return grave, finding.check not in DISTANCES, proven if math.isfinite(proven) else 0.0
+
+
+SHIFTS = ("statistics_shift", "embedding_shift", "output_shift", "image_size_shift")
+DISTANCES = ("shift", *SHIFTS, "label_shift", "shortcut")
+"""Checks whose effect is a distance: neither accuracy nor a share of images."""
+
+
+ANSWERS = ("accuracy_forecast", "label_shift_estimate", "shift_drivers")
+"""Checks that answer a question rather than complain, or not: each result stands for itself."""
+
+
+def by_question(results: Iterable[Finding], evidence: int) -> list[Finding]:
+    """Make one finding of the results of each check, and one of those of all tests of shift.
+
+    Each keeps so many pieces of ``evidence``.
+    """
+    questions: dict[object, list[Finding]] = {}
+    for result in results:
+        question = "shift" if result.check in SHIFTS else result.check
+        key = (question, result.splits) if question in ANSWERS else question
+        questions.setdefault(key, []).append(result)
+    return [_one_fact(order_by_cost(parts), evidence) for parts in questions.values()]
+
+
+def _one_fact(parts: Sequence[Finding], most: int) -> Finding:
+    """The costliest result, of all classes if there is one, speaks for all; the rest is counted."""
+    if len(parts) == 1:
+        return parts[0]
+    gravest = [part for part in parts if part.severity == parts[0].severity]
+    speaker = next((part for part in gravest if part.class_name is None), parts[0])
+    told = [part for part in parts if part.severity != "info"] or list(parts)
+    others = [part for part in told if part is not speaker]
+    message, calm = speaker.message, speaker.severity == "info"
+    if others:
+        said = "Likewise" if calm else f"{len(others)} more like it"
+        message += f" {said}: {some([*dict.fromkeys(part.where for part in others)])}."
+    evidence = [part.evidence for part in ([speaker] if calm else [speaker, *others])]
+    notes = next(filter(None, evidence), ())  # of one part: they do not say of which
+    pictured = (item for rank in zip_longest(*evidence) for item in rank if item and item.names)
+    return replace(
+        speaker,
+        check="shift" if speaker.check in SHIFTS else speaker.check,
+        splits=tuple(dict.fromkeys(split for part in told for split in part.splits)),
+        class_name=None if others else speaker.class_name,
+        message=message,
+        evidence=tuple([*(item for item in notes if not item.names), *pictured][:most]),
+        parts=tuple(parts),
+    )
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first few, and count the rest."""
+    rest = len(names) - most
+    return "; ".join([*names[:most], *([f"and {rest} others"] if rest > 0 else [])])

@@ -6,8 +6,8 @@ import base64
 import io
 import json
 import math
+import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,14 +18,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from transferkit._files import replacing
-from transferkit._format import PlainResult, percent, percent_interval, plain, table
+from transferkit._format import PlainResult, Table, percent, percent_interval, plain, table
 from transferkit._typing import JSON, UInt8Array
 from transferkit._validation import check_among
 from transferkit.audit.audit_data import AuditData
-from transferkit.audit.finding import SEVERITIES, Finding, known, order_by_cost
+from transferkit.audit.finding import (
+    ANSWERS,
+    SEVERITIES,
+    Finding,
+    by_question,
+    known,
+    order_by_cost,
+    some,
+)
 from transferkit.audit.gap import GapReport
 from transferkit.audit.image_statistics import to_picture
 from transferkit.errors import TransferkitError
+
+END_OF_SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")
 
 
 class AuditError(TransferkitError):
@@ -57,12 +67,13 @@ class SplitSummary(PlainResult):
     class_counts: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AuditReport:
     """The findings of an audit, ordered by what they cost.
 
     Attributes:
-        findings: All findings, the gravest first; passed checks are those of severity "info".
+        findings: One finding for each question, the gravest first, then the costliest; questions
+            without complaint have the severity "info". The results behind each are its ``parts``.
         splits: The splits that were audited.
         gap: The explained gap between val and test, where both carry labels.
         settings: The settings of the audit (alpha, seed, embedding, ...), as text.
@@ -77,6 +88,16 @@ class AuditReport:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", order_by_cost(self.findings))
+
+    @property
+    def results(self) -> tuple[Finding, ...]:
+        """The result of every test and check: the findings, with their parts in their place."""
+        return tuple(part for finding in self.findings for part in finding.parts or (finding,))
+
+    @property
+    def summary(self) -> str:
+        """What matters most, what it costs or comes with, and what to do, in three sentences."""
+        return " ".join(_summary(self))
 
     @property
     def ok(self) -> bool:
@@ -108,6 +129,7 @@ class AuditReport:
         """Return the report, without its pictures, as JSON-ready values."""
         return {
             "ok": self.ok,
+            "summary": self.summary,
             "findings": plain(self.findings),
             "splits": plain(self.splits),
             "gap": plain(self.gap),
@@ -139,12 +161,45 @@ class AuditReport:
         )
         return _write_text(path, page)
 
+    def __repr__(self) -> str:
+        outline = _Outline.of(self.findings)
+        sizes = ", ".join(f"{split.name} {split.images}" for split in self.splits)
+        return f"AuditReport({outline.verdict}: {outline.counts}; images: {sizes or 'none'})"
+
+    def _repr_html_(self) -> str:
+        """The findings as a table, for notebooks."""
+        rows = [(f.severity, f.check, f.where, f.message) for f in self.findings]
+        header = ("severity", "check", "where", "finding")
+        return Table(f"{self!r}. {self.summary}", header, tuple(rows), left=4).html()
+
     def __str__(self) -> str:
         outline = _Outline.of(self.findings)
-        shown = [_block(finding) for finding in (*outline.grave, *outline.drivers)]
-        parts = [f"Audit {outline.verdict}: {outline.counts}", _split_table(self.splits), *shown]
+        parts = [f"Audit {outline.verdict}: {outline.counts}.\n{textwrap.fill(self.summary, 96)}"]
+        parts += [_split_table(self.splits), *map(_block, (*outline.grave, *outline.answers))]
         parts += [_passed(outline.passed), str(self.gap) if self.gap is not None else ""]
         return "\n\n".join(filter(None, parts))
+
+
+def _summary(report: AuditReport) -> Iterator[str]:
+    outline, gap = _Outline.of(report.findings), report.gap
+    first = outline.grave[0] if outline.grave else None
+    if first is None:
+        yield f"Nothing speaks against these splits, in {len(outline.passed)} checks."
+    else:
+        yield f"What matters most: {re.split(END_OF_SENTENCE, first.message)[0]}"
+    if gap is not None and (first is None or first.check != "gap"):
+        val, test = gap.splits
+        yield (
+            f"Accuracy is {percent(gap.val_score)} on {val} and {percent(gap.test_score)} on "
+            f"{test}, where chance alone makes up to {100 * gap.sampling_noise:.1f} points."
+        )
+    elif len(outline.grave) > 1:
+        others = some([finding.check.replace("_", " ") for finding in outline.grave[1:]])
+        yield f"Beside it there is: {others}."
+    if first is None:
+        yield "Nothing needs to be done before training."
+    else:
+        yield f"Do this first: {first.advice or 'look at the evidence below.'}"
 
 
 def report_of(
@@ -159,9 +214,10 @@ def report_of(
         SplitSummary(name, len(part), part.images.shape[1:], counts.get(name, {}))
         for name, part in data.splits.items()
     ]
-    wanted = {name for f in findings for item in f.evidence for name in item.names}
+    facts = by_question(findings, data.config.evidence)
+    wanted = {name for fact in facts for item in fact.evidence for name in item.names}
     return AuditReport(
-        findings=tuple(findings),
+        findings=tuple(facts),
         splits=tuple(summaries),
         gap=data.gap,
         settings=settings,
@@ -180,25 +236,19 @@ class _Outline(NamedTuple):
     verdict: str
     counts: str
     grave: list[Finding]
-    drivers: list[Finding]  # the images behind a shift: neither a fault nor a passed check
+    answers: list[Finding]  # what was asked for: neither a fault nor a passed check
     passed: list[Finding]
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Outline:
         grave = [f for f in findings if f.severity != "info"]
-        drivers = [f for f in findings if f.check == "shift_drivers"]
-        passed = [f for f in findings if f.severity == "info" and f.check != "shift_drivers"]
+        answers = [f for f in findings if f.severity == "info" and f.check in ANSWERS]
+        passed = [f for f in findings if f.severity == "info" and f.check not in ANSWERS]
         errors = sum(f.severity == "error" for f in findings)
         counted = {"error": errors, "warning": len(grave) - errors, "check": len(passed)}
         counts = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in counted.items())
         verdict = "failed" if errors else "passed"
-        return cls(verdict, f"{counts} without complaint", grave, drivers, passed)
-
-
-def where(finding: Finding) -> str:
-    """Name the splits and the class of a finding."""
-    own = [] if finding.class_name is None else [f"class {finding.class_name}"]
-    return "; ".join(filter(None, [", ".join(finding.splits), *own]))
+        return cls(verdict, f"{counts} without complaint", grave, answers, passed)
 
 
 def numbers(finding: Finding) -> list[str]:
@@ -221,37 +271,44 @@ def _class_names(splits: Sequence[SplitSummary]) -> list[str]:
 def _split_table(splits: Sequence[SplitSummary]) -> str:
     if not splits:
         return ""
-    names = _class_names(splits)
-    rows = [
-        [
-            split.name,
-            str(split.images),
-            " x ".join(map(str, split.shape)),
-            *(str(split.class_counts.get(name, "-")) for name in names),
-        ]
-        for split in splits
-    ]
-    return table(["split", "images", "height x width x channels", *names], rows)
+    names, most = _class_names(splits), 8
+    header = ["split", "images", "height x width x channels", *names]
+    if len(names) > most:
+        header = [*header[:3], "classes", "images a class"]
+    rows = []
+    for split in splits:
+        counts = [str(split.class_counts.get(name, "-")) for name in names]
+        if len(names) > most:
+            own = split.class_counts.values()
+            counts = (
+                [str(sum(n > 0 for n in own)), f"{min(own)} to {max(own)}"] if own else ["-", "-"]
+            )
+        rows.append([split.name, str(split.images), " x ".join(map(str, split.shape)), *counts])
+    return table(header, rows)
 
 
 def _block(finding: Finding) -> str:
-    place = f"  ({where(finding)})" if where(finding) else ""
+    place = f"  ({finding.where})" if finding.where else ""
+    told = [part for part in finding.parts if part.severity != "info"]
+    more = [f"- {_brief(part)}" for part in told[1:4]]
+    more += [f"- and {len(told) - 4} more"] if len(told) > 4 else []
     shown = [f"{'e.g.' if item.names else '-'} {item}" for item in finding.evidence[:3]]
     advice = [f"-> {finding.advice}"] if finding.advice else []
     measured = [", ".join(numbers(finding))] if numbers(finding) else []
     wrapped = [
         textwrap.fill(line, 96, initial_indent="  ", subsequent_indent="     ")
-        for line in (finding.message, *measured, *shown, *advice)
+        for line in (finding.message, *measured, *more, *shown, *advice)
     ]
     return "\n".join([f"{finding.severity.upper():7}  {finding.check}{place}", *wrapped])
 
 
+def _brief(part: Finding) -> str:
+    return ": ".join(filter(None, [f"{part.check}, {part.where}", ", ".join(numbers(part))]))
+
+
 def _passed(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return ""
-    counts = Counter(finding.check for finding in findings)
-    names = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.items())
-    return textwrap.fill(f"Without complaint: {names}", 96, subsequent_indent="  ")
+    text = f"Without complaint: {', '.join(finding.check for finding in findings)}"
+    return textwrap.fill(text, 96, subsequent_indent="  ") if findings else ""
 
 
 def _write_text(path: str | Path, text: str) -> Path:
@@ -287,7 +344,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bar_ends=bar_ends, data_uri=data_uri, numbers=numbers, where=where)
+    environment.filters.update(bar_ends=bar_ends, data_uri=data_uri, numbers=numbers)
     return environment.get_template("report.html.j2")
 
 
