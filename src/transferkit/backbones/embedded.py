@@ -12,8 +12,6 @@ Regularization").
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import timm
@@ -21,65 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB
-from transferkit.backbones.skeleton import Size, check_size, output_shape, skeleton
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
-from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
-from transferkit.backbones.stages import count_parameters
-from transferkit.backbones.weights import StateDict, choose_weights, own_layout, read_state_dict
+from transferkit.backbones.registered import RegisteredSource, Registration
+from transferkit.backbones.spec import WeightsSpec
 
 NAME = "formula_resnet18"
-_FILE = f"{NAME}.safetensors"
-_LICENCE = "apache-2.0"
-_DROPPED = ("layer4", "fc")  # of the pretraining network
-_SIDE = 64
 _WEIGHTS = WeightsSpec(
     tag="FORMULA_V1",
-    input_size=(RGB, _SIDE, _SIDE),
+    input_size=(RGB, 64, 64),
     mean=(0.5,) * RGB,
     std=(0.25,) * RGB,
     interpolation="bilinear",
     num_classes=0,
-    license=_LICENCE,
+    license="apache-2.0",
     non_commercial=False,
 )
-
-
-class EmbeddedSource:
-    """The source named ``transferkit``: one backbone, with its weights in the package."""
-
-    name = "transferkit"
-
-    def names(self) -> tuple[str, ...]:
-        """The embedded backbone's name."""
-        return (NAME,)
-
-    def weights(self, name: str) -> tuple[WeightsSpec, ...]:
-        """The packaged weights."""
-        return (_WEIGHTS,)
-
-    def spec(self, name: str) -> BackboneSpec:
-        """Measure the backbone."""
-        network = without_memory(lambda: self.build(name, None, RGB, None))
-        return describe(self, name, network, licence=_LICENCE)
-
-    def build(
-        self, name: str, weights: Weights, in_channels: int, image_size: Size | None
-    ) -> Network:
-        """Build the backbone."""
-        full, size = f"{self.name}/{name}", image_size or (_SIDE, _SIDE)
-        chosen = choose_weights(weights, self.weights(name), name=full)
-        check_size(full, size, _anatomy)
-        module = create_network()
-        state = None if chosen is None else own_layout(_read(chosen), module)
-        origin = str(chosen) if isinstance(chosen, Path) else f"the weights {_WEIGHTS.tag!r}"
-        images = (RGB, *size)
-        fill(module, state, images, in_channels, name=full, origin=origin, dropped=_DROPPED)
-        return assemble(
-            module, _anatomy(size), _WEIGHTS, name=full, in_channels=in_channels, size=size
-        )
-
-
-SOURCE = EmbeddedSource()
 
 
 class PooledResNet(nn.Module):
@@ -121,15 +74,11 @@ def pretraining_network(*, num_classes: int = 0, in_channels: int = RGB) -> nn.M
     return network
 
 
-@lru_cache(maxsize=64)
-def _anatomy(size: Size) -> Anatomy:
-    """Measure the backbone at an image size; fails where it cannot take the size."""
-    module = skeleton(create_network)
-    return Anatomy(count_parameters(module), output_shape(module, (RGB, *size)))
-
-
-def _read(chosen: WeightsSpec | Path) -> StateDict:
-    if isinstance(chosen, Path):
-        return read_state_dict(chosen)
-    with as_file(files("transferkit.backbones") / _FILE) as path:
-        return read_state_dict(path)
+_ENTRY = Registration(
+    create_network,
+    feature_dim=384,
+    facts=_WEIGHTS,
+    file=Path(__file__).with_name(f"{NAME}.safetensors"),
+    old_head=("layer4", "fc"),  # of the pretraining network
+)
+SOURCE = RegisteredSource("transferkit", {NAME: _ENTRY})

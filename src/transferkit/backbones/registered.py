@@ -1,4 +1,4 @@
-"""The source of the user's own networks, filled by ``register_backbone``."""
+"""Sources of single networks: the user's own, by ``register_backbone``, and the package's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEADS = frozenset({"classifier", "fc", "head", "heads", "last_linear", "logits"
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One network that the user registered: how to build it, and the images it is made for."""
+    """One network: how to build it, and the images it is made for."""
 
     build: Callable[[], nn.Module]
     feature_dim: int | None
@@ -64,7 +64,7 @@ def check_registration(build: object, input_size: object, mean: object, std: obj
 
 @dataclass(slots=True)
 class RegisteredSource:
-    """A source of the user's own networks, all under one prefix."""
+    """A source of single networks, all under one prefix."""
 
     name: str
     entries: dict[str, Registration] = field(default_factory=dict)
@@ -74,14 +74,15 @@ class RegisteredSource:
         return tuple(self.entries)
 
     def weights(self, name: str) -> tuple[WeightsSpec, ...]:
-        """The registered weights file, under the tag ``"file"``; empty where there is none."""
+        """The registered weights file; empty where there is none."""
         entry = self.entries[name]
         return () if entry.file is None else (entry.facts,)
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure a registered network, built with random weights."""
-        channels = self.entries[name].facts.input_size[0]
-        return describe(self, name, self.build(name, None, channels, None))
+        facts = self.entries[name].facts
+        network = self.build(name, None, facts.input_size[0], None)
+        return describe(self, name, network, licence=facts.license)
 
     def build(
         self, name: str, weights: Weights, in_channels: int, image_size: Size | None
