@@ -41,7 +41,6 @@ _LIBRARIES = {
 }
 _OWN = "user"
 _FILE_TAG = "file"  # of the weights file that a network was registered with
-_HINT = "List them with list_backbones()."
 _registered: dict[str, RegisteredSource] = {}
 
 
@@ -104,12 +103,11 @@ def list_backbones(
         if slash and not fnmatchcase(one.name, prefix):
             continue
         for name in one.names():
-            text = f"{one.name}/{name}" if slash else name
+            full = f"{one.name}/{name}"
+            text = full if slash else name
             if fnmatchcase(text.lower(), pattern.lower()) and (not pretrained or one.weights(name)):
-                found.append(f"{one.name}/{name}")
-    if max_params is not None:
-        found = [name for name in found if count_params(name) <= max_params]
-    return found
+                found.append(full)
+    return [name for name in found if max_params is None or count_params(name) <= max_params]
 
 
 def get_backbone_spec(name: str) -> BackboneSpec:
@@ -135,7 +133,7 @@ def get_backbone_spec(name: str) -> BackboneSpec:
     row = packaged_rows().get(found.full_name)
     spec = replace(found.source.spec(found.name), gflops=row.gflops if row else None)
     first = found.weights()
-    if first is None or first.tag == spec.default_weights:
+    if first is None:
         return spec
     others = tuple(weights for weights in spec.weights if weights != first)
     return replace(
@@ -248,20 +246,15 @@ def resolve(name: str) -> Resolved:
     """Find the source of a name: a full name, a bare one, or either with a tag after a dot."""
     check_text("The name of a backbone", name)
     prefix, slash, bare = name.rpartition("/")
-    sources = [_source(prefix)] if slash else _sources()
-    asked = []
-    for source in sources:
-        found = _find(source, bare)
-        if found is not None:
+    for source in [_source(prefix)] if slash else _sources():
+        if (found := _find(source, bare)) is not None:
             return found
-        asked.append(source)
-    raise _unknown(asked, bare)
+    raise _unknown([_source(prefix)] if slash else list(_sources()), bare)
 
 
 def count_params(name: str) -> int:
     """Parameters of a backbone, from the packaged table or measured where it is not there."""
-    row = packaged_rows().get(name)
-    return row.num_params if row else get_backbone_spec(name).num_params
+    return (packaged_rows().get(name) or get_backbone_spec(name)).num_params
 
 
 def _sources() -> Iterator[Source]:
@@ -307,7 +300,7 @@ def _unknown(sources: list[Source], name: str) -> UnknownNameError:
     if renamed:
         return UnknownNameError(f"Unknown {kind} {name!r}. It is now named {renamed!r}.")
     known = dict.fromkeys(known for source in sources for known in source.names())
-    return UnknownNameError.among(kind, name, known, hint=_HINT)
+    return UnknownNameError.among(kind, name, known, hint="List them with list_backbones().")
 
 
 def _own_name(name: str) -> tuple[str, str]:

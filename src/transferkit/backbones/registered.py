@@ -82,7 +82,7 @@ class RegisteredSource:
         """Measure a registered network, built with random weights."""
         facts = self.entries[name].facts
         network = self.build(name, None, facts.input_size[0], None)
-        return describe(self, name, network, licence=facts.license)
+        return describe(self, name, network, facts.license)
 
     def build(
         self, name: str, weights: Weights, in_channels: int, image_size: Size | None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from transferkit.backbones.channels import adapt_first_layers, adapt_statistics, is_adapted
+from transferkit.backbones.channels import RGB, adapt_first_layers, adapt_statistics, is_adapted
 from transferkit.backbones.skeleton import Size, skeleton
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
 from transferkit.backbones.stages import trace_stages
@@ -101,21 +101,19 @@ def assemble(
     )
 
 
-def without_memory(build: Callable[[], Network]) -> Network:
-    """Build a network on the meta device."""
+def describe_without_memory(source: Source, name: str, licence: str) -> BackboneSpec:
+    """The spec of a network, built on the meta device."""
     made: list[Network] = []
 
     def module() -> nn.Module:
-        made.append(build())
+        made.append(source.build(name, None, RGB, None))
         return made[-1].module
 
     skeleton(module)
-    return made[-1]
+    return describe(source, name, made[-1], licence)
 
 
-def describe(
-    source: Source, name: str, network: Network, *, licence: str | None = None
-) -> BackboneSpec:
+def describe(source: Source, name: str, network: Network, licence: str | None) -> BackboneSpec:
     """The spec of a network that its source has built for the default input."""
     weights = source.weights(name)
     heads = (network.classifier, *network.aux)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.channels import RGB, is_adapted, widen
 from transferkit.backbones.skeleton import Size, check_size, output_shape, skeleton
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe, without_memory
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe_without_memory
 from transferkit.backbones.spec import (
     BackboneSpec,
     Network,
@@ -63,8 +63,7 @@ class TimmSource:
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
-        network = without_memory(lambda: self.build(name, None, RGB, None))
-        return describe(self, name, network, licence=_CODE_LICENCE)
+        return describe_without_memory(self, name, _CODE_LICENCE)
 
     def build(
         self, name: str, weights: Weights, in_channels: int, image_size: Size | None

@@ -18,7 +18,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from transferkit.backbones.channels import RGB
 from transferkit.backbones.skeleton import Size, check_size, skeleton
-from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill, without_memory
+from transferkit.backbones.source import Anatomy, Weights, assemble, describe_without_memory, fill
 from transferkit.backbones.spec import BackboneSpec, Network, WeightsSpec
 from transferkit.backbones.stages import count_parameters, has_parameters, record_on_meta
 from transferkit.backbones.weights import (
@@ -60,8 +60,7 @@ class TorchvisionSource:
 
     def spec(self, name: str) -> BackboneSpec:
         """Measure ``name`` at the input of its default weights."""
-        network = without_memory(lambda: self.build(name, None, RGB, None))
-        return describe(self, name, network, licence=_CODE_LICENCE)
+        return describe_without_memory(self, name, _CODE_LICENCE)
 
     def build(
         self, name: str, weights: Weights, in_channels: int, image_size: Size | None

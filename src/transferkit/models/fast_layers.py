@@ -139,9 +139,9 @@ def _dense(model: Classifier, stage: Stage) -> bool:
 
 
 def _channels_first_if_small(_: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
-    return tuple(_channels_first(v) if isinstance(v, Tensor) else v for v in inputs)
-
-
-def _channels_first(maps: Tensor) -> Tensor:
-    small = maps.ndim == 4 and maps.shape[2] * maps.shape[3] <= SMALL_MAP
-    return maps.contiguous(memory_format=torch.contiguous_format) if small else maps
+    return tuple(
+        value.contiguous(memory_format=torch.contiguous_format)
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[2:].numel() <= SMALL_MAP
+        else value
+        for value in inputs
+    )

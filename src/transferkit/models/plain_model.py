@@ -47,13 +47,10 @@ def _input_sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
     depths = dict.fromkeys((next(convolutions, channels), channels, 3))
     own = [getattr(model, name, None) for name in ("image_size", "img_size")]
     own += [getattr(getattr(model, "patch_embed", None), "img_size", None), tuple(sides)]
-    for height, width in dict.fromkeys(_pair(s) for s in (*own, *_USUAL_SIDES) if s):
+    tried = [(side, side) if isinstance(side, int) else side for side in (*own, *_USUAL_SIDES)]
+    for height, width in dict.fromkeys(filter(None, tried)):
         for depth in depths:
             yield depth, height, width
-
-
-def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 def _timm_config(model: nn.Module) -> dict[str, object]:

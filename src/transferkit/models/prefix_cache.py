@@ -25,8 +25,6 @@ from transferkit.models.device import CPU, has_room, plain_context
 Where: TypeAlias = Literal["auto", "memory", "disk"]
 CachePrecision: TypeAlias = Literal["float32", "float16"]
 
-_DISK_LIMIT = 20_000_000_000
-_SHARE_OF_MEMORY = 4
 _UNKNOWN_MEMORY = 8_000_000_000
 
 
@@ -57,11 +55,10 @@ class Held:
         with self._lock:
             self._entries.pop(key, None)
             self._entries[key] = tensors
-            while len(self._entries) > 1 and self._bytes() > budget:
-                del self._entries[next(iter(self._entries))]
-
-    def _bytes(self) -> int:
-        return sum(tensor.nbytes for entry in self._entries.values() for tensor in entry)
+            sizes = {k: sum(t.nbytes for t in entry) for k, entry in self._entries.items()}
+            while len(sizes) > 1 and sum(sizes.values()) > budget:
+                oldest = next(iter(sizes))
+                del self._entries[oldest], sizes[oldest]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +95,7 @@ class Cache:
     precision: CachePrecision = "float32"
     memory: int | None = None
     folder: str | os.PathLike[str] | None = None
-    limit: int = _DISK_LIMIT
+    limit: int = 20_000_000_000
     views: int = 0
     held: Held | None = field(default_factory=Held, repr=False, compare=False)
 
@@ -119,7 +116,7 @@ class Cache:
 
     def memory_budget(self) -> int:
         """Largest size in memory, in bytes."""
-        return machine_memory() // _SHARE_OF_MEMORY if self.memory is None else self.memory
+        return machine_memory() // 4 if self.memory is None else self.memory
 
     def store(self) -> ArrayStore:
         """The store on disk."""
@@ -153,12 +150,6 @@ Prefix: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 Encoded: TypeAlias = tuple[Tensor, ...]
 """The outputs of a prefix for a whole split: tensors with one row per image."""
 
-Allocate: TypeAlias = Callable[[tuple[int, ...], torch.dtype], Tensor]
-"""Allocates one tensor of a given shape and type."""
-
-OnBatch: TypeAlias = Callable[[int], object]
-"""Called with the number of images of each batch that is done."""
-
 PIXELS_AT_ONCE = 2**18
 """Pixels of input that a CPU runs a frozen part on at once: 4 images of 256 x 256, 16 of 128 x 128.
 
@@ -180,10 +171,10 @@ def encode(
     *,
     device: torch.device,
     batch_size: int = 64,
-    allocate: Allocate | None = None,
-    on_batch: OnBatch | None = None,
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> Encoded:
-    """Run ``prefix``, in eval mode, over all images of ``data`` in their order."""
+    """Run ``prefix``, in eval mode, over all images in order; ``on_batch`` gets how many it ran."""
     if len(data) == 0:
         raise DataError("There are no images to encode.")
     whole: Encoded = ()
@@ -217,14 +208,16 @@ def keep(
     *,
     device: torch.device,
     batch_size: int = 64,
-    on_batch: OnBatch | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> list[Encoded] | None:
     """Encode some splits, and keep the results where ``cache`` says; None if there is no room.
 
     In memory they are on the GPU where that has ample room, and else on the CPU.
     """
-    numbers = _numbers_per_image(jobs[0], device) * sum(len(job.data) for job in jobs)
-    needed = numbers * cache.dtype.itemsize
+    with plain_context(device), torch.inference_mode():
+        one = jobs[0].prefix(jobs[0].data.batch([0]).to(device))
+    images = sum(len(job.data) for job in jobs)
+    needed = images * sum(part.numel() for part in one) * cache.dtype.itemsize
     fits, named = needed <= cache.memory_budget(), all(job.key for job in jobs)
     _check_room(cache, needed, fits=fits, named=named)
 
@@ -258,11 +251,6 @@ def _check_room(cache: Cache, needed: int, *, fits: bool, named: bool) -> None:
         warnings.warn(
             f"{too_small} The frozen part runs in every epoch.", CacheWarning, stacklevel=3
         )
-
-
-def _numbers_per_image(job: Job, device: torch.device) -> int:
-    with plain_context(device), torch.inference_mode():
-        return sum(part.numel() for part in job.prefix(job.data.batch([0]).to(device)))
 
 
 def _in_memory(run: partial[Encoded], job: Job, cache: Cache, home: torch.device) -> Encoded:

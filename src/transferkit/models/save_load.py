@@ -152,7 +152,7 @@ def _check_loadable(model: Classifier, saved: _Saved) -> None:
         built = _build(loaded, make_head)
     expected = module_structure(built)
     if own:
-        others = {name: text for name, text in expected.items() if not _is_of_head(name)}
+        others = {n: text for n, text in expected.items() if n.partition(".")[0] != "head"}
         expected = others | model._created_head
     problems = differences(module_structure(model), expected)
     if problems:
@@ -162,10 +162,6 @@ def _check_loadable(model: Classifier, saved: _Saved) -> None:
             "model.state_dict() yourself, or create it with such parts: "
             "create_classifier(head=...), register_backbone(...)."
         )
-
-
-def _is_of_head(name: str) -> bool:
-    return name.partition(".")[0] == "head"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
