@@ -9,10 +9,11 @@ import pytest
 from transferkit.audit.audit_data import AuditData, SplitArrays
 from transferkit.audit.checks_shift import (
     ScopeShift,
+    corrected,
     distribution_shift,
     label_shift,
     located,
-    shift_test,
+    shift_tests,
 )
 from transferkit.audit.domain_classifier import domain_classifier_test
 from transferkit.audit.kolmogorov_smirnov import ks_test
@@ -31,7 +32,7 @@ def compare(
     a, b, *, labels=None, groups=None, classes=("0", "1"), tests=ALL, **options
 ) -> list[ScopeShift]:
     pair = SplitPair.of(a, b, labels=labels, groups=groups)
-    return shift_test(pair, classes=classes, tests=tests, **options)
+    return corrected(shift_tests(pair, classes=classes, tests=tests, **options))
 
 
 def shifted(scopes: list[ScopeShift]) -> bool:
@@ -133,13 +134,14 @@ def test_null_shifts_are_called_rarely() -> None:
     assert calls <= 6
 
 
-def test_a_class_of_one_row_or_none_is_skipped_and_says_so() -> None:
-    a, b = RNG.normal(size=(9, 2)), RNG.normal(size=(8, 2))
-    labels = (np.array([0] * 8 + [1]), np.array([0] * 8))
+def test_a_class_that_can_never_reject_is_left_out_and_the_finding_says_so() -> None:
+    a, b = RNG.normal(size=(40, 2)), RNG.normal(size=(37, 2))
+    labels = (np.array([0] * 38 + [1, 1]), np.array([0] * 35 + [1, 1]))
     found = compare(a, b, labels=labels, classes=("x", "y", "z"))
-    assert [bool(scope.tests) for scope in found] == [True, True, False, False]
-    said = [f.message for f in distribution_shift(data({"a": (a, labels[0]), "b": (b, labels[1])}))]
-    assert sum("Not tested: 1 and 0 images" in message for message in said) == 2
+    assert [scope.class_name for scope in found] == [None, "x"]
+    findings = list(distribution_shift(data({"a": (a, labels[0]), "b": (b, labels[1])})))
+    assert {f.class_name for f in findings} == {None, "0"}
+    assert all("1 of 2 classes hold too few" in f.message for f in findings if f.class_name is None)
 
 
 def test_default_permutations_let_the_correction_reject() -> None:
@@ -202,9 +204,9 @@ def test_groups_widen_the_intervals_of_class_shares() -> None:
 
 def test_label_shift_of_few_images_is_seen_among_fifteen_splits() -> None:
     # Expected counts below 10: a permutation test, whose p-values 105 comparisons must not drown.
-    rows = np.zeros((12, 1))
-    splits = {f"s{i}": (rows, np.r_[0, np.ones(11, int)]) for i in range(15)}
-    splits["s7"] = (rows, np.r_[1, np.zeros(11, int)])
+    rows = np.zeros((16, 1))
+    splits = {f"s{i}": (rows, np.r_[0, np.ones(15, int)]) for i in range(15)}
+    splits["s7"] = (rows, np.r_[1, np.zeros(15, int)])
     found = {f.splits: f for f in label_shift(data(splits))}
     assert len(found) == 105
     differ = {pair for pair, finding in found.items() if finding.p_value <= 0.05}

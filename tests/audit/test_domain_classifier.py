@@ -9,7 +9,6 @@ from sklearn.metrics import roc_auc_score
 
 from transferkit.audit import domain_classifier
 from transferkit.audit.domain_classifier import (
-    Design,
     _aucs,
     _ranks,
     classifier_inputs,
@@ -33,7 +32,7 @@ def test_scores_of_all_memberships_are_those_of_ridge_fitted_one_by_one() -> Non
     inputs -= inputs.mean(axis=0)
     members = RNG.random((3, 60)) < 0.4
     fold = draw_folds(60, 5, groups=None, seed=0)
-    scores = cross_fitted(Design.of(inputs), members, fold)
+    scores = cross_fitted(inputs, members, fold)
     shrinkage = ledoit_wolf_shrinkage(inputs, assume_centered=True) + 1e-6
     penalty = shrinkage / (1 - shrinkage) * np.mean(inputs**2)
     for b in range(3):

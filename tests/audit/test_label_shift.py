@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss
 
 from transferkit.audit.label_shift import (
     Scored,
+    _by_group,
     bbse_shares,
     calibrated,
     calibration,
@@ -125,22 +126,17 @@ def test_patients_in_both_splits_raise_no_false_alarms() -> None:
     assert alarms <= 18  # the central 99.9 % of the binomial distribution at 5 %
 
 
-def test_groups_that_lie_in_one_sample_are_permuted_as_by_rows() -> None:
+def test_by_group_the_statistic_is_that_of_the_cluster_robust_difference_of_shares() -> None:
     rng = np.random.default_rng(3)
-    labels, groups = rng.integers(3, size=60), rng.integers(10, size=60)
-    order = np.argsort(groups < 5, kind="stable")[::-1]
-    labels, groups = labels[order], groups[order]
-    n_a = int((groups < 5).sum())
-    members = permuted_members(np.arange(60) < n_a, permutations=99, seed=0, groups=groups)
-    columns = np.eye(3)[labels]
-    null = []
-    for one in members:
-        table = np.stack([columns[one].sum(axis=0), columns[~one].sum(axis=0)])
-        null.append(chi2_contingency(table, correction=False).statistic)
-    found = chi_square_test(
-        labels[:n_a], labels[n_a:], groups=(groups[:n_a], groups[n_a:]), permutations=99
-    )
-    assert found.p_value == np.mean(np.array(null) >= null[0] - 1e-9)
+    labels, groups, first = rng.integers(2, size=60), rng.integers(10, size=60), np.arange(60) < 25
+    found = _by_group(labels, first, groups, 0)(99)
+    share = labels.mean()
+    members = permuted_members(first, permutations=99, seed=0, groups=groups)
+    for value, member in zip(found, members, strict=True):
+        difference = labels[member].mean() - labels[~member].mean()
+        residuals = (labels - share) * np.where(member, 1 / member.sum(), -1 / (~member).sum())
+        error = np.sqrt(sum(residuals[groups == g].sum() ** 2 for g in range(10)))
+        assert value == pytest.approx((difference / error) ** 2)
 
 
 TRUE = (0.6, 0.3, 0.1)

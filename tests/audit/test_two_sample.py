@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from transferkit.audit.two_sample import (
     SplitPair,
+    TwoSampleResult,
+    family_p_values,
     max_adjusted_p_values,
     permutation_p_value,
     permuted_members,
@@ -46,14 +48,14 @@ def test_groups_in_one_sample_move_whole(seed: int) -> None:
         assert shares.sum() == len(set(present) & {0, 1, 2})
 
 
-def test_a_group_in_both_samples_permutes_within_itself() -> None:
+def test_the_parts_of_a_group_in_both_samples_move_whole() -> None:
     groups = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     member = np.array([1, 1, 1, 0, 1, 1, 0, 0], dtype=bool)
     drawn = permuted_members(member, permutations=400, seed=1, groups=groups)
-    assert (drawn[:, :4].sum(axis=1) == 3).all()
-    assert np.abs(drawn[1:, :4].mean(axis=0) - 0.75).max() < 0.1
-    assert (drawn[:, 4] == drawn[:, 5]).all()
-    assert (drawn[:, 4] != drawn[:, 6]).all()
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+    assert (drawn[:, 1] == drawn[:, 2]).all()
+    assert (drawn[:, [0, 3, 4, 6]].sum(axis=1) == 2).all()  # of the four parts, two are first
+    assert np.abs(drawn[1:].mean(axis=0) - 0.5).max() < 0.1
 
 
 def test_draws_repeat_by_seed() -> None:
@@ -73,6 +75,37 @@ def test_max_t_adjusts_for_all_columns() -> None:
     adjusted = max_adjusted_p_values(null)
     by_hand = [(null.max(axis=1) >= value).mean() for value in null[0]]
     assert adjusted == pytest.approx(by_hand)
+
+
+def without_a_shift(rng: np.random.Generator, n: int) -> list[TwoSampleResult]:
+    """Results of unequal skewness and scale, as those of MMD and of an AUC."""
+    drawn = [rng.normal(size=(200, n)), 3 + 7 * rng.gamma(0.5, size=(200, n))]
+    return [
+        TwoSampleResult(test="", p_value=permutation_p_value(one), null=one)
+        for one in np.concatenate(drawn, axis=1).T
+    ]
+
+
+def test_few_permutations_serve_any_number_of_tests() -> None:
+    alarms = 0
+    for seed in range(100):
+        found = family_p_values(without_a_shift(np.random.default_rng(seed), 30))
+        alarms += found.min() <= 0.05
+    assert alarms <= 13  # the central 99.9 % of the binomial distribution at 5 %
+    tests = without_a_shift(np.random.default_rng(0), 100)
+    for i, distance in ((3, 12.0), (150, 120.0)):
+        null = np.append(distance, tests[i].null[1:])
+        tests[i] = TwoSampleResult(test="", p_value=1 / 200, null=null)
+    found = family_p_values(tests)
+    assert found[[3, 150]].tolist() == [1 / 200, 1 / 200]
+
+
+def test_exact_and_permuted_tests_share_alpha() -> None:
+    exact = [TwoSampleResult(test="", p_value=p) for p in (0.001, 0.2, 1.0)]
+    assert family_p_values(exact).tolist() == pytest.approx([0.003, 0.4, 1])
+    permuted = TwoSampleResult(test="", p_value=0.25, null=np.array([2.0, 1, 3, 0]))
+    assert family_p_values([*exact, permuted]).tolist() == pytest.approx([0.006, 0.8, 1, 1])
+    assert family_p_values([permuted]).tolist() == [0.5]
 
 
 GOOD = np.zeros((4, 2))

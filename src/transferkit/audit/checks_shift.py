@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import comb, softmax
 
 from transferkit._format import percent, percent_interval
 from transferkit._sampling import group_codes
@@ -23,11 +23,11 @@ from transferkit.audit.finding import Evidence, Finding
 from transferkit.audit.kolmogorov_smirnov import ks_test
 from transferkit.audit.label_shift import chi_square_test
 from transferkit.audit.mmd import mmd_test
-from transferkit.audit.two_sample import SplitPair, TwoSampleResult
-from transferkit.metrics.intervals import effective_size, holm, wilson_interval
+from transferkit.audit.two_sample import SplitPair, TwoSampleResult, family_p_values
+from transferkit.metrics.intervals import effective_size, wilson_interval
 
 FEWEST = 2
-"""Images, and groups, that two splits or a class in them must have to be compared."""
+"""Images that a split, or a class in it, must have to be compared."""
 
 ShiftTest: TypeAlias = Callable[..., TwoSampleResult]
 TEST_NAMES: dict[str, str] = {
@@ -39,13 +39,12 @@ TEST_NAMES: dict[str, str] = {
 
 def label_shift(data: AuditData) -> Iterator[Finding]:
     """Splits in which the classes are not equally common."""
-    pairs = list(combinations(data.splits, 2))
+    pairs = list(combinations(data.labels, 2)) if len(data.classes) > 1 else []
     for a, b in pairs:
-        if a in data.labels and b in data.labels and len(data.classes) > 1:
-            yield _label_shift(data, a, b, comparisons=len(pairs))
+        yield _label_shift(data, a, b, comparisons=data.comparisons("label_shift", len(pairs)))
 
 
-def _label_shift(data: AuditData, a: str, b: str, *, comparisons: int) -> Finding:
+def _label_shift(data: AuditData, a: str, b: str, *, comparisons: float) -> Finding:
     groups = None if data.groups is None else (data.groups[a], data.groups[b])
     # The smallest permutation p-value, times the comparisons, must stay below alpha.
     enough = max(1999, round(2 * comparisons / data.alpha) - 1)
@@ -97,88 +96,111 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
         for name, part in data.splits.items()
         if part.logits is not None
     }
+    columns = tuple(f"p({name})" for name in data.classes[1:])
     statistics = {n: np.column_stack([*own.values()]) for n, own in data.statistics.items()}
+    names = tuple(next(iter(data.statistics.values())))
+    level = data.alpha / data.comparisons("shift", 1)
+    scopes: list[ScopeShift] = []
     for pair in data.pairs:
-        if _too_few(pair):
+        if not testable(pair, level):
             a, b = pair.splits
             message = f"{a} and {b} hold too few images or groups: nothing can be compared."
             yield Finding(check="shift", severity="warning", splits=pair.splits, message=message)
             continue
-        columns = tuple(data.statistics[pair.splits[0]])
-        yield from _shift(data, "statistics_shift", pair.described_by(statistics, columns), ks_test)
-        yield from _shift(data, "embedding_shift", pair, mmd_test, domain_classifier_test)
+        views = [
+            ("statistics_shift", pair.described_by(statistics, names), [ks_test]),
+            ("embedding_shift", pair, [mmd_test, domain_classifier_test]),
+        ]
         if outputs:
-            columns = tuple(f"p({name})" for name in data.classes[1:])
-            yield from _shift(data, "output_shift", pair.described_by(outputs, columns), ks_test)
+            views.append(("output_shift", pair.described_by(outputs, columns), [ks_test]))
+        confidence = 1 - level / (len(data.pairs) * len(views))
+        for check, view, tests in views:
+            scopes += shift_tests(
+                view,
+                check=check,
+                classes=data.classes,
+                tests=tests,
+                level=level,
+                confidence=confidence,
+                seed=data.seed,
+            )
+    found = corrected(scopes, factor=data.comparisons("shift", 1))
+    for _, some in groupby(found, lambda scope: (scope.check, scope.pair.splits)):
+        yield from _findings(data, list(some))
 
 
-def _comparisons(data: AuditData) -> int:
-    """How often two splits are tested: statistics, features and, with a classifier, outputs."""
-    with_outputs = any(part.logits is not None for part in data.splits.values())
-    return len(data.pairs) * (3 if with_outputs else 2)
-
-
-def _too_few(pair: SplitPair) -> bool:
-    """Whether the pair, or the class with the fewest groups, is too small for any test."""
-    if min(pair.n_a, pair.n_b) < FEWEST:
-        return True
-    if pair.groups is None:
+def testable(pair: SplitPair, level: float) -> bool:
+    """Whether a pair has two units at least, and permutations enough for a p-value of ``level``."""
+    first, second = pair.units
+    if min(pair.n_a, pair.n_b) < FEWEST or (pair.groups is not None and not pair.groups.any()):
         return False
-    labels = np.zeros(len(pair.rows)) if pair.labels is None else pair.labels
-    return min(len(np.unique(pair.groups[labels == k])) for k in np.unique(labels)) < FEWEST
+    return bool(comb(first + second, first) * level >= 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScopeShift:
     """The tests of all images of a pair, or of those of one class."""
 
+    check: str
     class_name: str | None  # None for all images
     pair: SplitPair
-    tests: list[TwoSampleResult]  # empty if there are too few images; p-values not corrected
-    adjusted: list[float]  # their p-values, corrected for all tests of the audit
+    tests: list[TwoSampleResult]
+    untested: int = 0  # classes that hold too few images
 
     @property
     def p_value(self) -> float:
-        """Smallest corrected p-value; 1 if nothing was tested."""
-        return min(self.adjusted, default=1.0)
+        """Smallest p-value."""
+        return min(test.p_value for test in self.tests)
 
     @property
     def effect(self) -> float:
         """Largest effect among the tests, as far as its interval proves it."""
-        return max((test.interval[0] for test in self.tests), default=0.0)
+        return max(test.interval[0] for test in self.tests)
 
 
-def shift_test(
+def shift_tests(
     pair: SplitPair,
     *,
+    check: str = "shift",
     classes: Sequence[str] = (),
     tests: Sequence[ShiftTest],
-    alpha: float = 0.05,
-    comparisons: int = 1,
+    level: float = 0.05,
+    confidence: float = 0.95,
     seed: int = 0,
 ) -> list[ScopeShift]:
-    """Test two splits for a shift, over all images and, if they have labels, within each class.
+    """Test two splits over all images and, if they have labels, within each class.
 
-    P-values are corrected by Holm over all tests and scopes, and by Bonferroni over
-    ``comparisons``, the number of such calls.
+    P-values are those of each test alone: see :func:`corrected`.
     """
-    scopes: list[tuple[str | None, SplitPair]] = [(None, pair.take(np.full(len(pair.rows), True)))]
+    parts: list[tuple[str | None, SplitPair]] = [(None, pair)]
     if pair.labels is not None:
-        scopes += [(name, pair.take(pair.labels == k)) for k, name in enumerate(classes)]
-    level = alpha / comparisons
-    # The smallest p-value, 1 / (1 + B), times the number of tests must stay below the level.
-    permutations = max(199, round(2 * len(tests) * len(scopes) / level) - 1)
-    results = [
-        [test(part, permutations=permutations, confidence=1 - level, seed=seed) for test in tests]
-        if min(part.n_a, part.n_b) >= FEWEST
-        else []
-        for _, part in scopes
-    ]
-    corrected = holm([one.p_value for some in results for one in some]) * comparisons
-    remaining = iter(np.minimum(corrected, 1.0).tolist())
+        within = ((name, pair.take(pair.labels == k)) for k, name in enumerate(classes))
+        parts += [(name, part) for name, part in within if testable(part, level)]
+    # The smallest p-value, 1 / (1 + B), must stay below the level.
+    permutations = max(499, round(4 / level) - 1)
+    untested = 0 if pair.labels is None else len(classes) + 1 - len(parts)
     return [
-        ScopeShift(name, part, some, [next(remaining) for _ in some])
-        for (name, part), some in zip(scopes, results, strict=True)
+        ScopeShift(
+            check,
+            name,
+            part,
+            [
+                test(part, permutations=permutations, confidence=confidence, seed=seed)
+                for test in tests
+            ],
+            untested if name is None else 0,
+        )
+        for name, part in parts
+    ]
+
+
+def corrected(scopes: Sequence[ScopeShift], *, factor: float = 1.0) -> list[ScopeShift]:
+    """Correct all p-values for one another, and by Bonferroni for ``factor`` other tests."""
+    every = family_p_values([test for scope in scopes for test in scope.tests]) * factor
+    remaining = iter(np.minimum(every, 1.0).tolist())
+    return [
+        replace(scope, tests=[replace(test, p_value=next(remaining)) for test in scope.tests])
+        for scope in scopes
     ]
 
 
@@ -196,47 +218,25 @@ def located(scopes: Sequence[ScopeShift], alpha: float) -> list[str]:
     return [name for name, effect in ordered if effect >= largest / 2]
 
 
-def _shift(data: AuditData, check: str, pair: SplitPair, *tests: ShiftTest) -> Iterator[Finding]:
+def _findings(data: AuditData, scopes: Sequence[ScopeShift]) -> Iterator[Finding]:
     """One finding for all images of the pair, one for each class, and one on what drives it."""
-    scopes = shift_test(
-        pair,
-        classes=data.classes,
-        tests=tests,
-        alpha=data.alpha,
-        comparisons=_comparisons(data),
-        seed=data.seed,
-    )
     classes = located(scopes, data.alpha)
     for scope in scopes:
-        if scope.tests:
-            yield _scope_finding(data, check, scope, classes)
-        else:
-            n_a, n_b = scope.pair.n_a, scope.pair.n_b
-            yield Finding(
-                check=check,
-                severity="info",
-                splits=pair.splits,
-                class_name=scope.class_name,
-                message=f"Not tested: {n_a} and {n_b} images; each split must have at least "
-                f"{FEWEST}.",
-            )
+        yield _scope_finding(data, scope, classes)
     for test in scopes[0].tests:
         if test.typical is not None and scopes[0].p_value <= data.alpha:
-            yield _drivers(data, pair, test.typical)
+            yield _drivers(data, scopes[0].pair, test.typical)
 
 
-def _scope_finding(
-    data: AuditData, check: str, scope: ScopeShift, classes: Sequence[str]
-) -> Finding:
+def _scope_finding(data: AuditData, scope: ScopeShift, classes: Sequence[str]) -> Finding:
     # Of the tests that reject, the one with the largest proven effect; else the smallest p-value.
-    rejecting = [i for i, p in enumerate(scope.adjusted) if p <= data.alpha]
+    rejecting = [test for test in scope.tests if test.p_value <= data.alpha]
     if rejecting:
-        best = max(rejecting, key=lambda i: scope.tests[i].interval[0])
+        test = max(rejecting, key=lambda test: test.interval[0])
     else:
-        best = min(range(len(scope.tests)), key=scope.adjusted.__getitem__)
-    test, p_value = scope.tests[best], scope.adjusted[best]
+        test = min(scope.tests, key=lambda test: test.p_value)
     severity = data.config.shift.severity(
-        test.effect, interval=test.interval, p_value=p_value, alpha=data.alpha
+        test.effect, interval=test.interval, p_value=test.p_value, alpha=data.alpha
     )
     a, b = scope.pair.splits
     images = "images" if scope.class_name is None else f"{scope.class_name} images"
@@ -248,13 +248,15 @@ def _scope_finding(
         message = f"The {images} of {b} differ from those of {a}{little}, says {method}."
         if scope.class_name is None and classes:
             message += f" The shift lies mostly in class {', '.join(classes)}."
+    if scope.untested:
+        message += f" {scope.untested} of {len(data.classes)} classes hold too few to be tested."
     return Finding(
-        check=check,
+        check=scope.check,
         severity=severity,
         splits=scope.pair.splits,
         class_name=scope.class_name,
         statistic=test.statistic,
-        p_value=p_value,
+        p_value=test.p_value,
         effect=test.effect,
         interval=test.interval,
         message=message,
@@ -268,9 +270,10 @@ def _scope_finding(
 
 def _changed_columns(data: AuditData, tests: Sequence[TwoSampleResult]) -> Iterator[Evidence]:
     """The columns whose own test rejects, the most distant first."""
+    per_column = data.comparisons("shift", 3 * len(data.pairs))
     for columns in filter(None, (test.columns for test in tests)):
         for i in np.argsort(-columns.distances, kind="stable").tolist():
-            if columns.adjusted[i] * _comparisons(data) <= data.alpha:
+            if columns.adjusted[i] * per_column <= data.alpha:
                 rose = "higher" if columns.superiority[i] > 0.5 else "lower"
                 note = f"{columns.names[i]} {rose} in the second split, distance"
                 yield Evidence((), f"{note} {columns.distances[i]:.2f}")

@@ -7,7 +7,6 @@ features on random Fourier features too. Source of the test: D. Lopez-Paz and M.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -30,34 +29,12 @@ FEW_FEATURES = 32
 """Up to this many features the classifier is non-linear: there it pays, beyond it adds noise."""
 FOLDS = 5
 """Folds of the cross-fitting, at most the number of groups or rows."""
-COLUMNS = 256
-"""Memberships that are refitted at a time."""
 FREQUENCIES = 128
 """Random frequencies of the non-linear classifier."""
 TYPICAL_SHARE = 0.1
 """Share of all rows that is removed at each end of the score, to see what drives a shift."""
 FEWEST = 10
 """Rows of each split that must be left once the typical rows are removed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Design:
-    """Inputs of the classifier, and what all its fits share, none of which sees the membership.
-
-    Shrinkage: O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance
-    matrices", JMVA 88 (2004).
-    """
-
-    inputs: Float64Array  # (N, P), standardised
-    gram: Float64Array  # (P, P): inputs' inputs
-    shrinkage: float  # share of the identity in the covariance
-    level: float  # mean variance of the inputs
-
-    @classmethod
-    def of(cls, inputs: Float64Array) -> Design:
-        """Prepare the fits on ``inputs``."""
-        shrinkage = float(ledoit_wolf_shrinkage(inputs, assume_centered=True))
-        return cls(inputs, inputs.T @ inputs, shrinkage + 1e-6, float(np.mean(inputs**2)))
 
 
 def domain_classifier_test(
@@ -84,12 +61,11 @@ def domain_classifier_test(
     if inputs is None:
         halves = np.full(len(pair.values), 0.5)
         return TwoSampleResult(test="domain_classifier", statistic=0.5, typical=halves)
-    design = Design.of(inputs)
     members = permuted_members(
         pair.member, permutations=permutations, seed=seed, groups=pair.groups
     )
     rounds = [
-        _round(design, pair, members, draw_folds(len(inputs), FOLDS, groups=pair.groups, seed=s))
+        _round(inputs, pair, members, draw_folds(len(inputs), FOLDS, groups=pair.groups, seed=s))
         for s in np.random.default_rng(seed).integers(2**32, size=repeats).tolist()
     ]
     aucs, influence, typical = (np.mean(part, axis=0) for part in zip(*rounds, strict=True))
@@ -103,6 +79,7 @@ def domain_classifier_test(
         p_value=p_value,
         effect=max(0.0, 2 * auc - 1),
         interval=(max(0.0, 2 * low - 1), max(0.0, 2 * high - 1)),
+        null=aucs,
         typical=np.where(pair.member, typical, 1 - typical),
     )
 
@@ -159,19 +136,24 @@ def _fourier_features(rows: Float64Array, seed: int) -> FloatArray:
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float64)
 
 
-def cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float64Array:
-    """Out-of-fold scores ``(N, R)``, one column per membership ``(R, N)``."""
+def cross_fitted(inputs: Float64Array, members: BoolArray, fold: Int64Array) -> Float64Array:
+    """Out-of-fold scores ``(N, R)``, one column per membership ``(R, N)``.
+
+    Shrinkage: O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance
+    matrices", JMVA 88 (2004).
+    """
     # Outside fold f, with X centred inputs and y the centred membership, the ridge weights are
     #   w = ((1 - s) X'X + s n v I)^-1 X'y,   s the shrinkage, v the level, n the rows.
     # X'X is the Gram matrix of all rows less that of the fold. w is linear in y: one Cholesky
     # factor serves all R memberships.
-    inputs, shrinkage = design.inputs, design.shrinkage
+    gram, level = inputs.T @ inputs, float(np.mean(inputs**2))
+    shrinkage = float(ledoit_wolf_shrinkage(inputs, assume_centered=True)) + 1e-6
     scores = np.empty((len(inputs), len(members)))
     targets = members.T.astype(np.float64)
     for one in range(fold.max() + 1):
         held, kept = fold == one, fold != one
-        covariance = (1 - shrinkage) * (design.gram - inputs[held].T @ inputs[held])
-        covariance[np.diag_indices_from(covariance)] += shrinkage * design.level * kept.sum()
+        covariance = (1 - shrinkage) * (gram - inputs[held].T @ inputs[held])
+        covariance[np.diag_indices_from(covariance)] += shrinkage * level * kept.sum()
         centred = targets[kept] - targets[kept].mean(axis=0)
         moments = inputs[kept].T @ centred
         scores[held] = inputs[held] @ cho_solve(cho_factor(covariance), moments)
@@ -179,17 +161,12 @@ def cross_fitted(design: Design, members: BoolArray, fold: Int64Array) -> Float6
 
 
 def _round(
-    design: Design, pair: SplitPair, members: BoolArray, fold: Int64Array
+    inputs: Float64Array, pair: SplitPair, members: BoolArray, fold: Int64Array
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Cross-fit once: AUC per membership, influence of each row on the AUC, rank of each row."""
-    observed, aucs = np.empty(0), []
-    for start in range(0, len(members), COLUMNS):
-        some = members[start : start + COLUMNS]
-        ranks = _ranks(cross_fitted(design, some, fold), fold)
-        observed = observed if start else ranks[:, 0]
-        aucs.append(_aucs(ranks, some, fold))
-    typical = (observed - 0.5) / np.bincount(fold)[fold]
-    return np.concatenate(aucs), _influence(pair, observed, fold), typical
+    ranks = _ranks(cross_fitted(inputs, members, fold), fold)
+    typical = (ranks[:, 0] - 0.5) / np.bincount(fold)[fold]
+    return _aucs(ranks, members, fold), _influence(pair, ranks[:, 0], fold), typical
 
 
 def _ranks(scores: Float64Array, fold: Int64Array) -> Float64Array:
@@ -261,7 +238,7 @@ def without_typical(
     # the effect would change by that choice alone. Effects are means over both halves, and the
     # p-value is Bonferroni's.
     half = draw_folds(len(inputs), 2, groups=pair.groups, seed=seed)
-    scores = cross_fitted(Design.of(inputs), pair.member[None], half)[:, 0]
+    scores = cross_fitted(inputs, pair.member[None], half)[:, 0]
     before, after = [], []
     for one in (0, 1):
         rows = half == one

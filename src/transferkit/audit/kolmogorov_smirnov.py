@@ -43,7 +43,7 @@ def ks_test(
         found = [(_deviations(pair.member[order], ends, n_a), ends) for order, ends in blocks]
         p_values = np.concatenate([ks_p_values(*one, n_a, n_b) for one in found])
         distances = np.concatenate([deviations for deviations, _ in found]) / (n_a * n_b)
-        adjusted = holm(p_values)
+        adjusted, null = holm(p_values), None
         band = float(kolmogi((1 - confidence) / len(distances))) * sqrt(1 / n_a + 1 / n_b)
     else:  # groups permuted, adjusted by max-T
         members = permuted_members(
@@ -58,15 +58,14 @@ def ks_test(
         )
         distances = drawn[0]
         p_values = np.mean(drawn >= distances - 1e-9, axis=0)
-        adjusted = max_adjusted_p_values(drawn)
-        band = float(np.quantile(drawn[1:].max(axis=1), confidence))
+        adjusted, null = max_adjusted_p_values(drawn), drawn.max(axis=1)
+        band = float(np.quantile(null[1:], confidence))
     intervals = np.clip(np.column_stack([distances - band, distances + band]), 0, 1)
-    return _strongest(
-        ColumnTests(pair.names, distances, p_values, adjusted, intervals, _superiority(pair))
-    )
+    columns = ColumnTests(pair.names, distances, p_values, adjusted, intervals, _superiority(pair))
+    return _strongest(columns, null)
 
 
-def _strongest(columns: ColumnTests) -> TwoSampleResult:
+def _strongest(columns: ColumnTests, null: Float64Array | None) -> TwoSampleResult:
     """The strongest column as one result, its p-value corrected for all columns."""
     distances = columns.distances
     i = int(np.lexsort((-distances, columns.p_values))[0])  # then the largest distance
@@ -82,6 +81,7 @@ def _strongest(columns: ColumnTests) -> TwoSampleResult:
         interval=(low, high),
         note=f"strongest of {len(distances)}: {columns.names[i]}, {spread}",
         columns=columns,
+        null=null,
     )
 
 

@@ -7,8 +7,10 @@ shares differ: p(x | y) is shared. Where that fails they mislead; see
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,19 +18,23 @@ from scipy.optimize import brentq, minimize, nnls
 from scipy.special import log_softmax, softmax
 from scipy.stats import chi2, ncx2, random_table
 
-from transferkit._typing import Float64Array, Int64Array
+from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.audit.two_sample import (
     Groups,
     TwoSampleResult,
+    fragments,
     permutation_p_value,
+    permuted_members,
     pooled_groups,
 )
 from transferkit.metrics.intervals import resamples
 
 ENOUGH = 10.0
 """Expected count in every cell from which on the chi-square distribution is trusted."""
-BLOCK = 4_000_000
-"""Memberships held in memory at a time."""
+BATCH = 999
+"""Permutations at a time."""
+REACHED = 20
+"""Permuted statistics as large as the observed, after which no more are drawn."""
 SMALLEST = 1e-9
 """Probabilities are kept at least this large before logarithms and divisions."""
 PENALTY = 1e-3
@@ -50,73 +56,92 @@ def chi_square_test(
     ``effect`` is the total variation distance of the shares, ``sum |p - q| / 2``: the share of
     rows that would have to change class. Its interval leaves out 0 where the test rejects.
     """
-    n_a, n_b = len(a), len(b)
     codes = np.unique(np.concatenate([a, b]), return_inverse=True)[1].astype(np.int64)
     kinds = int(codes.max()) + 1
     if kinds == 1:
         return TwoSampleResult(test="chi_square")
-    counts = [np.bincount(part, minlength=kinds) for part in (codes[:n_a], codes[n_a:])]
-    table = np.stack(counts).astype(np.float64)
-    observed = float(_chi_square(table[None])[0])
-    if groups is None and _expected(table[None]).min() >= ENOUGH:
-        null, p_value = None, float(chi2.sf(observed, kinds - 1))
+    parts = codes[: len(a)], codes[len(a) :]
+    table = np.array([np.bincount(part, minlength=kinds) for part in parts], dtype=np.float64)
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / len(codes)
+    observed = robust = float(((table - expected) ** 2 / expected).sum())
+    if groups is not None:
+        first = np.arange(len(codes)) < len(a)
+        draw = _by_group(codes, first, np.asarray(pooled_groups(groups)), seed)
+        robust = float(draw(0)[0])
+        p_value = _sequential_p_value(robust, draw, permutations)
+    elif expected.min() >= ENOUGH:
+        p_value = float(chi2.sf(observed, kinds - 1))
     else:
-        null = _chi_square(
-            _permuted_tables(codes, table, pooled_groups(groups), permutations, seed)
-        )
-        p_value = permutation_p_value(np.concatenate([[observed], null]))
-    # Rows of one group are alike, which inflates chi-square. It is divided by its mean under
-    # permutation over that of independent rows, K - 1: J. Rao and A. Scott, "The analysis of
-    # categorical data from complex sample surveys", JASA 76 (1981).
-    inflation = 1.0 if null is None else max(1.0, float(null.mean()) / (kinds - 1))
-    effect = float(np.abs(table[0] / n_a - table[1] / n_b).sum() / 2)
+        p_value = _sequential_p_value(observed, _by_row(table, expected, seed), permutations)
+    effect = float(np.abs(table[0] / len(a) - table[1] / len(b)).sum() / 2)
     return TwoSampleResult(
         test="chi_square",
         statistic=observed,
         p_value=p_value,
         effect=effect,
-        interval=_interval(effect, observed / inflation, kinds - 1),
+        interval=_interval(effect, min(observed, robust), kinds - 1),
     )
 
 
-def _expected(tables: Float64Array) -> Float64Array:
-    """Expected counts of tables ``(R, 2, K)`` under equal shares."""
-    rows, columns = tables.sum(axis=2, keepdims=True), tables.sum(axis=1, keepdims=True)
-    expected: Float64Array = rows * columns / rows.sum(axis=1, keepdims=True)
-    return expected
+Draw: TypeAlias = Callable[[int], Float64Array]
+"""From a number B to statistics ``(1 + B,)``, the observed and permuted ones."""
 
 
-def _chi_square(tables: Float64Array) -> Float64Array:
-    """Pearson's statistic of each table ``(R, 2, K)``, ``(R,)``."""
-    expected = _expected(tables)
-    return np.asarray(((tables - expected) ** 2 / expected).sum(axis=(1, 2)), dtype=np.float64)
+def _sequential_p_value(observed: float, draw: Draw, permutations: int) -> float:
+    """P-value by permutation, which gives up once it cannot become small.
+
+    Source: J. Besag and P. Clifford, "Sequential Monte Carlo p-values", Biometrika 78 (1991).
+    """
+    null = np.array([observed])
+    for start in range(0, permutations, BATCH):
+        null = np.append(null, draw(min(BATCH, permutations - start))[1:])
+        p_value = permutation_p_value(null)
+        if p_value * len(null) > REACHED:
+            break
+    return p_value
 
 
-def _permuted_tables(
-    codes: Int64Array, table: Float64Array, groups: Int64Array | None, permutations: int, seed: int
-) -> Float64Array:
-    """Draw tables ``(B, 2, K)`` under the null: by row with both margins fixed, or by group."""
+def _by_row(table: Float64Array, expected: Float64Array, seed: int) -> Draw:
+    """Pearson's statistic of tables ``(2, K)`` with both margins as they are."""
     rng = np.random.default_rng(seed)
-    if groups is None:
-        margins = random_table(*(table.sum(axis=axis).astype(np.int64) for axis in (1, 0)))
-        return np.asarray(margins.rvs(size=permutations, random_state=rng), dtype=np.float64)
-    # The unit is what one sample holds of a group. Of a group in both samples, both units move:
-    # a group is often of one class, so were it kept in place, its share of the difference would
-    # stay in every permutation, and the null would not be at equal shares. Its two units are
-    # alike, which brings the true difference nearer to 0 than the permuted ones: conservative.
-    first = np.arange(len(codes)) < table[0].sum()
-    unit = np.unique(2 * groups + ~first, return_inverse=True)[1]
-    counts = np.zeros((unit.max() + 1, table.shape[1]))
+    margins = random_table(*(table.sum(axis=axis).astype(np.int64) for axis in (1, 0)))
+
+    def draw(count: int) -> Float64Array:
+        tables = np.concatenate([table[None], margins.rvs(size=count, random_state=rng)])
+        statistics: Float64Array = ((tables - expected) ** 2 / expected).sum(axis=(1, 2))
+        return statistics
+
+    return draw
+
+
+def _by_group(codes: Int64Array, first: BoolArray, groups: Int64Array, seed: int) -> Draw:
+    """Cluster-robust statistic of classes ``(N,)``, as units of groups are permuted."""
+    # With w_u = 1/n_a for units of the first sample, -1/n_b for the others, the shares differ by
+    # d_k = sum_u w_u c_uk. Were images independent, chi-square would be K - 1 times
+    # sum_k d_k^2 / p_k over its mean; here the mean is taken with the residuals
+    # r_uk = c_uk - n_u p_k summed by group, both units of one that lies in both samples together:
+    # J. Rao and A. Scott, "The analysis of categorical data from complex sample surveys", JASA 76
+    # (1981). By it the permuted statistics, whose groups lie otherwise, stay comparable.
+    unit, first_row = fragments(first, groups)
+    counts = np.zeros((len(first_row), codes.max() + 1))
     np.add.at(counts, (unit, codes), 1)
-    member = np.zeros(len(counts), dtype=np.bool_)
-    member[unit] = first
-    drawn = np.empty((permutations, table.shape[1]))
-    step = max(1, BLOCK // len(member))
-    for start in range(0, permutations, step):
-        block = drawn[start : start + step]
-        members = np.repeat(member[None], len(block), axis=0)
-        block[:] = rng.permuted(members, axis=1).astype(np.float64) @ counts
-    return np.stack([drawn, table.sum(axis=0) - drawn], axis=1)
+    sizes, shares = counts.sum(axis=1), counts.sum(axis=0) / len(codes)
+    residuals = (counts - np.outer(sizes, shares)) / np.sqrt(shares)
+    split = np.flatnonzero(np.diff(groups[first_row]) == 0)  # the next unit is of the same group
+    alone = np.sum(residuals**2, axis=1)
+    together = 2 * np.sum(residuals[split] * residuals[split + 1], axis=1)
+    rng = np.random.default_rng(seed)
+
+    def draw(count: int) -> Float64Array:
+        members = permuted_members(first[first_row], permutations=count, seed=rng)
+        n_a = (members @ sizes)[:, None]
+        weights = np.where(members, 1 / n_a, -1 / (len(codes) - n_a))
+        distance = ((weights @ counts) ** 2 / shares).sum(axis=1)
+        mean = weights**2 @ alone + (weights[:, split] * weights[:, split + 1]) @ together
+        statistics: Float64Array = (len(shares) - 1) * distance / np.maximum(mean, SMALLEST)
+        return statistics
+
+    return draw
 
 
 def _interval(effect: float, statistic: float, freedom: int) -> tuple[float, float]:

@@ -56,7 +56,8 @@ def mmd_test(
     # Each kernel in units of its own spread over the permutations: then the largest of the three
     # is one statistic, whose permutation test is exact.
     spread = values.std(axis=1, keepdims=True)
-    standard = (values - values.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    standardised = (values - values.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    null = standardised.max(axis=0)
     value = float(squared_mmd(sums, members[:1]).mean())
     low, high = _interval(sums, pair, value, confidence)
     # Mean kernel within the first split plus that within the second, rows with themselves too.
@@ -67,9 +68,10 @@ def mmd_test(
     return TwoSampleResult(
         test="mmd",
         statistic=value,
-        p_value=permutation_p_value(standard.max(axis=0)),
+        p_value=permutation_p_value(null),
         effect=effect,
         interval=(low, high),
+        null=null,
     )
 
 
