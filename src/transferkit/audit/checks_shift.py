@@ -53,7 +53,8 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: float) -> Find
     )
     counts = np.array([data.class_counts[split] for split in (a, b)])
     shares_a, shares_b = counts / counts.sum(axis=1, keepdims=True)
-    most = int(np.argmax(np.abs(shares_b - shares_a)))
+    changed = np.argsort(-np.abs(shares_b - shares_a), kind="stable")  # the most first
+    most = changed[0]
     p_value = min(1.0, test.p_value * comparisons)
     severity = data.config.label_shift.severity(
         test.effect, interval=test.interval, p_value=p_value, alpha=data.alpha
@@ -69,24 +70,26 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: float) -> Find
         interval=test.interval,
         message=f"Class shares {verdict}: {data.classes[most]} makes up "
         f"{percent(float(shares_a[most]))} of {a} and {percent(float(shares_b[most]))} of {b}.",
-        evidence=tuple(_class_shares(data, a, b))[: data.config.evidence],
+        evidence=tuple(
+            _class_share(data, split, int(k))
+            for k in changed[: max(1, data.config.evidence // 2)]
+            for split in (a, b)
+        ),
         advice=""
         if severity == "info"
         else "Compare recalls or balanced accuracy, or reweight the classes.",
     )
 
 
-def _class_shares(data: AuditData, *splits: str) -> Iterator[Evidence]:
-    """The share of every class in the splits, with Wilson's interval at the effective size."""
-    for split in splits:
-        labels, groups = data.labels[split], None
-        if data.groups is not None:
-            groups = group_codes(data.groups[split], len(labels))
-        for k, name in enumerate(data.classes):
-            member = (labels == k).astype(np.float64)
-            share, size = float(member.mean()), effective_size(member, groups)
-            said = percent_interval(share, wilson_interval(share * size, size))
-            yield Evidence((), f"{name}: {said} of {split}")
+def _class_share(data: AuditData, split: str, k: int) -> Evidence:
+    """The share of a class in a split, with Wilson's interval at the effective size."""
+    groups = None
+    if data.groups is not None:
+        groups = group_codes(data.groups[split], len(data.splits[split]))
+    member = (data.labels[split] == k).astype(np.float64)
+    share, size = float(member.mean()), effective_size(member, groups)
+    said = percent_interval(share, wilson_interval(share * size, size))
+    return Evidence((), f"{data.classes[k]}: {said} of {split}")
 
 
 def distribution_shift(data: AuditData) -> Iterator[Finding]:
