@@ -136,12 +136,27 @@ def test_one_picture_under_two_labels_is_found(pool, audit_of):
 
 
 def test_near_duplicates_should_agree_too(pool, audit_of, monkeypatch):
-    near = DuplicatePairs(np.array([0, 0]), np.array([1, 2]), np.ones(2), ("", ""))
+    near = DuplicatePairs(
+        np.array([0, 0, 0]),
+        np.array([1, 2, 3]),
+        np.array([0.99, 0.99, 0.9]),
+        np.array([True, True, False]),
+        ("", "", ""),
+    )
     monkeypatch.setattr(AuditData, "copies", near)
     (found,) = conflicting_labels(
         audit_of({"train": {"images": pool, "labels": np.arange(50) % 2}})
     )
     assert [item.names for item in found.evidence] == [("train/0.png", "train/1.png")]
+
+
+def test_pairs_that_are_not_certain_to_be_copies_only_look_alike(pool, audit_of, monkeypatch):
+    one = np.array([0]), np.array([1]), np.array([0.8])
+    monkeypatch.setattr(AuditData, "copies", DuplicatePairs(*one, np.array([False]), ("",)))
+    nothing, unsure = near_duplicates(audit_of({"train": pool}))
+    assert (nothing.check, nothing.statistic) == ("near_duplicates", 0)
+    assert (unsure.check, unsure.severity, unsure.statistic) == ("look_alikes", "info", 1)
+    assert [item.names for item in unsure.evidence] == [("train/0.png", "train/1.png")]
 
 
 def test_agreeing_or_missing_labels_are_no_conflict(pool, audit_of):

@@ -163,14 +163,18 @@ def _first_twins(hashes: NDArray[np.bytes_]) -> Int64Array:
 
 
 def near_duplicates(data: AuditData) -> Iterator[Finding]:
-    """Edited copies between every two splits and within each; identical images are left out."""
+    """Edited copies between every two splits and within each; identical images are left out.
+
+    Pairs that are alike, but no more than different images of the data may be, are counted apart.
+    """
     copies = data.copies
     if copies is None:
         return
     split_of = np.repeat(list(data.splits), [len(part) for part in data.splits.values()])
     hashes = np.concatenate(list(data.hashes.values()))
     first, second = copies.first, copies.second
-    edited = hashes[first] != hashes[second]
+    alike = hashes[first] != hashes[second]
+    edited = alike & copies.certain
     for a, b in [*combinations(data.splits, 2), *((split, split) for split in data.splits)]:
         pairs = np.flatnonzero((split_of[first] == a) & (split_of[second] == b) & edited)
         if not len(pairs):
@@ -193,6 +197,18 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
     if not edited.any():
         message = "No image is an edited copy of another."
         yield nothing_found("near_duplicates", tuple(data.splits), message)
+    unsure = np.flatnonzero(alike & ~copies.certain)
+    if len(unsure):
+        unsure = unsure[np.argsort(-copies.correlation[unsure])][: data.config.evidence]
+        yield Finding(
+            check="look_alikes",
+            severity="info",
+            splits=tuple(data.splits),
+            statistic=int((alike & ~copies.certain).sum()),
+            message=f"{(alike & ~copies.certain).sum()} pairs of images look alike, but no more "
+            "than different images of these data may: nothing tells copies among them.",
+            evidence=tuple(_edited_pair(data.names, copies, pair) for pair in unsure.tolist()),
+        )
 
 
 def _edited_pair(names: Sequence[str], copies: DuplicatePairs, pair: int) -> Evidence:
@@ -212,7 +228,9 @@ def conflicting_labels(data: AuditData) -> Iterator[Finding]:
     odd = np.flatnonzero(labels != labels[twin])
     pairs = list(zip(twin[odd].tolist(), odd.tolist(), strict=True))
     if data.copies is not None and len(data.labels) == len(data.splits):
-        edited = zip(data.copies.first.tolist(), data.copies.second.tolist(), strict=True)
+        certain = data.copies.certain
+        first, second = data.copies.first[certain], data.copies.second[certain]
+        edited = zip(first.tolist(), second.tolist(), strict=True)
         pairs += [(i, j) for i, j in edited if labels[i] != labels[j]]
     pairs = list(dict.fromkeys(pairs))
     concerned = len({row for pair in pairs for row in pair})

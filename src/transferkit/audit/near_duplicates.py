@@ -2,8 +2,8 @@
 
 Candidates come from a coarse descriptor, looked up in flipped, cropped and turned versions. The
 best few of each image are then registered, coarse to fine, and those are kept whose fine detail
-correlates: that of X-rays of two children correlates by at most 0.6, that of a copy by 0.8 and
-more, whatever was done to it within the limits above.
+correlates. Those are certain to be copies that are more alike than different images of the same
+data.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _PARTNERS = 4  # that an image may get from each look-up
 _CANDIDATES, _REGISTERED = 24, 8  # of an image: to register coarsely, and those to go on with
 _COARSE_LEAST, _MIDDLE_LEAST = 0.9, 0.7  # correlation at which a pair goes on
 _THRESHOLD_SIDES, _THRESHOLDS = (32, 64, 112), (0.85, 0.72, 0.68)  # small images hold less detail
+_NULL, _DEVIATIONS = 400, 6.0  # pairs of different images, and how far above them copies lie
 _FLIPS = {"": (1, 1), "flipped": (-1, 1), "upside down": (1, -1), "turned by 180 degrees": (-1, -1)}
 _LEAST_OVERLAP = 0.7  # share of the template that the moving image must cover
 _LARGEST_STEP = 0.2  # of half the image, per iteration
@@ -46,6 +47,7 @@ class DuplicatePairs:
     first: Int64Array  # the smaller index of each pair
     second: Int64Array
     correlation: Float64Array  # of their fine detail
+    certain: BoolArray  # more alike than different images of this data ever are
     flip: tuple[str, ...]  # how one is flipped against the other, in words; empty if it is not
 
 
@@ -82,7 +84,16 @@ def near_duplicate_pairs(parts: Sequence[UInt8Array]) -> DuplicatePairs:
     for some in _chunks(len(found), _PAIRS):
         images = middle[found.template[some]], middle[found.moving[some]]
         detail[some] = detail_correlation(*images, found.warp[some], sigma=1.0)
-    return _confirmed(found.keep(detail > _MIDDLE_LEAST, found.warp), parts)
+    found = found.keep(detail > _MIDDLE_LEAST, found.warp)
+    side = max(MIDDLE, min(FINE, *(min(part.shape[1:3]) for part in parts)))
+    detail = _fine_detail(found, parts, side)
+    likely = detail >= np.interp(side, _THRESHOLD_SIDES, _THRESHOLDS)
+    if not likely.any():
+        return _pairs(found.keep(likely, found.warp), detail[likely], 1.0)
+    other = _registered(_different(coarse), coarse, iterations=4, least=-2.0)
+    other = _registered(other, middle, iterations=3, least=-2.0)
+    limit = _limit(_fine_detail(other, parts, side))
+    return _pairs(found.keep(likely, found.warp), detail[likely], limit)
 
 
 def _chunks(count: int, step: int) -> list[slice]:
@@ -220,9 +231,8 @@ def _registered(
     return found.keep(near & (correlation > least), warp)
 
 
-def _confirmed(found: _Candidates, parts: Sequence[UInt8Array]) -> DuplicatePairs:
-    """Keep the pairs whose fine detail correlates, at up to 112 pixels."""
-    side = max(MIDDLE, min(FINE, *(min(part.shape[1:3]) for part in parts)))
+def _fine_detail(found: _Candidates, parts: Sequence[UInt8Array], side: int) -> Float32Array:
+    """Correlation (P,) of the fine detail of registered pairs, at ``side`` pixels."""
     detail = np.zeros(len(found), np.float32)
     for some in _chunks(len(found), 64):
         template = _shrunk(parts, side, found.template[some])
@@ -230,16 +240,57 @@ def _confirmed(found: _Candidates, parts: Sequence[UInt8Array]) -> DuplicatePair
         warp = register(template, moving, found.warp[some], iterations=4)[1]
         sigma = max(1.0, 2 * side / FINE)
         detail[some] = detail_correlation(template, moving, warp, sigma=sigma)
-    kept = np.flatnonzero(detail >= np.interp(side, _THRESHOLD_SIDES, _THRESHOLDS))
-    first = np.minimum(found.template[kept], found.moving[kept])
-    second = np.maximum(found.template[kept], found.moving[kept])
+    return detail
+
+
+# What the detail of different images correlates by depends on the data: .2 (X-rays) to .6 (images
+# of 8 pixels, or phantoms of 32), so that no one limit serves all. Images that are alike in coarse
+# shape, but not the very nearest, are not copies (unless there are eight and more of each), and
+# Fisher's transform (arctanh) of their correlations is nearly normal. The best matches of
+# different images lie up to 4 robust deviations above the median in X-rays and phantoms, and 5.7
+# in digits of 8 pixels.
+def _different(coarse: Float32Array) -> _Candidates:
+    """Pair images with the 9th to 16th nearest to them."""
+    rows = np.flatnonzero(coarse.std(axis=(1, 2)) >= 1)
+    units = _unit_rows(_descriptors(coarse[rows]))
+    rng = np.random.default_rng(0)
+    first = rng.permutation(len(rows))[:_NULL]
+    cosines = units[first] @ units.T
+    cosines[np.arange(len(first)), first] = 2.0
+    near, far = min(9, (len(rows) + 1) // 2), min(17, len(rows))
+    order = np.argsort(-cosines, axis=1)[:, near:far]
+    template, moving = np.repeat(first, order.shape[1]), order.reshape(-1)
+    some = rng.permutation(len(template))[:_NULL]
+    plain = np.tile(np.eye(2, 3, dtype=np.float32), (len(some), 1, 1))
+    return _Candidates(
+        rows[template[some]], rows[moving[some]], plain, np.zeros(len(some), np.int64)
+    )
+
+
+def _limit(detail: Float32Array) -> float:
+    """Return the correlation that different images, of these (P,) correlations, do not reach."""
+    heights = np.arctanh(np.clip(detail.astype(np.float64), -0.999, 0.999))
+    limit = np.inf
+    for _ in range(3):  # without copies among them, if any, in the later rounds
+        heights = heights[heights < limit]
+        if not len(heights):
+            return -1.0
+        middle, upper = np.quantile(heights, (0.5, 0.841))
+        limit = middle + _DEVIATIONS * (upper - middle)
+    return float(np.tanh(limit))
+
+
+def _pairs(found: _Candidates, detail: Float32Array, limit: float) -> DuplicatePairs:
+    first = np.minimum(found.template, found.moving)
+    second = np.maximum(found.template, found.moving)
     order = np.lexsort((second, first))
     words = list(_FLIPS)
     return DuplicatePairs(
         first[order],
         second[order],
-        detail[kept][order].astype(np.float64),
-        tuple(words[flip] for flip in found.flip[kept][order]),
+        detail[order].astype(np.float64),
+        detail[order] >= limit,
+        tuple(words[flip] for flip in found.flip[order]),
     )
 
 
