@@ -1,10 +1,13 @@
-"""Results as text and as JSON: tables, percentages, intervals, plain values."""
+"""Results as text, CSV and JSON: tables, percentages, intervals, plain values."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING
@@ -87,6 +90,25 @@ def percent_interval(value: float, interval: tuple[float, float], *, digits: int
     """Format a share with its interval: ``"81.2 % [77.1, 84.8]"``."""
     low, high = interval
     return f"{percent(value, digits=digits)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+
+
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table as CSV, which no spreadsheet runs and no terminal obeys.
+
+    A text that begins as a formula gets an apostrophe before it (OWASP, "CSV injection"), and
+    control characters, which file names may hold, are written as escapes.
+    """
+
+    def cell(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+        return f"'{shown}" if re.match(r"[=+\-@].", shown) else shown
+
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([cell(value) for value in row] for row in (header, *rows))
+    return file.getvalue()
 
 
 def plain(value: object) -> JSON:

@@ -149,6 +149,30 @@ def test_predict_prints_one_csv_row_an_image(run: Run, trained: Path, tmp_path: 
     assert sum(map(float, rows[1][2:])) == pytest.approx(1, abs=1e-5)
 
 
+def test_predict_reads_as_training_did_and_writes_a_file(
+    train: Run, run: Run, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for row in range(40):
+        split, title = ("train", "test")[row % 2], "ab"[row // 2 % 2]
+        folder = tmp_path / "data" / split / title
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (30 + row, 70 - row)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row}.png")
+    result = train(tmp_path / "data", tmp_path / "out", "--resize", "pad", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    model, table = tmp_path / "out" / "classifier.safetensors", tmp_path / "new" / "table.csv"
+    images = str(tmp_path / "data" / "test" / "*" / "*.png")
+    assert run("predict", model, images, "--out", table).exit_code == 0
+    rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
+    found = {row["image"]: float(row["p_a"]) for row in rows}
+    test = tk.load_splits(tmp_path / "data", resize="pad")["test"]
+    wanted = tk.predict(tk.load_classifier(model), test).probabilities[:, 0]
+    assert len(found) == len(test)
+    for name, probability in zip(test.names, wanted, strict=True):
+        assert found[str(tmp_path / "data" / name)] == pytest.approx(probability, abs=1e-5)
+
+
 def test_a_missing_folder_is_named(train: Run, tmp_path: Path) -> None:
     result = train(tmp_path / "nowhere", tmp_path / "out")
     assert result.exit_code == 2

@@ -13,7 +13,7 @@ from PIL import Image
 
 import transferkit as tk
 from transferkit.data.image_decoding import ORIENTATION
-from transferkit.data.image_inputs import load_images, to_image_groups
+from transferkit.data.image_inputs import ImageStream, load_images
 from transferkit.errors import ConfigError, DataError
 
 
@@ -116,7 +116,7 @@ def test_an_image_alone_and_in_a_list_has_the_same_pixels(data: st.DataObject) -
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
     together: dict[int, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
-    for places, group in to_image_groups(images):
+    for places, group in ImageStream(images):
         together |= dict(zip(places.tolist(), group.images, strict=True))
     assert sorted(together) == list(range(len(images)))
     cut = data.draw(st.integers(0, len(images)))
@@ -124,14 +124,14 @@ def test_an_image_alone_and_in_a_list_has_the_same_pixels(data: st.DataObject) -
     apart = [
         dict(zip(places.tolist(), group.images, strict=True))
         for half in halves
-        for part in [to_image_groups(half)]
+        for part in [ImageStream(half)]
         for places, group in part
     ]
     assert sum(map(len, apart)) == len(images)
     for place, image in enumerate(images):
-        ((_, alone),) = to_image_groups([image])
+        ((_, alone),) = ImageStream([image])
         np.testing.assert_array_equal(alone.images[0], together[place])
-        ((_, bare),) = to_image_groups(Image.fromarray(image.squeeze()))
+        ((_, bare),) = ImageStream(Image.fromarray(image.squeeze()))
         shown = bare.images[0]
         np.testing.assert_array_equal(
             np.broadcast_to(shown, together[place].shape), together[place]
@@ -202,8 +202,8 @@ def test_an_image_is_turned_upright_in_every_form(tmp_path: Path) -> None:
         exif = image.getexif()
         exif[ORIENTATION] = 6
         image.save(tmp_path / "turned.png", exif=exif)
-    ((_, by_path),) = to_image_groups(tmp_path / "turned.png")
-    ((_, by_pil),) = to_image_groups(Image.open(tmp_path / "turned.png"))
+    ((_, by_path),) = ImageStream(tmp_path / "turned.png")
+    ((_, by_pil),) = ImageStream(Image.open(tmp_path / "turned.png"))
     assert by_path.images.shape == (1, 9, 6, 1)
     assert np.array_equal(by_path.images, by_pil.images)
 
@@ -221,7 +221,7 @@ def test_twelve_bit_files_are_read_on_one_scale(tmp_path: Path) -> None:
     alone = load_images(tmp_path / "a.png", bits=12)
     assert np.array_equal(alone.images[..., 0], expected[:1])
     with pytest.warns(UserWarning, match="12-bit"):
-        ((_, group),) = to_image_groups([tmp_path / "a.png", tmp_path / "b.png"])
+        ((_, group),) = ImageStream([tmp_path / "a.png", tmp_path / "b.png"])
     assert np.array_equal(group.images, data.images)
 
 

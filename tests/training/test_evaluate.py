@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import csv
+import io
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import transferkit as tk
+from transferkit.data import image_inputs
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError
+from transferkit.metrics.evaluation import Predictions
 from transferkit.models.freezing import freeze
 from transferkit.models.save_load import load_classifier, save_classifier
 from transferkit.training.evaluate import evaluate, predict
@@ -96,3 +103,102 @@ def test_predict_takes_the_bit_depth_that_its_warning_asks_for(small):
         tk.predict(model, dark, bits=3)
     with pytest.raises(tk.ConfigError, match="bits is that of the ImageData"):
         tk.predict(model, tk.ImageData(dark, bits=12), bits=12)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A folder of train and test images of many shapes; those of one class are taller."""
+    root, rng = tmp_path_factory.mktemp("uneven"), np.random.default_rng(0)
+    for split, count in (("train", 30), ("val", 20), ("test", 20)):
+        for row in range(count):
+            tall = row % 2
+            height, width = (rng.integers(30, 60), rng.integers(16, 28))[:: 1 if tall else -1]
+            pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+            folder = root / split / ("tall" if tall else "wide")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{row}.png")
+    return root
+
+
+@pytest.mark.parametrize("resize", ["pad", "crop", "squash"])
+@pytest.mark.parametrize("channels", ["auto", 1])
+@pytest.mark.parametrize("solver", ["minibatch", "lbfgs"])
+def test_files_are_read_as_those_of_the_training(small, uneven, tmp_path, resize, channels, solver):
+    splits = tk.load_splits(uneven, image_size=(24, 20), resize=resize, channels=channels)
+    model = small()
+    tk.linear_probe(model, splits, epochs=1, solver=solver, progress=False)
+    tk.save_classifier(model, tmp_path / "model.safetensors")
+    wanted = tk.predict(model, splits["test"])
+    paths = [str(uneven / name) for name in wanted.names]
+    for classifier in (model, tk.load_classifier(tmp_path / "model.safetensors")):
+        for images in (paths, [Image.open(path) for path in paths]):
+            found = tk.predict(classifier, images)
+            np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+    assert tk.predict(model, uneven / "test").names == tuple(sorted(paths))
+    squashed = tk.load_images(paths)
+    if resize == "pad":  # what the classifier would see without knowing
+        other = tk.predict(model, squashed).probabilities
+        assert np.abs(other - wanted.probabilities).max() > 0.01
+
+
+def test_deep_files_are_read_with_the_depth_of_the_training(small, tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for row in range(8):
+            folder = tmp_path / split / "ab"[row % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            top = 4095 if split == "train" else 900  # val alone would be taken for 10 bits
+            pixels = rng.integers(0, top + 1, (16, 16)).astype(np.uint16)
+            Image.fromarray(pixels).save(folder / f"{row}.png")
+    splits = tk.load_splits(tmp_path, bits=12)
+    model = small()
+    tk.linear_probe(model, splits, epochs=1, progress=False)
+    wanted = tk.predict(model, splits["test"])
+    found = tk.predict(model, [str(tmp_path / name) for name in wanted.names])
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+
+
+def test_patterns_tables_and_folders_lead_to_the_same_files(small, uneven, tmp_path):
+    model = small()
+    files = sorted((uneven / "test" / "tall").iterdir())
+    wanted = tk.predict(model, [str(file) for file in files])
+    table = tmp_path / "list.csv"
+    table.write_text("id,Path\n" + "".join(f"{i},{file}\n" for i, file in enumerate(files)))
+    for images in (uneven / "test" / "tall", str(uneven / "test" / "t*" / "*.png"), table):
+        found = tk.predict(model, images)
+        assert found.names == wanted.names
+        assert np.array_equal(found.probabilities, wanted.probabilities)
+    with pytest.raises(DataError, match="There is no file or folder"):
+        tk.predict(model, str(uneven / "*.tiff"))
+    table.write_text("id,text\n1,2\n")
+    with pytest.raises(DataError, match=r"column of paths in .*, got \['id', 'text'\]"):
+        tk.predict(model, table)
+    table.write_text("image\nnowhere.png\n")
+    with pytest.raises(DataError, match=r"no file .*nowhere\.png, which .* lists"):
+        tk.predict(model, table)
+
+
+def test_many_files_are_never_in_memory_together(small, tmp_path, monkeypatch):
+    pixels = np.zeros((300, 300, 3), np.uint8)
+    for row in range(40):
+        Image.fromarray(pixels + np.uint8(row)).save(tmp_path / f"{row:02}.png")
+    model = small()
+    wanted = tk.predict(model, tmp_path)
+    monkeypatch.setattr(image_inputs, "AT_ONCE", 4)
+    tracemalloc.start()
+    found = tk.predict(model, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.names == wanted.names
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+    assert peak < 20 * pixels.nbytes  # all of them are 40
+
+
+def test_csv_is_neither_a_formula_nor_a_command_to_the_terminal():
+    predictions = Predictions.of(
+        [[0.25, 0.75], [1, 0]], classes=["=1+1", "-cmd|' /C calc'!A0"], names=["@a\x1b[31m", "b,c"]
+    )
+    rows = list(csv.reader(io.StringIO(predictions.to_csv())))
+    assert rows[0] == ["image", "predicted", "p_=1+1", "p_-cmd|' /C calc'!A0"]
+    assert rows[1] == ["'@a\\x1b[31m", "'-cmd|' /C calc'!A0", "0.250000", "0.750000"]
+    assert rows[2] == ["b,c", "'=1+1", "1.000000", "0.000000"]

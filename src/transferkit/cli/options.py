@@ -77,6 +77,11 @@ _LOADING: dict[str, dict[str, Any]] = {
         "type": float,
         "help": "Share of train that becomes val where there is none.  [default: 0.2]",
     },
+    "--resize": {
+        "type": click.Choice(["squash", "crop", "pad"]),
+        "help": "How images of mixed shapes come to one size; crop and pad keep the aspect ratio, "
+        "and predict does the same.  [default: squash]",
+    },
     "--skip-broken": {
         "flag_value": "skip",
         "help": "Skip images that cannot be read, and count them.",

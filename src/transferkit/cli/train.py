@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 import transferkit.cli.options as options
-from transferkit._files import make_folder
+from transferkit._files import make_folder, replacing
 from transferkit._format import percent_interval, table
 from transferkit.cli.recipe import STRATEGY, help_text, metavar, recipe_options, typed_strategy
 
@@ -174,28 +172,34 @@ def figures(result: Result) -> dict[str, Axes]:
 
 @click.command("predict")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@click.option("--out", type=options.FILE, help="Write the CSV into this file, not to the terminal.")
+@click.option("--bits", type=int, help="Bit depth of 16-bit images.  [default: as in training]")
 @options.batch_size
 @options.device
 def predict_command(
-    model: Path, images: tuple[Path, ...], batch_size: int, device: str | None
+    model: Path,
+    images: tuple[str, ...],
+    out: Path | None,
+    bits: int | None,
+    batch_size: int,
+    device: str | None,
 ) -> None:
-    """Predict the class of IMAGES (files or folders) with MODEL, a classifier.safetensors.
+    """Predict the class of IMAGES with MODEL, a classifier.safetensors.
 
+    IMAGES are files, folders, patterns such as 'scans/*.png', or .csv files with a column of paths.
     Prints CSV: the file, the predicted class, and the probability of each class.
     """
     from transferkit.models.save_load import load_classifier
     from transferkit.training.evaluate import predict
 
+    if out is not None:
+        make_folder(out.parent)
     classifier = load_classifier(model, device=device)
-    predictions = predict(classifier, images, batch_size=batch_size, device=device)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "predicted", *(f"p_{name}" for name in predictions.classes)])
-    rows = zip(
-        predictions.names or (), predictions.predicted, predictions.probabilities, strict=True
-    )
-    for name, predicted, probabilities in rows:
-        cells = (f"{p:.6f}" for p in probabilities)
-        writer.writerow([name, predictions.classes[predicted], *cells])
-    click.echo(text.getvalue(), nl=False)
+    predictions = predict(classifier, images, bits=bits, batch_size=batch_size, device=device)
+    if out is None:
+        click.echo(predictions.to_csv(), nl=False)
+        return
+    with replacing(out) as temporary:
+        temporary.write_text(predictions.to_csv(), encoding="utf-8")
+    click.echo(f"wrote {out}")

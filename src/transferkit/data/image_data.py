@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from transferkit._format import describe
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit.data.array_conversion import TensorLike, to_group_names, to_images, to_labels
+from transferkit.data.image_decoding import Reading, Resize
 from transferkit.data.value_range import chunks, report_depth
 from transferkit.errors import DataError
 
@@ -53,6 +54,7 @@ class ImageData:
         sizes: int64 (N, 2), the height and width of each image before it came to one size.
         groups: N group names (patients, films), or None. A group must not straddle splits.
         bits: Bit depth that the values had before they became uint8: 8, or up to 16.
+        resize: How files of other sizes were brought to this one; None where they were arrays.
 
     Example:
         >>> import numpy as np
@@ -74,6 +76,7 @@ class ImageData:
     sizes: Int64Array
     groups: tuple[str, ...] | None
     bits: int
+    resize: Resize | None
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class ImageData:
         if numbers is not None:
             check_label_range(numbers, titles, names)
         grouping = None if groups is None else tuple(to_group_names(groups, names))
-        set_fields(self, pixels, numbers, titles, tuple(names), originals, grouping, depth)
+        set_fields(self, pixels, numbers, titles, tuple(names), originals, grouping, depth, None)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -174,6 +177,7 @@ class ImageData:
             self.sizes[rows],
             None if self.groups is None else [self.groups[i] for i in rows],
             self.bits,
+            self.resize,
         )
 
     def with_classes(self, classes: Sequence[str]) -> ImageData:
@@ -200,7 +204,14 @@ class ImageData:
         if self.classes == names:
             return self
         return trusted_images(
-            self.images, labels, names, self.names, self.sizes, self.groups, self.bits
+            self.images,
+            labels,
+            names,
+            self.names,
+            self.sizes,
+            self.groups,
+            self.bits,
+            self.resize,
         )
 
     def batch(self, indices: Indices) -> torch.Tensor:
@@ -209,6 +220,14 @@ class ImageData:
 
         rows = to_rows(indices, len(self))
         return torch.from_numpy(np.ascontiguousarray(self.images[rows])).permute(0, 3, 1, 2)
+
+    @property
+    def reading(self) -> Reading | None:
+        """How to read other files as these were; None where they were arrays."""
+        _, height, width, channels = self.images.shape
+        if self.resize is None or channels not in (1, 3):
+            return None
+        return Reading((height, width), self.resize, channels, self.bits)
 
     def require_labels(self, purpose: str) -> Int64Array:
         """Return the labels.
@@ -253,11 +272,12 @@ def trusted_images(
     sizes: Int64Array,
     groups: Iterable[str] | None,
     bits: int = 8,
+    resize: Resize | None = None,
 ) -> ImageData:
     """Make an ImageData of fields that are right already, without checking them."""
     data = ImageData.__new__(ImageData)
     grouping = None if groups is None else tuple(groups)
-    set_fields(data, images, labels, classes, tuple(names), sizes, grouping, bits)
+    set_fields(data, images, labels, classes, tuple(names), sizes, grouping, bits, resize)
     return data
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from transferkit._typing import UInt8Array
+from transferkit._validation import check_among, check_whole, to_sides
 from transferkit.errors import DataError
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
@@ -125,6 +127,35 @@ def widen(image: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
 def luminance(image: UInt8Array) -> UInt8Array:
     """Turn (H, W, 3) into grey (H, W) by ITU-R BT.601; grey stays as it is."""
     return image if image.ndim == 2 else np.asarray(Image.fromarray(image).convert("L"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How image files became the images of a dataset, so that others can be read alike.
+
+    Attributes:
+        size: Height and width that they were brought to.
+        resize: How: ``"squash"``, ``"crop"`` or ``"pad"``.
+        channels: 1 where colours were made grey or there were none, else 3.
+        bits: Bit depth of their values.
+    """
+
+    size: tuple[int, int]
+    resize: Resize
+    channels: int
+    bits: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", to_sides("size", self.size))
+        check_among("resize", self.resize, get_args(Resize))
+        check_among("channels", self.channels, (1, 3))
+        check_whole("bits", self.bits, least=8)
+
+    def apply(self, image: UInt8Array) -> UInt8Array:
+        """Bring one image, (H, W, 1) or (H, W, 3), to size and channels: (H, W, C)."""
+        plain = image[..., 0] if image.shape[2] == 1 else image
+        fitted = fit(luminance(plain) if self.channels == 1 else plain, self.size, self.resize)
+        return fitted if fitted.ndim == 3 else fitted[..., None]
 
 
 def fit(image: UInt8Array, size: tuple[int, int], how: Resize) -> UInt8Array:

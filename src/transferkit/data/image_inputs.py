@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -12,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from transferkit._format import describe
-from transferkit._typing import Int64Array
+from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, to_path, to_sides
 from transferkit.data.array_conversion import CHANNELS, TensorLike, to_numpy, with_channels_last
 from transferkit.data.folder_layout import image_files
 from transferkit.data.image_data import ImageData, require_images, trusted_images
-from transferkit.data.image_decoding import BROKEN, Resize, decode, drop_alpha, to_array
+from transferkit.data.image_decoding import BROKEN, Reading, Resize, decode, drop_alpha, to_array
 from transferkit.data.pixel_reader import (
     Channels,
     FileSource,
@@ -31,6 +34,9 @@ from transferkit.errors import ConfigError, DataError
 
 PathInput: TypeAlias = "str | os.PathLike[str]"
 ImageInput: TypeAlias = "PathInput | Image.Image | NDArray[np.generic] | TensorLike"
+Item: TypeAlias = tuple[str, object]
+"""The name of an image, and the image in any form."""
+
 ImagesInput: TypeAlias = "ImageData | ImageInput | Sequence[ImageInput] | ArrayLike"
 
 
@@ -45,7 +51,8 @@ def load_images(
     """Read image files without labels, to predict on or to look at.
 
     Args:
-        paths: A file, a folder that is searched for images, or several of them.
+        paths: A file, a folder that is searched for images, a pattern such as ``"scans/*.png"``, a
+            ``.csv`` with a column of paths, or several of these.
         image_size: Height and width, as in :func:`load_splits`.
         resize: Resizing, as in :func:`load_splits`.
         bits: Bit depth of 16-bit images, as in :func:`load_splits`.
@@ -81,7 +88,7 @@ def load_images(
     parts = {"": Part(FileSource(Path(), DatasetScale(bits)), names, None)}
     images = read_images(parts, working_size(parts, options), options, options.reserve)
     report_depth(images.bits, bits, stacklevel=2)
-    return trusted_images(images.pixels, None, (), names, images.sizes, None, images.bits)
+    return trusted_images(images.pixels, None, (), names, images.sizes, None, images.bits, resize)
 
 
 def list_files(paths: object) -> list[Path]:
@@ -96,40 +103,159 @@ def list_files(paths: object) -> list[Path]:
             if not found:
                 raise DataError(f"The folder {path} holds no image.")
             files += found
+        elif path.suffix.lower() == ".csv" and path.is_file():
+            files += paths_in_table(path)
         elif path.exists():
             files.append(path)
+        elif found := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
+            files += list_files(found)
         else:
             raise DataError(f"There is no file or folder {path}.")
     return files
 
 
-def to_image_groups(
-    value: object, channels: int = 3, bits: int | None = None
-) -> list[tuple[Int64Array, ImageData]]:
-    """Turn images in any form into groups of one shape, each with its places among all images.
+PATH_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
+"""Titles of a column of paths in a .csv file."""
+
+
+def paths_in_table(table: Path) -> list[Path]:
+    """Return the image files that a .csv file lists, in paths relative to its folder."""
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    titles = list(rows[0]) if rows else []
+    column = next((title for title in titles if str(title).strip().lower() in PATH_COLUMNS), None)
+    if column is None:
+        raise DataError(
+            f"Expected a column of paths in {table}, named {' or '.join(PATH_COLUMNS)}, got "
+            f"{titles or 'an empty file'}."
+        )
+    paths = [table.parent / row[column] for row in rows]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"There is no file {path}, which {table} lists.")
+    return paths
+
+
+class ImageStream:
+    """Images in any form, read a few at a time, all on one scale.
 
     Images are not resized here but by the classifier, so that it sees an image alike whether it
-    comes alone or in a list.
+    comes alone or in a list, unless ``reading`` says how those that it was trained on were read.
     """
-    check_among("bits", bits, BITS)
-    if isinstance(value, ImageData):
-        if bits is not None:
+
+    def __init__(
+        self,
+        value: object,
+        channels: int = 3,
+        bits: int | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        check_among("bits", bits, BITS)
+        self.channels, self.reading = channels, reading
+        self.depth = reading.bits if bits is None and reading and reading.bits > 8 else bits
+        self.whole: ImageData | None = None
+        self.items: list[Item] = []
+        if isinstance(value, ImageData) and bits is not None:
             raise ConfigError("bits is that of the ImageData; give it where those are made.")
-        return [(np.arange(len(value)), value)]
-    if isinstance(value, np.ndarray) and value.ndim == 1:  # of paths or of PIL images
-        value = value.tolist()
-    if isinstance(value, list | tuple) and value and is_item(value[0]):
-        return group_by_shape(value, channels, bits)
-    if isinstance(value, list | tuple):  # of numbers or rows
-        value = to_numpy(value)
-    if is_one_image(value, channels):
-        return group_by_shape([value], channels, bits)
-    if value is None or isinstance(value, Mapping):
-        require_images("The images", value)
-    shape = tuple(getattr(value, "shape", ()))
-    named = channels not in (1, 3) and len(shape) == 4 and channels in (shape[1], shape[3])
-    images = ImageData(cast(ArrayLike, value), channels=channels if named else None, bits=bits)
-    return [(np.arange(len(images)), images)]
+        if isinstance(value, np.ndarray) and value.ndim == 1:  # of paths or of PIL images
+            value = value.tolist()
+        if isinstance(value, list | tuple) and not (value and is_item(value[0])):
+            value = to_numpy(value)  # of numbers or rows
+        if isinstance(value, ImageData):
+            self.whole = value
+            return
+        if not isinstance(value, list | tuple):
+            if not is_one_image(value, channels):
+                self.whole = self._images(value)
+                return
+            value = [value]
+        for place, item in enumerate(value):
+            if isinstance(item, str | os.PathLike):
+                self.items += [(str(path), path) for path in list_files(item)]
+            else:
+                self.items.append((f"image[{place}]", item))
+
+    def _images(self, value: object) -> ImageData:
+        """A batch of images as an ImageData."""
+        if value is None or isinstance(value, Mapping):
+            require_images("The images", value)
+        shape = tuple(getattr(value, "shape", ()))
+        named = self.channels not in (1, 3) and self.channels in (shape[1:2] + shape[3:])
+        channels = self.channels if named and len(shape) == 4 else None
+        return ImageData(cast(ArrayLike, value), channels=channels, bits=self.depth)
+
+    def __len__(self) -> int:
+        return len(self.items) if self.whole is None else len(self.whole)
+
+    def __iter__(self) -> Iterator[tuple[Int64Array, ImageData]]:
+        """Groups of images of one shape, each with its places among all images."""
+        if self.whole is not None:
+            yield np.arange(len(self.whole)), self.whole
+            return
+        scale = DatasetScale(self.depth)
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            deep = (item for item in self.items if may_be_deep(item[1]))
+            for part in batched(deep):  # only the largest of all values tells their bit depth
+                for array in pool.map(self._array, part):
+                    scale.see(array[None])
+            scale.settle()
+            report_depth(scale.bits, self.depth, stacklevel=4)
+            for number, part in enumerate(batched(self.items)):
+                pixels = pool.map(lambda item: self._pixels(self._array(item), scale), part)
+                yield from self._grouped(list(pixels), part, number * AT_ONCE, scale.bits)
+
+    def _array(self, item: Item) -> NDArray[np.generic]:
+        return to_one_array(*item, self.channels)
+
+    def _pixels(self, array: NDArray[np.generic], scale: DatasetScale) -> UInt8Array:
+        """One image (H, W, C) as uint8, read as those of the training were."""
+        pixels = scale.convert(array)
+        if self.channels != 4:
+            pixels = drop_alpha(pixels)
+        if self.reading is None or pixels.shape[2] not in (1, 3):
+            return pixels
+        return self.reading.apply(pixels)
+
+    def _grouped(
+        self,
+        pixels: Sequence[UInt8Array],
+        items: Sequence[Item],
+        first: int,
+        bits: int,
+    ) -> Iterator[tuple[Int64Array, ImageData]]:
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for row, image in enumerate(pixels):
+            rows.setdefault(image.shape, []).append(row)
+        for shape, own in rows.items():
+            sizes = np.tile(np.array(shape[:2], np.int64), (len(own), 1))
+            names = [items[row][0] for row in own]
+            stack = np.stack([pixels[row] for row in own])
+            images = trusted_images(stack, None, (), names, sizes, None, bits)
+            yield first + np.array(own, np.int64), images
+
+
+AT_ONCE = 64
+"""Images whose pixels, of any size, wait in memory together."""
+
+
+def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items, ``AT_ONCE`` at a time."""
+    left = iter(items)
+    while part := list(islice(left, AT_ONCE)):
+        yield part
+
+
+def may_be_deep(item: object) -> bool:
+    """Whether an image may have values other than 8-bit ones; a file's header tells."""
+    if isinstance(item, Path):
+        try:
+            with Image.open(item) as image:
+                return image.mode[0] in "IF"
+        except BROKEN:
+            return False  # decoding it says what is wrong
+    if isinstance(item, Image.Image):
+        return item.mode[0] in "IF"
+    return not isinstance(item, np.ndarray) or item.dtype != np.uint8
 
 
 def is_item(value: object) -> bool:
@@ -161,38 +287,6 @@ def is_one_image(value: object, channels: int) -> bool:
             f"(N, C, H, W), got {shape}. For grey images pass images[:, None]."
         )
     return False
-
-
-def group_by_shape(
-    items: Iterable[object], channels: int, bits: int | None
-) -> list[tuple[Int64Array, ImageData]]:
-    """Group images by height, width and channels, all on one scale."""
-    found: list[tuple[str, object]] = []
-    for place, item in enumerate(items):
-        if isinstance(item, str | os.PathLike):
-            found += [(str(path), path) for path in list_files(item)]
-        else:
-            found.append((f"image[{place}]", item))
-    names = [name for name, _ in found]
-    arrays = [to_one_array(name, item, channels) for name, item in found]
-    scale = DatasetScale(bits)
-    for array in arrays:
-        scale.see(array[None])
-    scale.settle()
-    report_depth(scale.bits, bits, stacklevel=4)
-    places: dict[tuple[int, ...], list[int]] = {}
-    for place, array in enumerate(arrays):
-        places.setdefault(array.shape, []).append(place)
-    groups = []
-    for own in places.values():
-        pixels = np.stack([scale.convert(arrays[place]) for place in own])
-        if channels != 4:
-            pixels = drop_alpha(pixels)
-        sizes = np.tile(np.array(pixels.shape[1:3], np.int64), (len(own), 1))
-        titles = [names[place] for place in own]
-        images = trusted_images(pixels, None, (), titles, sizes, None, scale.bits)
-        groups.append((np.array(own, np.int64), images))
-    return groups
 
 
 def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:

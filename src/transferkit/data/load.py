@@ -233,6 +233,7 @@ def assemble(
             images.sizes[rows],
             None if grouping is None else [grouping[name] for name in kept.names],
             images.bits,
+            options.resize,
         )
         if lost and (absent := absent_classes(splits[split])):
             raise DataError(f"No image of the class {absent[0]} in the {split} split can be read.")

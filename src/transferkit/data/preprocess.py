@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transferkit._format import describe
+from transferkit._format import describe, plain_fields
 from transferkit._typing import JSON
 from transferkit._validation import check_among, check_whole, to_sides
+from transferkit.data.image_decoding import Reading
 from transferkit.errors import ConfigError, DataError
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
@@ -35,6 +36,8 @@ class Preprocess(nn.Module):
         in_channels: Channels that come out.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
         statistics: Mean and std as passed, in double precision.
+        reading: How the files of the training images were read, before they came here; None where
+            that is not known. :func:`~transferkit.predict` reads files in the same way.
     """
 
     mean: Tensor
@@ -48,6 +51,7 @@ class Preprocess(nn.Module):
         std: Sequence[float],
         in_channels: int = 3,
         interpolation: Interpolation = "bilinear",
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
         """Take mean and std of [0, 1] pixels, one for each channel or one for all."""
         super().__init__()
@@ -61,6 +65,7 @@ class Preprocess(nn.Module):
         self.image_size = to_sides("image_size", image_size)
         self.in_channels = in_channels
         self.interpolation: Interpolation = interpolation
+        self.reading = None if reading is None else Reading(**reading)
         self.statistics = tuple(map(float, mean)), tuple(map(float, std))
         self.register_buffer("mean", channel_values(mean, in_channels), persistent=False)
         self.register_buffer("std", channel_values(std, in_channels), persistent=False)
@@ -145,6 +150,7 @@ class Preprocess(nn.Module):
             "std": list(self._values("std")),
             "in_channels": self.in_channels,
             "interpolation": self.interpolation,
+            "reading": None if self.reading is None else plain_fields(self.reading),
         }
 
     def extra_repr(self) -> str:

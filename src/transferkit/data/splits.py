@@ -245,6 +245,7 @@ def pool(splits: Splits) -> ImageData:
         np.concatenate([data.sizes for data in every]),
         groups,
         splits.bits,
+        every[0].resize,
     )
 
 

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
-from transferkit._format import PlainResult, percent, percent_interval, plain_fields, table
+from transferkit._format import (
+    PlainResult,
+    csv_text,
+    percent,
+    percent_interval,
+    plain_fields,
+    table,
+)
 from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
 from transferkit._validation import (
     check_classes,
@@ -216,6 +223,16 @@ class Predictions(PlainResult):
             probabilities=self.probabilities,
             labels=labels,
         )
+
+    def to_csv(self) -> str:
+        """One line for each image: its name, the class predicted, and all probabilities."""
+        header = ("image", "predicted", *(f"p_{name}" for name in self.classes))
+        names = self.names or tuple(map(str, range(len(self))))
+        rows = (
+            (name, self.classes[k], *(f"{p:.6f}" for p in row))
+            for name, k, row in zip(names, self.predicted, self.probabilities, strict=True)
+        )
+        return csv_text(header, rows)
 
     def __str__(self) -> str:
         limit = 20

@@ -7,9 +7,10 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from transferkit.data.image_data import ImageData, require_images
-from transferkit.data.image_inputs import ImagesInput, to_image_groups
+from transferkit.data.image_inputs import ImagesInput, ImageStream
 from transferkit.metrics.evaluation import Evaluation, Predictions
 from transferkit.models.classifier import Classifier, in_eval_mode, require_classifier
 from transferkit.models.device import place
@@ -81,17 +82,25 @@ def predict(
     bits: int | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
+    progress: bool | None = None,
 ) -> Predictions:
     """Predict the class probabilities of images, in float32.
+
+    Files are read a few at a time. A classifier that was trained on files of
+    :func:`~transferkit.load_splits` knows how these were read (size, resizing, grey or colour, bit
+    depth), also after it was saved, and sees other files and images alike.
 
     Args:
         model: The classifier; its mode is left as it was.
         data: One image or several: an ImageData, a path, a PIL image, an array (H, W), (H, W, C)
-            or, in torch, (C, H, W), or a list of these; a folder; or a batch of images that
+            or, in torch, (C, H, W), or a list of these; a folder; a pattern such as
+            ``"scans/*.png"``; a ``.csv`` with a column of paths; or a batch of images that
             :class:`~transferkit.ImageData` can read.
-        bits: Bit depth of images of more than 8 bits, as in :func:`~transferkit.load_splits`.
+        bits: Bit depth of images of more than 8 bits, as in :func:`~transferkit.load_splits`. By
+            default that of the training images.
         batch_size: Largest batch size; on a CPU smaller batches may be taken, which are faster.
         device: Where to compute, and to leave the model; by default where it is.
+        progress: Whether to show a bar; None shows it on a terminal only.
 
     Raises:
         DataError: No images, an image that cannot be read, a shape with two readings, such as an
@@ -111,19 +120,19 @@ def predict(
         [True, True]
     """
     classes = require_classifier(model).classes
-    groups = [
-        (places, images.with_classes(classes))
-        for places, images in to_image_groups(data, model.preprocess.in_channels, bits)
-    ]
-    order = np.argsort(np.concatenate([places for places, _ in groups]))
-    found = [_probabilities(model, images, batch_size, device) for _, images in groups]
-    names = [name for _, images in groups for name in images.names]
-    return Predictions.of(
-        np.concatenate(found)[order],
-        labels=groups[0][1].labels,
-        classes=model.classes,
-        names=[names[place] for place in order],
-    )
+    stream = ImageStream(data, model.preprocess.in_channels, bits, model.preprocess.reading)
+    probabilities = np.empty((len(stream), len(classes)))
+    names, labels = np.empty(len(stream), dtype=object), None
+    hide = None if progress is None else not progress
+    with tqdm(
+        total=len(stream), desc="predicting", unit="image", leave=False, delay=1, disable=hide
+    ) as bar:
+        for places, images in stream:
+            known = images.with_classes(classes)
+            probabilities[places] = _probabilities(model, known, batch_size, device)
+            names[places], labels = known.names, known.labels
+            bar.update(len(places))
+    return Predictions.of(probabilities, labels=labels, classes=classes, names=names.tolist())
 
 
 def _probabilities(

@@ -17,7 +17,7 @@ from transferkit.models.features import Features, extract_features
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.options import Options
 from transferkit.training.train_epoch import class_weights, monitored
-from transferkit.training.trainer import check_data
+from transferkit.training.trainer import check_data, note_reading
 
 
 def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
@@ -29,6 +29,7 @@ def solve_head(model: Classifier, splits: Splits, options: Options) -> History:
             "the classifier with head='linear' and dropout=0, or take solver='minibatch'."
         )
     check_data(model, splits["train"], splits["val"])
+    note_reading(model, splits["train"])
     with plain_context(device_of(model)):
         history, best = _best_of_path(model, splits, options)
         with torch.no_grad():

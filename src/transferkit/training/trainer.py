@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, require_images
+from transferkit.data.preprocess import Preprocess
 from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
 from transferkit.models.classifier import Classifier, match_classes
@@ -53,6 +54,12 @@ def check_data(model: Classifier, train: object, val: object) -> None:
             f"All {len(images)} training images are of the class {images.classes[present[0]]!r}; "
             "a classifier needs two classes or more to learn from."
         )
+
+
+def note_reading(model: Classifier, train: ImageData) -> None:
+    """Let ``model`` read files in future as those of ``train`` were read."""
+    if isinstance(model.preprocess, Preprocess):
+        model.preprocess.reading = train.reading
 
 
 class Trainer:
@@ -218,6 +225,7 @@ class Trainer:
         options = self.options
         check_data(self.model, train, val)
         train = match_classes(self.model, train)
+        note_reading(self.model, train)
         val = None if val is None else val.with_classes(self.model.classes)
         check_whole("epochs", epochs, least=1)
         done = self._run.epochs_done

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from transferkit._files import replacing
-from transferkit._format import Table
+from transferkit._format import Table, csv_text
 from transferkit._typing import JSON, BoolArray
 from transferkit._validation import check_among
 from transferkit.errors import ConfigError, DataError, UnknownNameError
@@ -203,11 +201,7 @@ class Comparison:
     def to_csv(self) -> str:
         """One line for each row, as plain numbers."""
         rows = [csv_row(row) for row in self.rows]
-        file = io.StringIO()
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return file.getvalue()
+        return csv_text(rows[0] if rows else (), (row.values() for row in rows))
 
     def to_markdown(self) -> str:
         """The tables and notes as Markdown."""
