@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
-from transferkit.audit.audit_data import AuditData
 from transferkit.audit.checks_images import (
     BROKEN,
     ODD,
@@ -12,8 +10,6 @@ from transferkit.audit.checks_images import (
     corrupt_files,
     image_sizes,
     robust_scores,
-    shortcuts,
-    statistic_auc,
 )
 
 
@@ -63,7 +59,7 @@ def test_odd_sizes_by_area_and_by_aspect(audit_of):
 
 
 def test_sizes_that_differ_between_splits_are_an_error(audit_of):
-    (found,) = image_sizes(audit_of({"train": pictures(4), "test": pictures(4, side=28)}))
+    (found,) = image_sizes(audit_of({"train": pictures(20), "test": pictures(20, side=28)}))
     assert (found.check, found.severity, found.splits) == (
         "image_size_shift",
         "error",
@@ -72,6 +68,17 @@ def test_sizes_that_differ_between_splits_are_an_error(audit_of):
     assert "32 x 32" in found.message
     same = image_sizes(audit_of({"train": pictures(4), "val": pictures(4)}))
     assert [f.severity for f in same] == ["info"]
+
+
+def test_sizes_that_are_hardly_ever_shared_prove_nothing(audit_of):
+    rng = np.random.default_rng(0)
+    parts = {
+        split: {"images": pictures(40), "sizes": rng.integers(300, 3000, (40, 2))}
+        for split in ("train", "test")
+    }
+    assert {f.severity for f in image_sizes(audit_of(parts))} == {"info"}
+    few = {"train": pictures(3), "test": pictures(3, side=28)}
+    assert {f.severity for f in image_sizes(audit_of(few))} == {"info"}
 
 
 def test_unreadable_files_are_named(audit_of):
@@ -86,88 +93,3 @@ def test_robust_scores_survive_ties_and_constants():
     assert robust_scores(np.ones(5)).tolist() == [0] * 5
     tied = robust_scores(np.array([1.0] * 99 + [2.0]))
     assert tied[-1] > 8
-
-
-@pytest.fixture
-def find_shortcuts(audit_of, monkeypatch):
-    """Look for shortcuts in statistics (N, S) that stand in for those of the images."""
-
-    def find(values, labels, classes=("a", "b"), names=("brightness",)):
-        columns = np.asarray(values, float).reshape(len(labels), -1)
-        measured = dict(zip(names, columns.T, strict=True))
-        monkeypatch.setattr(AuditData, "statistics", {"train": measured})
-        constant = np.zeros((len(labels), 4, 4, 1), np.uint8)  # whose corners tell nothing
-        part = {"images": constant, "labels": np.asarray(labels)}
-        return list(shortcuts(audit_of({"train": part}, classes=classes)))
-
-    return find
-
-
-def test_an_area_is_that_of_scikit_learn_ties_included():
-    rng = np.random.default_rng(0)
-    values, positive = rng.integers(0, 6, 80).astype(float), rng.random(80) < 0.4
-    found = statistic_auc(values, positive)
-    assert found.value == pytest.approx(roc_auc_score(positive, values))
-    assert found.interval[0] < found.value < found.interval[1]
-
-
-def test_area_intervals_cover():
-    rng = np.random.default_rng(0)
-    truth, hits = 0.760250, 0  # of normals one standard deviation apart
-    for _ in range(400):
-        positive = np.arange(80) < 30
-        found = statistic_auc(rng.normal(size=80) + positive, positive)
-        hits += found.interval[0] <= truth <= found.interval[1]
-    assert hits / 400 >= 0.93
-
-
-def test_a_corner_marker_is_a_shortcut(audit_of):
-    rng = np.random.default_rng(0)
-    images = rng.normal(100, 20, (300, 40, 40, 1)).clip(0, 255).astype(np.uint8)
-    labels = np.arange(300) % 2
-    marked = (labels == 1) & (rng.random(300) < 0.97)
-    images[marked, 1:5, -6:-1] = 255
-    part = {"images": images, "labels": labels}
-    found = list(shortcuts(audit_of({"train": part}, classes=("normal", "pneumonia"))))
-    assert [(f.severity != "info", f.class_name) for f in found] == [(True, "pneumonia")]
-    assert "top right" in found[0].message
-    assert found[0].evidence
-
-
-def test_exposure_that_gives_the_label_away_is_an_error(find_shortcuts):
-    labels = np.arange(400) % 2
-    values = 100 + 40 * labels + np.random.default_rng(0).normal(0, 5, 400)
-    (found,) = find_shortcuts(values, labels)
-    assert found.severity == "error"
-    (mirrored,) = find_shortcuts(-values, labels)
-    assert mirrored.severity == "error"
-    assert mirrored.interval[0] == pytest.approx(found.interval[0])
-
-
-def test_noise_gives_no_shortcut_away(find_shortcuts):
-    rng = np.random.default_rng(0)
-    alarms = 0
-    for _ in range(60):
-        found = find_shortcuts(
-            rng.normal(size=(60, 20)), rng.integers(0, 2, 60), names=tuple(map(str, range(20)))
-        )
-        alarms += found[0].severity != "info"
-        assert len(found) == 1
-    assert alarms == 0
-
-
-def test_one_of_three_classes_can_be_the_one_given_away(find_shortcuts):
-    labels = np.arange(300) % 3
-    values = np.where(labels == 2, 50.0, 0.0) + np.random.default_rng(0).normal(size=300)
-    assert [f.class_name for f in find_shortcuts(values, labels, ("a", "b", "c"))] == ["c"]
-
-
-@pytest.mark.parametrize("labels", [[0] * 20, [0] * 18 + [1] * 2, [1]])
-def test_too_few_images_of_a_class_are_said(labels, find_shortcuts):
-    (found,) = find_shortcuts(np.arange(len(labels)), labels)
-    assert (found.severity, "too few" in found.message) == ("info", True)
-
-
-def test_constant_statistics_are_no_shortcut(find_shortcuts):
-    (found,) = find_shortcuts(np.ones(40), np.arange(40) % 2)
-    assert found.severity == "info"

@@ -1,26 +1,26 @@
-"""Checks of the images: broken, empty or outlying ones, and shortcuts to their labels."""
+"""Checks of the images: broken, empty or odd ones, and splits of other sizes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from scipy import stats as scipy_stats
 
-from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
+from transferkit._typing import Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import Evidence, Finding, nothing_found
-from transferkit.audit.image_statistics import SIZE_STATISTICS, corner_statistics
+from transferkit.audit.image_statistics import SIZE_STATISTICS
+from transferkit.audit.label_shift import chi_square_test
 
 BLANK_CONTRAST = 2.0  # grey levels
 LOW_ENTROPY = 3.0  # bits
 OUTLYING = 8.0  # robust standard deviations
 SKEWED = ("contrast", "sharpness", "noise")  # compared as logarithms
 DECODER_GREY = (126, 130)  # decoders fill the missing part of a file that was cut off with 128
-FEWEST = 5  # images that a class and the rest must have for a shortcut to be looked for
 
 Statistics: TypeAlias = dict[str, Float64Array]
 Rows: TypeAlias = tuple[Int64Array, list[str]]  # of the images found (B,), and a note on each
@@ -151,125 +151,36 @@ ODD: Faults = {
 
 
 def image_sizes(data: AuditData) -> Iterator[Finding]:
-    """Splits that share no original image size, as if they came from different sources."""
+    """Splits that share no original image size, beyond what chance would do."""
     sizes = {
-        split: Counter(zip(stats["height"].tolist(), stats["width"].tolist(), strict=True))
+        split: [f"{height:.0f} x {width:.0f}" for height, width in zip(*shape, strict=True)]
         for split, stats in data.statistics.items()
+        for shape in [(stats["height"], stats["width"])]
     }
     kinds = set().union(*sizes.values())
     if len(kinds) == 1:
-        height, width = kinds.pop()
-        message = f"All images are {height:.0f} x {width:.0f}."
+        message = f"All images are {kinds.pop()}."
         yield nothing_found("image_size_shift", tuple(sizes), message)
         return
-    for a, b in combinations(sizes, 2):
-        if sizes[a].keys() & sizes[b].keys():
+    pairs = list(combinations(sizes, 2))
+    for a, b in pairs:
+        if set(sizes[a]) & set(sizes[b]):
             continue
-        most = [sizes[split].most_common(1)[0][0] for split in (a, b)]
-        said = [f"{height:.0f} x {width:.0f}" for height, width in most]
-        severity = data.config.shift.severity(1.0)
+        codes = np.unique(sizes[a] + sizes[b], return_inverse=True)[1]
+        groups = None if data.groups is None else (data.groups[a], data.groups[b])
+        n_a, corrected = len(sizes[a]), data.comparisons("image_size_shift", len(pairs))
+        test = chi_square_test(codes[:n_a], codes[n_a:], groups=groups, seed=data.seed)
+        p_value = min(1.0, test.p_value * corrected)
+        severity = data.config.shift.severity(1.0, p_value=p_value, alpha=data.alpha)
+        most = [Counter(sizes[split]).most_common(1)[0][0] for split in (a, b)]
         yield Finding(
             check="image_size_shift",
             severity=severity,
             splits=(a, b),
-            statistic=1.0,
+            statistic=test.statistic,
+            p_value=p_value,
             effect=1.0,
-            interval=(1.0, 1.0),
-            message=f"No image of {a} is as large as one of {b}: most of {a} are {said[0]}, most "
-            f"of {b} {said[1]}.",
+            message=f"No image of {a} is as large as one of {b}: most of {a} are {most[0]}, most "
+            f"of {b} {most[1]}.",
             advice="" if severity == "info" else "Bring all splits to one size in one way.",
         )
-
-
-def shortcuts(data: AuditData) -> Iterator[Finding]:
-    """Classes that one trivial statistic tells from the rest, such as a marker in a corner."""
-    # A network learns the cheapest rule that works: if exposure or a marker gives the label away,
-    # it learns that, and fails where the shortcut is absent.
-    for split, labels in data.labels.items():
-        measured = data.statistics[split] | corner_statistics(data.splits[split].images)
-        varying = {name: values for name, values in measured.items() if np.ptp(values) > 0}
-        sizes = np.bincount(labels, minlength=len(data.classes))
-        usable = [k for k, n in enumerate(sizes) if FEWEST <= n <= len(labels) - FEWEST]
-        if len(data.classes) == 2:
-            usable = usable[-1:]  # one class against the other
-        if not varying or not usable:
-            message = f"{split} has too few images of two classes to look for a shortcut."
-            yield Finding(check="shortcut", severity="info", splits=(split,), message=message)
-            continue
-        findings = [_best_shortcut(data, split, label, varying, len(usable)) for label in usable]
-        grave = [finding for finding in findings if finding.severity != "info"]
-        yield from grave or [max(findings, key=lambda finding: finding.effect or 0.0)]
-
-
-def _best_shortcut(
-    data: AuditData, split: str, label: int, measured: Statistics, classes: int
-) -> Finding:
-    """The statistic that best tells a class from the rest."""
-    positive, tests = data.labels[split] == label, classes * len(measured)
-    areas = {n: statistic_auc(values, positive, tests=tests) for n, values in measured.items()}
-    name = max(areas, key=lambda n: abs(areas[n].value - 0.5))
-    auc, values = areas[name], measured[name]
-    effect, sign = abs(2 * auc.value - 1), 1 if auc.value >= 0.5 else -1
-    low, high = sorted(sign * (2 * bound - 1) for bound in auc.interval)
-    interval = (max(0.0, low), max(0.0, high))
-    severity = data.config.shortcut.severity(
-        effect, interval=interval, p_value=auc.p_value, alpha=data.alpha
-    )
-    class_name, area = data.classes[label], f"AUC {max(auc.value, 1 - auc.value):.2f}"
-    if severity == "info":
-        what = f"no trivial statistic gives a class away; the best is {name} with {area} for"
-        message, advice = f"In {split}, {what} {class_name}.", ""
-    else:
-        rose = "higher" if sign > 0 else "lower"
-        what = f"{name} alone tells {class_name} from the rest with {area} ({rose} in {class_name})"
-        message = f"In {split}, {what}."
-        advice = "Remove the shortcut (crop, mask or normalise it) or collect data without it."
-    return Finding(
-        check="shortcut",
-        severity=severity,
-        splits=(split,),
-        class_name=class_name,
-        statistic=auc.value,
-        p_value=auc.p_value,
-        effect=effect,
-        interval=interval,
-        message=message,
-        evidence=tuple(
-            Evidence((data.splits[split].names[row],), f"{name} {values[row]:.1f}")
-            for row in np.argsort(values)[[0, -1]]
-        ),
-        advice=advice,
-    )
-
-
-class Auc(NamedTuple):
-    """Area under the ROC curve of one statistic for one class against the rest."""
-
-    value: float
-    interval: tuple[float, float]
-    p_value: float  # two-sided, against 0.5
-
-
-def statistic_auc(values: FloatArray, positive: BoolArray, *, tests: int = 1) -> Auc:
-    """AUC of ``values`` (N,) for ``positive`` (N,), Bonferroni-corrected for ``tests``.
-
-    E. DeLong et al., "Comparing the areas under two or more correlated ROC curves" (1988).
-    """
-    # With mid-ranks R among all and r among the own class, an image of the class beats
-    # (R - r) / n_outside of the others, and the area is the mean of these placements. DeLong's
-    # variance is that of the placements of both sides. It is 0 where the classes are apart, which
-    # no sample proves: one undecided image a side is added.
-    ranks = scipy_stats.rankdata(values)
-    inside, outside = int(positive.sum()), int((~positive).sum())
-    area = (ranks[positive].sum() - inside * (inside + 1) / 2) / (inside * outside)
-    own = (ranks[positive] - scipy_stats.rankdata(values[positive])) / outside
-    other = 1 - (ranks[~positive] - scipy_stats.rankdata(values[~positive])) / inside
-    least = 0.25 / max(inside, outside) ** 2
-    error = np.sqrt(own.var(ddof=1) / inside + other.var(ddof=1) / outside + least)
-    z = float(scipy_stats.norm.isf(0.025 / tests))
-    test = scipy_stats.mannwhitneyu(values[positive], values[~positive], method="asymptotic")
-    return Auc(
-        float(area),
-        (max(0.0, float(area - z * error)), min(1.0, float(area + z * error))),
-        min(1.0, tests * float(np.nan_to_num(test.pvalue, nan=1.0))),
-    )

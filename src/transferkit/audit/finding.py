@@ -161,6 +161,7 @@ class AuditConfig:
         broken_images: Share of corrupt, blank or low-information images.
         odd_images: Share of images of odd size or of outlying statistics.
         shortcut: How well one trivial statistic tells the classes: 2 AUC - 1.
+        file_shortcut: The same for size, aspect, format and colour mode, which should tell nothing.
         gap: Accuracy lost from one split to another.
         evidence: How many pieces of evidence a finding keeps.
     """
@@ -175,6 +176,7 @@ class AuditConfig:
     broken_images: Thresholds = field(default=Thresholds(0.0, 0.01))
     odd_images: Thresholds = field(default=Thresholds(0.01, 0.2))
     shortcut: Thresholds = field(default=Thresholds(0.8, 0.96))
+    file_shortcut: Thresholds = field(default=Thresholds(0.2, 0.8))
     gap: Thresholds = field(default=Thresholds(0.01, 0.05))
     evidence: int = 24
 

@@ -18,7 +18,7 @@ from transferkit._format import describe
 from transferkit._typing import Float64Array, FloatArray, UInt8Array
 from transferkit._validation import check_finite, check_number, check_sequence, check_whole
 from transferkit._version import __version__
-from transferkit.audit import checks_images, checks_shift, checks_splits
+from transferkit.audit import checks_images, checks_shift, checks_shortcuts, checks_splits
 from transferkit.audit.audit_data import AuditData, Check, SplitArrays
 from transferkit.audit.finding import AuditConfig
 from transferkit.audit.forecast import forecasts
@@ -52,7 +52,7 @@ CHECKS: tuple[Check, ...] = (
     checks_images.corrupt_files,
     checks_images.broken_and_odd_images,
     checks_images.image_sizes,
-    checks_images.shortcuts,
+    checks_shortcuts.shortcuts,
     checks_shift.label_shift,
     checks_shift.distribution_shift,
 )
