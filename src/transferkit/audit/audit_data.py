@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from transferkit._sampling import group_codes
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
-from transferkit.audit.finding import AuditConfig, Evidence, Finding, Thresholds
+from transferkit.audit.finding import BUDGET, AuditConfig, Evidence, Finding, Thresholds
 from transferkit.audit.gap import GapReport
 from transferkit.audit.gap_parts import (
     ScoredSplit,
@@ -32,16 +32,6 @@ Check: TypeAlias = "Callable[[AuditData], Iterator[Finding]]"
 
 COMPONENTS = 64
 """Principal components of the features that the shift tests compare."""
-
-BUDGET = {
-    "shift": 0.5,
-    "label_shift": 0.1,
-    "image_size_shift": 0.1,
-    "shortcut": 0.1,
-    "gap": 0.1,
-    "reshuffle": 0.1,
-}
-"""Share of alpha that the tests of each question may spend: together the report's whole alpha."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

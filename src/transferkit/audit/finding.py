@@ -16,6 +16,16 @@ from transferkit.errors import ConfigError
 Severity: TypeAlias = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
+BUDGET = {
+    "shift": 0.4,
+    "gap": 0.25,
+    "reshuffle": 0.15,
+    "label_shift": 0.1,
+    "image_size_shift": 0.05,
+    "shortcut": 0.05,
+}
+"""Share of alpha that the tests of each question may spend: together the report's whole alpha."""
+
 
 def known(interval: tuple[float, float] | None) -> bool:
     """Whether there is an interval: a single re-split has none, and gives NaN."""
@@ -250,4 +260,5 @@ def _one_fact(parts: Sequence[Finding], most: int) -> Finding:
 def some(names: Sequence[str], most: int = 3) -> str:
     """List the first few, and count the rest."""
     rest = len(names) - most
-    return "; ".join([*names[:most], *([f"and {rest} others"] if rest > 0 else [])])
+    more = [f"and {rest} other{'s' * (rest > 1)}"] if rest > 0 else []
+    return "; ".join([*names[:most], *more])

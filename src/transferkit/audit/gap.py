@@ -11,7 +11,7 @@ from scipy import stats
 
 from transferkit._format import PlainResult, percent, percent_interval, plain, table
 from transferkit._typing import JSON
-from transferkit.audit.finding import AuditConfig, Evidence, Finding, json_interval, known
+from transferkit.audit.finding import BUDGET, AuditConfig, Evidence, Finding, json_interval, known
 from transferkit.audit.reshuffle import SPLITS, Reshuffle, Score, Swap
 
 PRIOR_SHIFT = "prior shift"
@@ -169,15 +169,15 @@ def _signed(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"  # nothing lost is +0.0, never -0.0
 
 
-def gap_findings(gap: GapReport, config: AuditConfig, level: float = 0.05) -> Iterator[Finding]:
+def gap_findings(gap: GapReport, config: AuditConfig, alpha: float = 0.05) -> Iterator[Finding]:
     """Findings of an explained gap: the gap, the reshuffle experiment, leaks and optimism.
 
-    Of splits from one source, gap and experiment are each found faulty at most at ``level``.
+    Of splits from one source, gap and experiment are found faulty at their shares of ``alpha``.
     """
     val, test = gap.splits
-    yield _gap(gap, config, level)
+    yield _gap(gap, config, alpha * BUDGET["gap"])
     if gap.experiment is not None:
-        yield _reshuffle(gap.experiment, test, config, level)
+        yield _reshuffle(gap.experiment, test, config, alpha * BUDGET["reshuffle"])
         if gap.group_gain is not None:
             yield _group_gain(gap.experiment, gap.group_gain, config)
     for split, leaked in gap.leakage.items():

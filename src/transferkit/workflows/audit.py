@@ -129,7 +129,7 @@ def audit_splits(
         if len(data.labels) < len(data.splits):
             findings += forecasts(data)
         if data.gap is not None:
-            findings += gap_findings(data.gap, data.config, alpha / data.comparisons("gap"))
+            findings += gap_findings(data.gap, data.config, alpha)
     count = len({group for own in (data.groups or {}).values() for group in own})
     settings = {
         "transferkit": __version__,
