@@ -6,6 +6,8 @@ interpolating the weights are three ways to combine them.
 
 from __future__ import annotations
 
+import json
+
 import transferkit as tk
 from _common import EMBEDDED, draw, parse, save_figures
 
@@ -24,7 +26,7 @@ def main() -> None:
         backbones=(EMBEDDED, "resnet18"),
         quick_backbones=(EMBEDDED,),
     )
-    curves = {}
+    curves, advices = {}, {}
     for backbone in setting.backbones:
         advice = tk.advise(
             setting.splits,
@@ -34,7 +36,9 @@ def main() -> None:
             device=setting.device,
         )
         print(f"{advice}\n")
+        advices[backbone] = advice.to_dict()
         curves[f"probe_curve_{backbone.replace('/', '_')}"] = advice.curve
+    (setting.out / "advice.json").write_text(json.dumps(advices, indent=1))
     save_figures(
         setting.out, lambda: {name: tk.plots.probe_curve(curve) for name, curve in curves.items()}
     )
