@@ -203,3 +203,55 @@ def test_a_classifier_made_in_inference_mode_can_be_trained() -> None:
         tk.extract_features(model, splits["train"], cache=cache)
     tk.linear_probe(model, splits, epochs=1, cache=cache, progress=False)
     assert model.head_is_trained
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.half(),
+        lambda m: m.bfloat16().float(),
+        lambda m: m.double().half().double(),
+        lambda m: setattr(m, "head", nn.Linear(384, 2)),
+        lambda m: setattr(
+            m, "head", torch.nn.utils.parametrizations.weight_norm(nn.Linear(384, 2))
+        ),
+    ],
+)
+def test_neither_a_cast_nor_a_new_head_is_training(change, dropout: float) -> None:
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, dropout=dropout)
+    change(model)
+    assert not model.head_is_trained
+    assert not copy.deepcopy(model).head_is_trained
+    with torch.no_grad():
+        next(model.head.parameters()).mul_(1.01)
+    model.head = nn.Sequential(model.head)
+    assert model.head_is_trained
+
+
+def test_a_trained_model_without_class_names_says_which_order_it_takes() -> None:
+    splits = tk.phantom_splits(sizes=(40, 20, 20), image_size=32, seed=0)
+    first, second = splits.classes
+    swapped = splits.with_classes([second, first])
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+    trained = tk.linear_probe(model, splits, solver="lbfgs", progress=False).classifier
+    assert trained.classes == (first, second)
+    want = tk.evaluate(trained, splits["test"])
+    assert tk.evaluate(trained, swapped["test"]).accuracy == want.accuracy
+
+    trained.classes = ["0", "1"]
+    for order in (splits, swapped):
+        told = f"class 0 for '{order.classes[0]}', class 1 for '{order.classes[1]}'"
+        for use in (
+            lambda order=order: tk.evaluate(trained, order["test"]),
+            lambda order=order: tk.predict(trained, order["test"]),
+            lambda order=order: tk.explain_gap(order, model=trained),
+            lambda order=order: tk.lr_find(trained, order, steps=10),
+            lambda order=order: tk.interpolate(trained, trained, order, alphas=[1]),
+        ):
+            with pytest.warns(UserWarning, match=told):
+                use()
+        assert trained.classes == ("0", "1")
+    with pytest.warns(UserWarning, match=f"class 0 for '{second}'"):
+        tk.linear_probe(trained, swapped, solver="lbfgs", progress=False)
+    assert trained.classes == (second, first)

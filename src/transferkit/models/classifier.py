@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,6 @@ class Classifier(nn.Module):
         )
         self.backbone = network.module
         self.head = head
-        self._mark_head_as_fresh()
         self._created_head = module_structure(head, "head")
         self.recipe = recipe
         self.feature_dim = network.feature_dim
@@ -145,13 +145,33 @@ class Classifier(nn.Module):
 
     @property
     def head_is_trained(self) -> bool:
-        """Whether the head was ever trained or loaded: its weights are not the initial ones."""
-        weights = dict(self.head.named_parameters())  # a head without any needs no training
-        return not weights or hash_tensors(weights.items()) != self._fresh_head
+        """Whether the head was ever trained or loaded: its weights are not the initial ones.
 
-    def _mark_head_as_fresh(self) -> None:
+        A head that is put in place of another counts as untrained until it changes; one whose
+        weights were drawn anew in place, by ``reset_parameters()``, as trained.
+        """
+        weights = [parameter.detach().cpu() for parameter in self.head.parameters()]
+        if not weights or len(weights) != len(self._initial_head):
+            return True  # a head without parameters needs no training
+
+        def unchanged(cast: torch.dtype) -> bool:
+            pairs = zip(weights, self._initial_head, strict=True)
+            return all(torch.equal(w, start.cpu().to(cast).to(w.dtype)) for w, start in pairs)
+
+        # half precision, now or before, rounds the initial weights
+        return not any(map(unchanged, {torch.float16, torch.bfloat16, weights[0].dtype}))
+
+    def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
+        """Set an attribute; a head in place of another was not trained yet."""
+        old = set(self.head.parameters()) if name == "head" and "head" in self._modules else set()
+        super().__setattr__(name, value)
+        # a wrapped head, such as a compiled one, has parameters of the old one
+        if name == "head" and not old.intersection(self.head.parameters()):
+            self._mark_head_as_untrained()
+
+    def _mark_head_as_untrained(self) -> None:
         """Take the head's weights for those that it was created with."""
-        self._fresh_head: str = hash_tensors(self.head.named_parameters())
+        self._initial_head = [p.detach().clone() for p in self.head.parameters()]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -257,10 +277,24 @@ def require_classifier(value: object) -> Classifier:
 
 
 def match_classes(model: Classifier, data: Data) -> Data:
-    """The data in the model's class order; a model without class names takes those of the data."""
-    if are_numbers(model.classes) and model.num_classes == data.num_classes:
-        model.classes = data.classes
+    """The data in the model's class order; a model without class names goes by class numbers."""
+    unnamed = are_numbers(model.classes) and not are_numbers(data.classes)
+    if unnamed and model.num_classes == data.num_classes and model.head_is_trained:
+        pairs = ", ".join(f"class {k} for {name!r}" for k, name in enumerate(data.classes))
+        warnings.warn(
+            "The model has no class names, so its classes are taken in the order of the data: "
+            f"{pairs}. If it was trained in that order, set model.classes = {list(data.classes)}; "
+            "if in another, to the names in that order.",
+            stacklevel=4,
+        )
     return data.with_classes(model.classes)
+
+
+def take_classes(model: Classifier, data: Data) -> Data:
+    """The same for training: a model without class names takes those of the data."""
+    data = match_classes(model, data)
+    model.classes = data.classes
+    return data
 
 
 def create_classifier(

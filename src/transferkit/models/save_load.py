@@ -133,7 +133,7 @@ def load_classifier(
     model = _build(saved, _head_maker(saved, head))
     _fill(model, tensors, source)
     if not saved.head_is_trained:
-        model._mark_head_as_fresh()
+        model._mark_head_as_untrained()
     if saved.frozen:
         unfreeze(model, upto=len(saved.frozen))
     place(model, device)

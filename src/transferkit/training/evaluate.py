@@ -12,7 +12,12 @@ from tqdm import tqdm
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.image_inputs import ImagesInput, ImageStream
 from transferkit.metrics.evaluation import Evaluation, Predictions
-from transferkit.models.classifier import Classifier, in_eval_mode, require_classifier
+from transferkit.models.classifier import (
+    Classifier,
+    in_eval_mode,
+    match_classes,
+    require_classifier,
+)
 from transferkit.models.device import place
 from transferkit.models.prefix_cache import encode, images_at_once
 
@@ -47,7 +52,7 @@ def evaluate(
         True
     """
     require_images("What is evaluated", data).require_labels("Evaluation")
-    images = data.with_classes(require_classifier(model).classes)
+    images = match_classes(require_classifier(model), data)
     evaluation = evaluation_of(model, images, batch_size=batch_size, device=device)
     warn_if_untrained(model)
     return evaluation
@@ -128,7 +133,7 @@ def predict(
         total=len(stream), desc="predicting", unit="image", leave=False, delay=1, disable=hide
     ) as bar:
         for places, images in stream:
-            known = images.with_classes(classes)
+            known = match_classes(model, images)
             probabilities[places] = _probabilities(model, known, batch_size, device)
             names[places], labels = known.names, known.labels
             bar.update(len(places))

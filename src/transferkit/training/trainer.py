@@ -16,7 +16,7 @@ from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.preprocess import Preprocess
 from transferkit.data.splits import Splits, require_splits
 from transferkit.errors import ConfigError, DataError, TrainingError
-from transferkit.models.classifier import Classifier, match_classes
+from transferkit.models.classifier import Classifier, take_classes
 from transferkit.models.device import plain_context
 from transferkit.training.batches import Loaders, shuffled_batches
 from transferkit.training.checkpoint import Run, TrainState
@@ -224,7 +224,7 @@ class Trainer:
         """
         options = self.options
         check_data(self.model, train, val)
-        train = match_classes(self.model, train)
+        train = take_classes(self.model, train)
         note_reading(self.model, train)
         val = None if val is None else val.with_classes(self.model.classes)
         check_whole("epochs", epochs, least=1)

@@ -29,7 +29,7 @@ from transferkit.data.array_conversion import to_group_names
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import Splits, groups_from_names, require_splits
 from transferkit.errors import ConfigError, DataError
-from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode
+from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode, match_classes
 from transferkit.models.device import device_of, plain_context
 from transferkit.models.features import extract_features
 from transferkit.models.prefix_cache import Cache, Where
@@ -231,7 +231,7 @@ def audit_data(
     for one in seeds:
         check_whole("Each of seeds", one)
     if isinstance(model, Classifier):
-        splits = splits.with_classes(model.classes)
+        splits = match_classes(model, splits)
     named = _groups(splits, groups)
     features, title = _features(splits, model, batch_size, cache)
     untrained = isinstance(model, Classifier) and not model.head_is_trained

@@ -17,7 +17,7 @@ from transferkit._validation import check_number
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError
 from transferkit.metrics.evaluation import Evaluation
-from transferkit.models.classifier import Classifier, require_classifier
+from transferkit.models.classifier import Classifier, match_classes, require_classifier
 from transferkit.models.device import place, plain_context
 from transferkit.training.evaluate import evaluation_of, warn_if_untrained
 from transferkit.training.trainer import labelled_splits
@@ -101,7 +101,7 @@ def interpolate(
     """
     tried = _check_alphas(alphas)
     first, second = require_classifier(first), require_classifier(second)
-    parts = labelled_splits(splits).with_classes(second.classes)
+    parts = match_classes(second, labelled_splits(splits))
     with plain_context():
         merged = copy.deepcopy(second)
     where = place(merged, device)

@@ -19,7 +19,7 @@ from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
 from transferkit.errors import ConfigError, TrainingError
-from transferkit.models.classifier import Classifier, require_classifier
+from transferkit.models.classifier import Classifier, match_classes, require_classifier
 from transferkit.models.device import place, plain_context, seeded, training_device
 from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
 from transferkit.training.optimizer import build_optimizer, scale_rates
@@ -102,7 +102,7 @@ def lr_find(
     model = require_classifier(model)
     train = data if isinstance(data, ImageData) else require_splits(data).require("train")[0]
     check_data(model, train, None)
-    train = train.with_classes(model.classes)
+    train = match_classes(model, train)
     with plain_context():
         twin = copy.deepcopy(model)
     device = place(twin, training_device(chosen.device, twin))

@@ -21,8 +21,8 @@ from transferkit.errors import ConfigError
 from transferkit.models.classifier import (
     Classifier,
     create_classifier,
-    match_classes,
     require_classifier,
+    take_classes,
 )
 from transferkit.models.freezing import freeze, stages, unfreeze
 from transferkit.training.history import History
@@ -245,7 +245,7 @@ def _classifier(strategy: Strategy, model: Classifier | str, data: Splits) -> Cl
         return new_classifier(strategy, model, data)
     classifier = require_classifier(model)
     check_data(classifier, data["train"], data["val"])
-    match_classes(classifier, data)
+    take_classes(classifier, data)
     shares = {module.p for module in classifier.head.modules() if isinstance(module, nn.Dropout)}
     if strategy.dropout and strategy.dropout not in shares:
         raise ConfigError(
