@@ -67,6 +67,7 @@ def test_a_head_that_was_trained_or_loaded_is_not_warned_of(small, train, val, t
     assert evaluate(load_classifier(tmp_path / "model.safetensors"), val).log_loss == expected
     own = small()
     own.load_state_dict(model.state_dict())
+    own.classes = model.classes
     assert evaluate(own, val).log_loss == expected
 
 
