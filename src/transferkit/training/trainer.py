@@ -92,9 +92,10 @@ class Trainer:
         batch_size: Batch size; a trailing batch of one image joins the one before. Default: 32.
         label_smoothing: Label smoothing, as in torch.nn.CrossEntropyLoss. Default: 0.0.
         class_weights: ``"balanced"``, or the weight of each class in the training loss, in the
-            order of ``model.classes`` (a model without class names takes the data's). Each sample counts with the weight of its class, and label
-            smoothing within it is not weighted, other than in torch.nn.CrossEntropyLoss, where
-            it draws all samples towards the heavy classes. Balanced, a class without training
+            order of ``model.classes``; a model without class names takes the data's. Each sample
+            counts with the weight of its class, and label smoothing within it is not weighted,
+            other than in torch.nn.CrossEntropyLoss, where it draws all samples towards the heavy
+            classes. Balanced, a class without training
             images weighs 0. Default: None.
         clip_norm: Largest norm of the gradient; larger ones are scaled down. Default: None.
         accumulate: Batches per optimizer step (gradient accumulation). Default: 1.
