@@ -50,6 +50,7 @@ def test_untrained_statistics_stay(network, pictures):
     first, second = network(), network()
     with torch.no_grad():
         next(second.head.parameters()).zero_()
+    second.classes = pictures.classes
     with pytest.warns(UserWarning, match="head of the first model was never trained"):
         half = tk.interpolate(first, second, pictures, alphas=[0.3]).classifier
     for name, tensor in first.backbone.state_dict().items():

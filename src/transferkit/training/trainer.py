@@ -95,8 +95,7 @@ class Trainer:
             order of ``model.classes``; a model without class names takes the data's. Each sample
             counts with the weight of its class, and label smoothing within it is not weighted,
             other than in torch.nn.CrossEntropyLoss, where it draws all samples towards the heavy
-            classes. Balanced, a class without training
-            images weighs 0. Default: None.
+            classes. Balanced, a class without training images weighs 0. Default: None.
         clip_norm: Largest norm of the gradient; larger ones are scaled down. Default: None.
         accumulate: Batches per optimizer step (gradient accumulation). Default: 1.
         precision: ``"float32"``, ``"bfloat16"`` (mixed precision), or ``"auto"``: bfloat16 on a
