@@ -24,9 +24,7 @@ DECODER_GREY = (126, 130)  # decoders fill the missing part of a file that was c
 
 Statistics: TypeAlias = dict[str, Float64Array]
 Rows: TypeAlias = tuple[Int64Array, list[str]]  # of the images found (B,), and a note on each
-Faults: TypeAlias = dict[
-    Callable[[UInt8Array, Statistics], Rows], tuple[str, str]
-]  # find rows; what is said, advice
+Fault: TypeAlias = tuple[str, Callable[[UInt8Array, Statistics], Rows], str, str]
 
 
 def corrupt_files(data: AuditData) -> Iterator[Finding]:
@@ -47,14 +45,14 @@ def corrupt_files(data: AuditData) -> Iterator[Finding]:
 def broken_and_odd_images(data: AuditData) -> Iterator[Finding]:
     """Images that are broken or unlike the others of their split; a check for each kind."""
     for limits, faults in ((data.config.broken_images, BROKEN), (data.config.odd_images, ODD)):
-        for find, (what, advice) in faults.items():
+        for check, find, what, advice in faults:
             for split, part in data.splits.items():
                 rows, notes = find(part.images, data.statistics[split])
                 names = [(part.names[row],) for row in rows]
                 kinds = Counter(note.partition(":")[0] for note in notes if ":" in note)
                 how = ", ".join(f"{n} by {kind}" for kind, n in kinds.most_common())
                 yield data.share_of_images(
-                    find.__name__,
+                    check,
                     limits,
                     (split,),
                     list(map(Evidence, names, notes)),
@@ -129,25 +127,36 @@ def robust_scores(values: FloatArray) -> Float64Array:
 
 
 FETCH_AGAIN = "Fetch these files again, or delete them."
-# How images are found, to what is said about them and the advice.
-BROKEN: Faults = {
-    corrupt_images: ("end in flat grey, like files that were cut off", FETCH_AGAIN),
-    blank_images: ("are blank", "Delete them: they carry a label and no picture."),
-    low_information_images: (
+# The check, how it finds images, what is said about them, and the advice.
+BROKEN: tuple[Fault, ...] = (
+    (
+        "corrupt_images",
+        corrupt_images,
+        "end in flat grey, like files that were cut off",
+        FETCH_AGAIN,
+    ),
+    ("blank_images", blank_images, "are blank", "Delete them: they carry a label and no picture."),
+    (
+        "low_information_images",
+        low_information_images,
         "hold far less information than the others",
         "Look at them: faded, masked or overexposed pictures teach the wrong thing.",
     ),
-}
-ODD: Faults = {
-    odd_sized_images: (
+)
+ODD: tuple[Fault, ...] = (
+    (
+        "odd_sized_images",
+        odd_sized_images,
         "have a size or shape unlike the others",
         "Look at what resizing makes of them, or crop them.",
     ),
-    outlying_images: (
+    (
+        "outlying_images",
+        outlying_images,
         "are unlike the others of their split",
         "Look at each: delete wrong files, repeat bad exports or scans, and keep rare cases.",
     ),
-}
+)
 
 
 def image_sizes(data: AuditData) -> Iterator[Finding]:
