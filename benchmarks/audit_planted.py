@@ -111,8 +111,8 @@ def populations(plant: str) -> tuple[Population, Population]:
     return found[0], found[1]
 
 
-def estimates(val: ScoredSplit, test: ScoredSplit, seed: int, samples: int) -> dict[str, Estimate]:
-    report = explain_scores(val, test, classes=("normal", "pneumonia"), samples=samples, seed=seed)
+def estimates(val: ScoredSplit, test: ScoredSplit, seed: int) -> dict[str, Estimate]:
+    report = explain_scores(val, test, classes=("normal", "pneumonia"), seed=seed)
     leaks = {f"leakage into {name}": value for name, value in report.leakage.items()}
     return {"gap": report.gap, **report.parts, **leaks}
 
@@ -120,12 +120,12 @@ def estimates(val: ScoredSplit, test: ScoredSplit, seed: int, samples: int) -> d
 def measure(plant: str, n: int, repetitions: int) -> Iterator[PlantedRow]:
     """Repeat the draws of one plant and yield a row per part."""
     val, test = populations(plant)
-    truth = {k: v.value for k, v in estimates(val.split, test.split, 0, samples=2).items()}
+    truth = {k: v.value for k, v in estimates(val.split, test.split, 0).items()}
     values: dict[str, list[float]] = {part: [] for part in truth}
     covered = dict.fromkeys(truth, 0)
     for i in range(repetitions):
         rng = np.random.default_rng([i, n])
-        found = estimates(val.draw(n, rng), test.draw(n, rng), i, samples=500)
+        found = estimates(val.draw(n, rng), test.draw(n, rng), i)
         for part, true in truth.items():
             low, high = found[part].interval
             values[part].append(found[part].value)

@@ -232,9 +232,7 @@ def test_the_interval_of_a_leak_holds_the_truth():
         right = leaked | (rng.random(100) < np.array([0.8, 0.9])[labels])
         side = ScoredSplit(labels, np.eye(2)[np.where(right, labels, 1 - labels)], None, leaked)
         low, high = (
-            explain_scores(side, side, classes=["a", "b"], samples=300, seed=seed)
-            .leakage["val"]
-            .interval
+            explain_scores(side, side, classes=["a", "b"], seed=seed).leakage["val"].interval
         )
         hits += low <= share * 0.15 <= high
     assert hits >= 0.925 * runs
@@ -294,7 +292,7 @@ def test_a_threshold_gains_on_average_what_it_gains_on_other_images():
         labels = np.arange(100) % 2
         lead = rng.normal(size=100) + (2 * labels - 1)
         side = ScoredSplit(labels, np.column_stack([-lead, lead]) / 2)
-        report = explain_scores(side, side, classes=["a", "b"], samples=200)
+        report = explain_scores(side, side, classes=["a", "b"])
         gains.append(report.threshold.value)
         covered += report.threshold.interval[0] <= 0 <= report.threshold.interval[1]
         moved = (side.scores + best_offsets(side.scores, labels)).argmax(axis=1) == labels

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from transferkit.metrics.intervals import holm, mcnemar, paired_bootstrap
+from transferkit.metrics.intervals import holm, mcnemar, sign_flip_test
 
 
 def flags(both: int, only_a: int, only_b: int, neither: int):
@@ -53,36 +53,53 @@ def test_mcnemar_interval_covers() -> None:
     assert 0.93 <= held / 1000 <= 0.98
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_paired_bootstrap_keeps_its_error_rate(grouped: bool) -> None:
-    rng = np.random.default_rng(1)
-    rejected = 0
-    for trial in range(400):
-        shift = np.repeat(rng.normal(size=60), 5) if grouped else rng.normal(size=300)
-        groups = np.repeat(np.arange(60), 5) if grouped else None
-        result = paired_bootstrap(shift, 0 * shift, samples=300, seed=trial, groups=groups)
-        rejected += result.significant
-    assert 0.025 <= rejected / 400 <= 0.085
-
-
-def test_paired_bootstrap_agrees_with_mcnemar() -> None:
+def test_sign_flips_of_single_hits_are_the_exact_binomial_test() -> None:
     a, b = flags(150, 40, 18, 20)
-    exact, drawn = mcnemar(a, b), paired_bootstrap(a.astype(float), b.astype(float))
+    exact, drawn = mcnemar(a, b), sign_flip_test(a.astype(float), b.astype(float))
     assert drawn.difference == pytest.approx(exact.difference)
-    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.01)
-    assert drawn.interval == pytest.approx(exact.interval, abs=0.01)
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.005)
+    assert drawn.interval == pytest.approx(exact.interval)
 
 
-def test_paired_bootstrap_of_equal_models() -> None:
-    result = paired_bootstrap(np.array([0.3, 0.7]), np.array([0.3, 0.7]), samples=50)
-    assert (result.p_value, result.interval) == (1, (0, 0))
+@pytest.mark.parametrize("kind", ["alone", "by group", "seeds"])
+def test_sign_flips_keep_their_error_rate_and_the_interval_covers(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    rejected = held = 0
+    for trial in range(400):
+        shape = (40, 5) if kind == "by group" else (200, 3 if kind == "seeds" else 1)
+        alike = rng.random((2, len(np.zeros(shape)), 1)) < 0.5
+        hits = np.where(alike, rng.random((2, shape[0], 1)) < 0.8, rng.random((2, *shape)) < 0.8)
+        if kind == "seeds":
+            a, b, groups = *hits.mean(axis=2), None
+        else:
+            a, b, groups = *hits.reshape(2, -1).astype(float), np.repeat(np.arange(40), 5)
+        result = sign_flip_test(a, b, groups=None if kind != "by group" else groups, seed=trial)
+        rejected += result.significant
+        held += result.interval[0] <= 0 <= result.interval[1]
+    assert rejected / 400 <= 0.075
+    assert held / 400 >= 0.93
+
+
+def test_copies_in_a_group_change_neither_p_value_nor_interval_much() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((2, 120)) < [[0.9], [0.75]]).astype(float)
+    once, groups = sign_flip_test(a, b), np.repeat(np.arange(120), 2)
+    twice = sign_flip_test(np.repeat(a, 2), np.repeat(b, 2), groups=groups)
+    assert twice.p_value == pytest.approx(once.p_value, abs=0.005)
+    assert np.ptp(twice.interval) == pytest.approx(np.ptp(once.interval), rel=0.04)
+    assert np.ptp(twice.interval) >= np.ptp(once.interval)
+
+
+def test_equal_models_do_not_differ() -> None:
+    result = sign_flip_test(np.array([0.3, 0.7]), np.array([0.3, 0.7]))
+    assert (result.p_value, result.difference) == (1, 0)
+    assert result.interval[0] < 0 < result.interval[1]
 
 
 def test_results_print_and_export() -> None:
-    result = paired_bootstrap(
-        np.eye(4)[0] + [0, 1, 1, 0], np.eye(4)[1], groups=list("aabb"), samples=100
-    )
-    assert str(result).startswith("paired bootstrap by group: difference +0.5")
+    groups = np.array([0, 0, 1, 1])
+    result = sign_flip_test(np.array([1.0, 1, 1, 0]), np.eye(4)[1], groups=groups)
+    assert str(result).startswith("paired permutation by group: difference +0.5")
     assert json.loads(json.dumps(result.to_dict()))["n"] == 4
 
 

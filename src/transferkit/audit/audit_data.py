@@ -163,9 +163,7 @@ class AuditData:
         val, test = (
             ScoredSplit(labels[n], self.scores[n], codes.get(n), self.leaked(n)) for n in three[1:]
         )
-        report = explain_scores(
-            val, test, classes=self.classes, samples=self.samples, seed=self.seed
-        )
+        report = explain_scores(val, test, classes=self.classes, seed=self.seed)
         experiment = reshuffle(features, labels, groups=groups, num_classes=count, seeds=self.seeds)
         by_strength = right_by_strength(features, labels, count)
         right = by_strength["val"]
@@ -175,7 +173,9 @@ class AuditData:
         return replace(
             report,
             scored="the classifier" if by_classifier else f"a probe on {self.embedding}",
-            optimism=choice_optimism(right, groups=val.groups, seed=self.seed),
+            optimism=choice_optimism(
+                right, groups=val.groups, samples=self.samples, seed=self.seed
+            ),
             reshuffled=experiment.reshuffled,
             reshuffled_by_group=experiment.reshuffled_by_group,
             group_gain=experiment.group_gain,

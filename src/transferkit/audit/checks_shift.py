@@ -24,7 +24,7 @@ from transferkit.audit.kolmogorov_smirnov import ks_test
 from transferkit.audit.label_shift import chi_square_test
 from transferkit.audit.mmd import mmd_test
 from transferkit.audit.two_sample import SplitPair, TwoSampleResult, family_p_values
-from transferkit.metrics.intervals import effective_size, wilson_interval
+from transferkit.metrics.intervals import share_interval
 
 FEWEST = 2
 """Images that a split, or a class in it, must have to be compared."""
@@ -82,13 +82,12 @@ def _label_shift(data: AuditData, a: str, b: str, *, comparisons: float) -> Find
 
 
 def _class_share(data: AuditData, split: str, k: int) -> Evidence:
-    """The share of a class in a split, with Wilson's interval at the effective size."""
+    """The share of a class in a split, with its interval."""
     groups = None
     if data.groups is not None:
         groups = group_codes(data.groups[split], len(data.splits[split]))
     member = (data.labels[split] == k).astype(np.float64)
-    share, size = float(member.mean()), effective_size(member, groups)
-    said = percent_interval(share, wilson_interval(share * size, size))
+    said = percent_interval(float(member.mean()), share_interval(member, groups))
     return Evidence((), f"{data.classes[k]}: {said} of {split}")
 
 

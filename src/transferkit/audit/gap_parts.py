@@ -13,12 +13,11 @@ from transferkit._sampling import fold_numbers, group_codes
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.audit.gap import PRIOR_SHIFT, ClassGap, Estimate, GapReport
 from transferkit.metrics.intervals import (
-    bootstrap_means,
     difference_interval,
-    effective_size,
     mean_variance,
+    paired_interval,
     percentile_interval,
-    wilson_interval,
+    share_interval,
 )
 
 FOLDS = 5
@@ -44,13 +43,11 @@ class ScoredSplit:
         return right.astype(np.float64)
 
     def accuracy(self, rows: BoolArray) -> Estimate:
-        """Share of some images that are right, with Wilson's interval at their effective number."""
+        """Share of some images that are right, and its interval."""
         if not rows.any():
             return Estimate(float("nan"), (0.0, 1.0))
-        right = self.right[rows]
-        share = float(right.mean())
-        size = effective_size(right, None if self.groups is None else self.groups[rows])
-        return Estimate(share, wilson_interval(share * size, size))
+        right, groups = self.right[rows], None if self.groups is None else self.groups[rows]
+        return Estimate(float(right.mean()), share_interval(right, groups))
 
     def variance(self, values: Float64Array) -> float:
         """Variance of the mean of a number per image (N,)."""
@@ -87,7 +84,6 @@ def explain_scores(
     test: ScoredSplit,
     *,
     classes: Sequence[str],
-    samples: int = 1000,
     seed: int = 0,
     splits: tuple[str, str] = ("val", "test"),
 ) -> GapReport:
@@ -114,7 +110,7 @@ def explain_scores(
             ClassGap(name, *map(float, (*shares[:, k], *columns[:, k])))
             for k, name in enumerate(classes)
         ),
-        threshold=threshold_gain(test, samples=samples, seed=seed),
+        threshold=threshold_gain(test, seed=seed),
         sampling_noise=hypot(*((high - low) / 2 for _, (low, high) in accuracies)),
         leakage={
             name: _leakage(side, side.leaked, count)
@@ -176,7 +172,7 @@ def _leakage(split: ScoredSplit, leaked: BoolArray, num_classes: int) -> Estimat
     return Estimate(value, (value - hypot(below, half), value + hypot(above, half)))
 
 
-def threshold_gain(test: ScoredSplit, *, samples: int = 1000, seed: int = 0) -> Estimate:
+def threshold_gain(test: ScoredSplit, *, seed: int = 0) -> Estimate:
     """Estimate the gain of a moved threshold on test, each image by a threshold from others."""
     predicted = test.scores.argmax(axis=1)
     rng = np.random.default_rng([seed, 2])
@@ -187,8 +183,7 @@ def threshold_gain(test: ScoredSplit, *, samples: int = 1000, seed: int = 0) -> 
             offsets = best_offsets(test.scores[rest], test.labels[rest])
             predicted[held] = (test.scores[held] + offsets).argmax(axis=1)
     gain = (predicted == test.labels) - test.right
-    draws = bootstrap_means(gain, samples=samples, seed=seed, groups=test.groups)
-    return Estimate(float(gain.mean()), percentile_interval(draws))
+    return Estimate(float(gain.mean()), paired_interval(gain, test.groups))
 
 
 def best_offsets(scores: Float64Array, labels: Int64Array) -> Float64Array:

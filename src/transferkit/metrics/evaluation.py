@@ -18,6 +18,7 @@ from transferkit._format import (
     plain_fields,
     table,
 )
+from transferkit._sampling import group_codes
 from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
 from transferkit._validation import (
     check_classes,
@@ -29,13 +30,16 @@ from transferkit.errors import DataError
 from transferkit.metrics.classification import (
     ClassScores,
     auroc,
+    auroc_influences,
     average_precision,
     brier,
     class_scores,
     log_loss,
+    precision_influences,
+    ranking_interval,
     reliability_curve,
 )
-from transferkit.metrics.intervals import wilson_interval
+from transferkit.metrics.intervals import share_interval
 
 MANY_CLASSES = 12
 """Beyond this many classes the printed table shows the worst ones only."""
@@ -49,10 +53,13 @@ class Evaluation:
         n: Images.
         classes: K class names; with two, the second is the positive class.
         accuracy: Share of images that are right.
-        accuracy_interval: Its Wilson interval, 95 %.
+        accuracy_interval: Its 95 % interval, like all here by whole groups where data have groups:
+            Wilson's, at the number of images that independent ones would have to be.
         balanced_accuracy: Mean recall over the classes that have images.
         auroc: Area under the ROC curve (K > 2: macro, one against the rest); NaN for one class.
+        auroc_interval: Its 95 % interval, from DeLong's variance.
         average_precision: Area under precision and recall, likewise.
+        average_precision_interval: Its 95 % interval.
         log_loss: Mean negative log likelihood, in nats.
         brier: Mean squared error of the probabilities.
         ece: Expected calibration error over 15 bins.
@@ -60,6 +67,7 @@ class Evaluation:
         confusion: Counts ``(K, K)``, rows the truth.
         probabilities: ``(N, K)``, kept for curves; not in ``to_dict()``.
         labels: ``(N,)``, likewise.
+        groups: Number of each image's group ``(N,)``, likewise, or None without groups.
     """
 
     n: int
@@ -68,7 +76,9 @@ class Evaluation:
     accuracy_interval: tuple[float, float]
     balanced_accuracy: float
     auroc: float
+    auroc_interval: tuple[float, float]
     average_precision: float
+    average_precision_interval: tuple[float, float]
     log_loss: float
     brier: float
     ece: float
@@ -76,6 +86,7 @@ class Evaluation:
     confusion: Int64Array
     probabilities: Float64Array = field(repr=False)
     labels: Int64Array = field(repr=False)
+    groups: Int64Array | None = field(repr=False, default=None)
 
     @property
     def predicted(self) -> Int64Array:
@@ -90,7 +101,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the scores as plain values, ready for JSON; NaN is None."""
-        return plain_fields(self, without=("probabilities", "labels"))
+        return plain_fields(self, without=("probabilities", "labels", "groups"))
 
     def __str__(self) -> str:
         blocks = [self._scores_text(), self._classes_text(), self._confusion_text()]
@@ -100,13 +111,16 @@ class Evaluation:
         rows = [
             ["accuracy", percent_interval(self.accuracy, self.accuracy_interval)],
             ["balanced accuracy", percent(self.balanced_accuracy)],
-            ["AUROC", _defined(self.auroc, f"{self.auroc:.4f}")],
-            ["average precision", _defined(self.auroc, f"{self.average_precision:.4f}")],
+            ["AUROC", _area(self.auroc, self.auroc_interval)],
+            ["average precision", _area(self.average_precision, self.average_precision_interval)],
             ["log loss", f"{self.log_loss:.4f}"],
             ["Brier score", f"{self.brier:.4f}"],
             ["calibration error", percent(self.ece)],
         ]
-        return table([f"{self.n} images", f"{len(self.classes)} classes"], rows, left=2)
+        title = f"{self.n} images"
+        if self.groups is not None:
+            title += f" of {len(np.unique(self.groups))} groups"
+        return table([title, f"{len(self.classes)} classes"], rows, left=2)
 
     def _classes_text(self) -> str:
         shown = self.per_class
@@ -157,6 +171,7 @@ class Predictions(PlainResult):
         classes: K class names.
         labels: ``(N,)`` true classes, where they are known.
         names: N file names, where they are known.
+        groups: ``(N,)`` number of each image's group, where the data have groups.
     """
 
     probabilities: Float64Array
@@ -164,6 +179,7 @@ class Predictions(PlainResult):
     classes: tuple[str, ...]
     labels: Int64Array | None = None
     names: tuple[str, ...] | None = None
+    groups: Int64Array | None = None
 
     @classmethod
     def of(
@@ -173,6 +189,7 @@ class Predictions(PlainResult):
         labels: ArrayLike | None = None,
         classes: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
+        groups: ArrayLike | None = None,
     ) -> Predictions:
         """Build predictions from checked probabilities ``(N, K)``.
 
@@ -192,6 +209,7 @@ class Predictions(PlainResult):
             classes=check_classes(classes, num_classes),
             labels=truth,
             names=None if names is None else tuple(names),
+            groups=None if groups is None else group_codes(groups, n),
         )
 
     def __len__(self) -> int:
@@ -205,16 +223,22 @@ class Predictions(PlainResult):
         """
         if self.labels is None:
             raise DataError("Predictions without labels have no scores. Predict labelled images.")
-        labels, n, right = self.labels, len(self), int(np.sum(self.predicted == self.labels))
-        per_class = class_scores(labels, self.predicted, self.classes)
+        labels, right = self.labels, (self.predicted == self.labels).astype(np.float64)
+        per_class = class_scores(labels, self.predicted, self.classes, self.groups)
+        ranked = (labels, self.probabilities)
+        area, precision = auroc(*ranked), average_precision(*ranked)
         return Evaluation(
-            n=n,
+            n=len(self),
             classes=self.classes,
-            accuracy=right / n,
-            accuracy_interval=wilson_interval(right, n),
+            accuracy=float(right.mean()),
+            accuracy_interval=share_interval(right, self.groups),
             balanced_accuracy=float(np.mean([c.recall for c in per_class if c.support])),
-            auroc=auroc(labels, self.probabilities),
-            average_precision=average_precision(labels, self.probabilities),
+            auroc=area,
+            auroc_interval=ranking_interval(area, auroc_influences, *ranked, self.groups),
+            average_precision=precision,
+            average_precision_interval=ranking_interval(
+                precision, precision_influences, *ranked, self.groups
+            ),
             log_loss=log_loss(labels, self.probabilities),
             brier=brier(labels, self.probabilities),
             ece=reliability_curve(labels, self.probabilities).error,
@@ -222,6 +246,7 @@ class Predictions(PlainResult):
             confusion=confusion_matrix(labels, self.predicted, labels=range(len(self.classes))),
             probabilities=self.probabilities,
             labels=labels,
+            groups=self.groups,
         )
 
     def to_csv(self) -> str:
@@ -246,12 +271,21 @@ class Predictions(PlainResult):
 
 
 def evaluate_probabilities(
-    probabilities: ArrayLike, labels: ArrayLike, *, classes: Sequence[str] | None = None
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    classes: Sequence[str] | None = None,
+    groups: ArrayLike | None = None,
 ) -> Evaluation:
-    """Check probabilities ``(N, K)`` and labels ``(N,)``, and compute every score."""
-    return Predictions.of(probabilities, labels=labels, classes=classes).evaluation()
+    """Check probabilities ``(N, K)``, labels and groups ``(N,)``, and compute every score."""
+    return Predictions.of(probabilities, labels=labels, classes=classes, groups=groups).evaluation()
 
 
 def _defined(value: float, text: str) -> str:
     """The text of a score, or what stands for one that the labels leave without a value."""
     return "undefined" if math.isnan(value) else text
+
+
+def _area(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return _defined(value, f"{value:.4f} [{low:.4f}, {high:.4f}]")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot, inf, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -19,8 +19,11 @@ from transferkit._format import PlainResult, percent
 from transferkit._sampling import group_codes
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 
-BLOCK = 2_000_000
-"""Draws held in memory at a time."""
+PRIOR = 0.25
+"""Groups of which it is assumed, before any is seen, that their images are all alike."""
+
+FLIPS = 9999
+"""Draws of the signs in a paired test."""
 
 
 def normal_quantile(confidence: float) -> float:
@@ -54,55 +57,69 @@ def difference_interval(
     return low, a - b + hypot(a_ends[1] - a, b - b_ends[0])
 
 
-def mean_variance(values: Float64Array, groups: Int64Array | None) -> float:
-    """Variance of the mean of a number per image (N,), from the differences between groups."""
-    residuals = values - values.mean()
-    sums = residuals if groups is None else np.bincount(groups, weights=residuals)
-    count = len(values) if groups is None else len(np.unique(groups))
-    return float(np.sum(sums**2)) / len(values) ** 2 * count / max(count - 1, 1)
+def share_interval(values: Float64Array, groups: Int64Array | None = None) -> tuple[float, float]:
+    """95 % interval of the mean of values in [0, 1] (N,), such as hits: Wilson's at their size."""
+    size = effective_size(values, groups)
+    return wilson_interval(float(values.mean()) * size if len(values) else 0.0, size)
 
 
-def effective_size(right: Float64Array, groups: Int64Array | None) -> float:
-    """Number of independent images whose share of right ones (0 or 1, N) would be as certain."""
-    # N over the design effect: the variance of the share by group against that of independent
-    # images (L. Kish, "Survey sampling", 1965), at least 1, at most that of groups of equal images,
-    # which is assumed where all are right or all wrong. Few groups leave the variance uncertain:
-    # the size shrinks by the ratio of normal to t quantiles, squared (E. Korn and B. Graubard,
-    # Survey Methodology 24, 1998).
-    n = len(right)
-    if groups is None:
+# Whole groups count (their codes, (N,)). The variance of a score is the sum over groups of the
+# squared sum of what each image adds to its error, u, each over one less the group's leverage h:
+# V = sum_g (sum_i u_i)^2 / (1 - h_g), "CR2" of R. Bell and D. McCaffrey, Survey Methodology 28
+# (2002). The size is that of independent images of the same variance, s (1 - s) / V, of which t
+# quantiles for the number of groups take their part: E. Korn and B. Graubard, Survey Methodology 24
+# (1998). Unequal groups of n_g images count as (sum n_g)^2 / sum n_g^2, and near 0 and 1, where
+# few groups speak, a quarter of a group is assumed whose images are all alike; docs/audit.md has
+# the coverage beside that of the bootstrap.
+def effective_size(values: Float64Array, groups: Int64Array | None) -> float:
+    """Number of independent images whose mean of values in [0, 1] (N,) would be as certain."""
+    n = len(values)
+    if groups is None or n == 0:
         return float(n)
+    share = float(values.mean())
+    variance = clustered_variance((values - share) / n, np.full(n, 1 / n), groups)
+    return score_size(variance, share * (1 - share), share, effective_groups(groups), most=n)
+
+
+def effective_groups(groups: Int64Array) -> float:
+    """Number of equal groups that are worth these (codes, (N,)): L. Kish, "Survey sampling"."""
     sizes = np.bincount(groups)
-    count, most = int(np.sum(sizes > 0)), float(np.sum(sizes**2)) / n
-    if count < 2:
-        return 1.0
-    share = float(right.mean())
-    independent = share * (1 - share) / n
-    design = most
-    if independent > 0:
-        design = min(max(mean_variance(right, groups) / independent, 1.0), most)
-    return n / design * (normal_quantile(0.95) / float(student_t.ppf(0.975, count - 1))) ** 2
+    return float(sizes.sum() ** 2 / np.sum(sizes**2))
 
 
-def bootstrap_means(
-    values: Float64Array, *, samples: int, seed: int, groups: ArrayLike | None = None
-) -> Float64Array:
-    """Bootstrap means ``(samples,)`` of ``values`` (N,), groups drawn whole."""
-    # Groups of equal size and sum are interchangeable: one multinomial draw over the different
-    # ones replaces the drawing of images, so that right-or-wrong values cost the same at any N.
-    group = group_codes(groups, len(values))
-    sizes = np.bincount(group).astype(np.float64)
-    units = np.column_stack([np.bincount(group, weights=values), sizes])
-    kinds, counts = np.unique(units, axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    totals = np.zeros((samples, 2))
-    step = max(1, BLOCK // len(kinds))
-    for start in range(0, samples, step):
-        size = min(step, samples - start)
-        drawn = rng.multinomial(len(units), counts / len(units), size=size)
-        totals[start : start + size] = drawn @ kinds
-    means: Float64Array = totals[:, 0] / totals[:, 1]
-    return means
+def clustered_variance(
+    influences: Float64Array, leverages: Float64Array, groups: Int64Array | None
+) -> float:
+    """Variance of a score from what each image adds to its error, and from its weight (N,)."""
+    if groups is not None:
+        influences, leverages = (
+            np.asarray(np.bincount(groups, each), np.float64) for each in (influences, leverages)
+        )
+    return float(np.sum(influences**2 / np.maximum(1 - leverages, 0.1)))
+
+
+def score_size(
+    variance: float, spread: float, share: float, units: float, *, most: float = inf
+) -> float:
+    """Number of independent images, each of variance ``spread``, worth ``units`` groups."""
+    inverse = min(max(variance / spread, 1 / most), 1 / units) if spread > 0 else 1 / units
+    weight = units * sqrt(max(min(share, 1 - share), 0.0))
+    inverse = (weight * inverse + PRIOR / units) / (weight + PRIOR)
+    return (normal_quantile(0.95) / _t_quantile(units)) ** 2 / inverse
+
+
+def mean_variance(values: Float64Array, groups: Int64Array | None) -> float:
+    """Variance of the mean of a number per image (N,), for normal quantiles."""
+    n = len(values)
+    variance = clustered_variance((values - values.mean()) / n, np.full(n, 1 / n), groups)
+    few = 1.0
+    if groups is not None:
+        few = _t_quantile(effective_groups(groups)) / normal_quantile(0.95)
+    return variance * few**2
+
+
+def _t_quantile(units: float) -> float:
+    return float(student_t.ppf(0.975, max(units - 1, 1)))
 
 
 def resamples(
@@ -164,52 +181,61 @@ class PairedTest(PlainResult):
 def mcnemar(a: BoolArray, b: BoolArray) -> PairedTest:
     """Exact McNemar test of two accuracies, from which images (N,) either model gets right.
 
-    Source: Q. McNemar, Psychometrika 12 (1947); the interval is that of D. Bonett and R. Price,
-    "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-    data", JEBS 37 (2012).
+    Source: Q. McNemar, Psychometrika 12 (1947).
     """
-    z, n = normal_quantile(0.95), len(a)
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
-    discordant = only_a + only_b
-    p_value = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
-    share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    centre = share_a - share_b
-    half = z * sqrt((share_a + share_b - centre**2) / (n + 2))
+    difference = a.astype(np.float64) - b
     return PairedTest(
         method="McNemar, exact",
-        difference=(only_a - only_b) / n,
-        interval=(max(-1.0, centre - half), min(1.0, centre + half)),
+        difference=float(difference.mean()),
+        interval=paired_interval(difference),
         confidence=0.95,
-        p_value=p_value,
-        n=n,
-    )
-
-
-def paired_bootstrap(
-    a: Float64Array,
-    b: Float64Array,
-    *,
-    samples: int = 10_000,
-    seed: int = 0,
-    groups: ArrayLike | None = None,
-) -> PairedTest:
-    """Bootstrap test of two means over the same images (N,), groups drawn whole.
-
-    With ``d*`` draws of the mean difference d, ``p = (1 + #(|d* - d| >= |d|)) / (1 + samples)``:
-    B. Efron and R. Tibshirani, "An introduction to the bootstrap" (1993), chapters 13 and 16.
-    """
-    means = bootstrap_means(a - b, samples=samples, seed=seed, groups=groups)
-    difference = float(np.mean(a - b))
-    slack = 1e-12 * max(1.0, float(np.abs(a - b).max()))  # equal up to rounding is as extreme
-    extreme = int(np.sum(np.abs(means - difference) >= abs(difference) - slack))
-    return PairedTest(
-        method="paired bootstrap" if groups is None else "paired bootstrap by group",
-        difference=difference,
-        interval=percentile_interval(means),
-        confidence=0.95,
-        p_value=(1 + extreme) / (1 + samples),
+        p_value=float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
         n=len(a),
     )
+
+
+def sign_flip_test(
+    a: Float64Array, b: Float64Array, *, groups: Int64Array | None = None, seed: int = 0
+) -> PairedTest:
+    """Permutation test of two mean scores in [0, 1] over the same images (N,), by whole groups.
+
+    If neither model is better, the difference of a group (its codes, (N,)) is as likely to have the
+    other sign: ``p = (1 + #(|d*| >= |d|)) / (1 + B)`` over B draws of all signs.
+    """
+    sums = a - b if groups is None else np.bincount(groups, a - b)
+    # Groups of one difference are interchangeable: a binomial draw says how many keep their sign.
+    kinds, counts = np.unique(np.round(np.abs(sums[sums != 0]), 9), return_counts=True)
+    drawn = 2 * np.random.default_rng(seed).binomial(counts, 0.5, (FLIPS, len(counts))) - counts
+    extreme = np.abs(drawn @ kinds) >= abs(float(sums.sum())) - 1e-6
+    return PairedTest(
+        method="paired permutation" if groups is None else "paired permutation by group",
+        difference=float(np.mean(a - b)),
+        interval=paired_interval(a - b, groups),
+        confidence=0.95,
+        p_value=(1 + int(extreme.sum())) / (1 + FLIPS),
+        n=len(a),
+    )
+
+
+def paired_interval(
+    differences: Float64Array, groups: Int64Array | None = None
+) -> tuple[float, float]:
+    """95 % interval of the mean of differences in [-1, 1] (N,): Bonett and Price's at their size.
+
+    D. Bonett and R. Price, "Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data", JEBS 37 (2012): one image more for either side.
+    """
+    n, mean, square = len(differences), float(differences.mean()), float(np.mean(differences**2))
+    size = float(n)
+    if groups is not None:
+        variance = clustered_variance((differences - mean) / n, np.full(n, 1 / n), groups)
+        units = effective_groups(groups)
+        size = score_size(variance, square - mean**2, square, units, most=n)
+    centre = size * mean / (size + 2)
+    spread = (size * square + 2) / (size + 2) - centre**2
+    half = normal_quantile(0.95) * sqrt(spread / (size + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def holm(p_values: ArrayLike) -> Float64Array:

@@ -11,7 +11,7 @@ from transferkit._format import percent, plain_fields, table
 from transferkit._sampling import fold_numbers, group_codes, stratified_order
 from transferkit._typing import JSON, Float64Array, Int64Array
 from transferkit.errors import DataError
-from transferkit.metrics.intervals import effective_size, wilson_interval
+from transferkit.metrics.intervals import share_interval
 from transferkit.metrics.logistic_regression import Probe, fit_probe
 
 FOLDS, SIZES = 5, 5
@@ -76,8 +76,7 @@ def probe_score(
     for held in (fold == number for number in range(folds)):
         probe = _fit(features[~held], labels[~held], classes)
         right[held] = probe.predict(features[held]) == labels[held]
-    accuracy, size = float(right.mean()), effective_size(right, groups)
-    return ProbeScore(accuracy, wilson_interval(accuracy * size, size))
+    return ProbeScore(float(right.mean()), share_interval(right, groups))
 
 
 def probe_curve(

@@ -67,7 +67,9 @@ def evaluation_of(
 ) -> Evaluation:
     """Evaluate on labelled images whose classes are in the order of the model's."""
     probabilities = _probabilities(model, data, batch_size, device)
-    return Predictions.of(probabilities, labels=data.labels, classes=data.classes).evaluation()
+    return Predictions.of(
+        probabilities, labels=data.labels, classes=data.classes, groups=data.groups
+    ).evaluation()
 
 
 def warn_if_untrained(model: Classifier, which: str = "this classifier") -> None:
@@ -137,7 +139,13 @@ def predict(
             probabilities[places] = _probabilities(model, known, batch_size, device)
             names[places], labels = known.names, known.labels
             bar.update(len(places))
-    return Predictions.of(probabilities, labels=labels, classes=classes, names=names.tolist())
+    return Predictions.of(
+        probabilities,
+        labels=labels,
+        classes=classes,
+        names=names.tolist(),
+        groups=None if stream.whole is None else stream.whole.groups,
+    )
 
 
 def _probabilities(

@@ -14,10 +14,11 @@ import numpy as np
 
 from transferkit._files import replacing
 from transferkit._format import Table, csv_text
+from transferkit._sampling import group_codes
 from transferkit._typing import JSON, BoolArray
 from transferkit._validation import check_among
 from transferkit.errors import ConfigError, DataError, UnknownNameError
-from transferkit.metrics.intervals import PairedTest, holm, mcnemar, paired_bootstrap
+from transferkit.metrics.intervals import PairedTest, holm, mcnemar, sign_flip_test
 from transferkit.training.history import History
 from transferkit.workflows.comparison_rows import (
     HEADER,
@@ -29,7 +30,7 @@ from transferkit.workflows.comparison_rows import (
     row_of,
 )
 
-PairedMethod: TypeAlias = Literal["auto", "mcnemar", "bootstrap"]
+PairedMethod: TypeAlias = Literal["auto", "mcnemar", "permutation"]
 SplitName: TypeAlias = Literal["val", "test"]
 
 STYLE = (
@@ -126,10 +127,11 @@ class Comparison:
             first: Name of a row: ``"torchvision/resnet50, fine_tune"``.
             second: Name of another.
             split: The images.
-            method: ``"mcnemar"`` compares one model with one; ``"bootstrap"`` compares the mean
-                over seeds of each image's hits, by groups where the data have them. ``"auto"``
-                takes McNemar's test where each row has one seed and there are no groups.
-            seed: Seed of the bootstrap.
+            method: ``"mcnemar"`` compares one model with one; ``"permutation"`` compares the mean
+                over seeds of each image's hits, by groups where the data have them, and flips
+                signs at random. ``"auto"`` takes McNemar's test where each row has one seed and
+                there are no groups.
+            seed: Seed of the permutations.
 
         Returns:
             The difference first minus second, with its interval and p-value.
@@ -139,18 +141,19 @@ class Comparison:
             DataError: A row has no scores on the split.
             ConfigError: McNemar's test was asked for with several seeds, or no such method.
         """
-        check_among("method", method, ("auto", "mcnemar", "bootstrap"))
+        check_among("method", method, ("auto", "mcnemar", "permutation"))
         a, b = (self._hits(name, split) for name in (first, second))
         groups = self.groups if split == "test" else None
         single = len(a) == len(b) == 1
         if method == "mcnemar" and not single:
             raise ConfigError(
                 f"McNemar's test compares two models; {first!r} has {len(a)} seeds and "
-                f"{second!r} {len(b)}. Use method='bootstrap'."
+                f"{second!r} {len(b)}. Use method='permutation'."
             )
         if method == "mcnemar" or (method == "auto" and single and groups is None):
             return mcnemar(a[0], b[0])
-        return paired_bootstrap(a.mean(axis=0), b.mean(axis=0), groups=groups, seed=seed)
+        codes = None if groups is None else group_codes(groups, len(groups))
+        return sign_flip_test(a.mean(axis=0), b.mean(axis=0), groups=codes, seed=seed)
 
     def table(self) -> Table:
         """The course's columns, one row for each backbone and strategy."""
