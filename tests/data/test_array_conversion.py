@@ -92,20 +92,52 @@ def test_uint8_is_not_copied():
 
 def test_labels_of_every_usual_form():
     for labels in ([0, 2, 1], [[0], [2], [1]], np.array([0.0, 2.0, 1.0]), torch.tensor([0, 2, 1])):
-        got = to_labels(labels)
+        got, names = to_labels(labels, None)
         assert got.dtype == np.int64
         assert got.tolist() == [0, 2, 1]
+        assert names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "names"),
+    [
+        (["dog", "cat", "dog"], [1, 0, 1], ("cat", "dog")),
+        (np.array(["10", "9", "10"], dtype=object), [1, 0, 1], ("9", "10")),
+        (np.eye(4)[[2, 0]], [2, 0], ("0", "1", "2", "3")),
+        (np.eye(2, dtype=bool)[[1, 0]], [1, 0], ("0", "1")),
+        ([True, False], [1, 0], ("0", "1")),
+        ([3, 1, 2], [2, 0, 1], ("1", "2", "3")),
+        ([0, 255, 255], [0, 1, 1], ("0", "255")),
+        ([0, 2], [0, 2], ("0", "1", "2")),
+        ([1, 1], [1, 1], ("0", "1")),
+        ([1, 3], [1, 3], ("0", "1", "2", "3")),
+    ],
+)
+def test_no_class_is_invented(labels, numbers, names):
+    got, titles = to_labels(labels, None)
+    assert got.tolist() == numbers
+    assert titles == names
+
+
+def test_labels_under_given_names():
+    assert to_labels(["dog", "cat"], ["dog", "cat"])[0].tolist() == [0, 1]
+    assert to_labels([1, 2, 3], ["a", "b", "c"])[0].tolist() == [0, 1, 2]
+    assert to_labels([1, 2], ["a", "b", "c"])[0].tolist() == [1, 2]
+    assert to_labels([0, 255], ["a", "b"])[0].tolist() == [0, 1]
+    with pytest.raises(DataError, match="'eel' is none of the classes dog, cat"):
+        to_labels(["eel"], ["dog", "cat"])
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.eye(3), "Multi-label"),
+        (1 - np.eye(3), "Multi-label"),
+        ([["a", "b"]], "Multi-label"),
+        (["a", None], "whole numbers"),
         ([0.5, 1.0], "whole numbers"),
         ([np.nan, 1.0], "whole numbers"),
-        (["a", "b"], "whole numbers"),
     ],
 )
 def test_labels_of_other_forms_are_refused(labels, message):
     with pytest.raises(DataError, match=message):
-        to_labels(labels)
+        to_labels(labels, None)

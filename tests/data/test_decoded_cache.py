@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferkit.data import decoded_cache, pixel_reader
+from transferkit.data import decoded_cache, listing
 from transferkit.data.disk_cache import ArrayStore, CacheWarning
 from transferkit.data.load import load_splits
 from transferkit.errors import DataError
@@ -61,11 +61,11 @@ def assert_same(splits, others):
 
 
 def no_decoding(monkeypatch):
-    def refuse(path):
+    def refuse(path, **_):
         raise AssertionError(f"{path} is read again")
 
-    monkeypatch.setattr(pixel_reader, "decode", refuse)
-    monkeypatch.setattr(pixel_reader, "probe", refuse)
+    monkeypatch.setattr(listing, "decode", refuse)
+    monkeypatch.setattr(listing, "probe", refuse)
 
 
 @pytest.mark.parametrize(

@@ -197,9 +197,9 @@ def test_a_missing_folder(tmp_path):
 
 
 def test_a_file_that_is_no_dataset(tmp_path):
-    (tmp_path / "x.csv").write_text("a")
+    (tmp_path / "x.doc").write_text("a")
     with pytest.raises(DataError, match="neither a folder nor"):
-        load_splits(tmp_path / "x.csv")
+        load_splits(tmp_path / "x.doc")
 
 
 def test_an_empty_folder(tmp_path):
@@ -212,7 +212,9 @@ def test_an_empty_class(tmp_path):
     (tmp_path / "train" / "eel").mkdir()
     (tmp_path / "test" / "eel").mkdir()
     (tmp_path / "train" / "eel" / "scan.dcm").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"train.eel is empty: no image files, only 1 .dcm"):
+    with pytest.raises(
+        DataError, match=r"train.eel is empty. Left out: 1 files: DICOM is not read"
+    ):
         load_splits(tmp_path)
 
 
@@ -263,8 +265,20 @@ def test_classes_that_differ_between_splits(tmp_path):
 
 
 def test_one_class_only(tmp_path):
-    with pytest.raises(DataError, match="one class only"):
-        load_splits(tree(tmp_path, classes=("cat",)))
+    with pytest.warns(UserWarning, match="one class only, cat") as caught:
+        splits = load_splits(tree(tmp_path, classes=("cat",)))
+    assert caught[0].filename == __file__
+    assert splits.classes == ("cat",)
+    assert list(splits) == ["train", "val", "test"]
+
+
+def test_images_without_labels(tmp_path):
+    for number in range(3):
+        picture().save(tmp_path / f"{number}.png")
+    with pytest.warns(UserWarning, match="no labels, which is enough for an audit"):
+        splits = load_splits(tmp_path)
+    assert splits["all"].labels is None
+    assert len(splits["all"]) == 3
 
 
 def test_the_folder_above(tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, features
 
 import transferkit as tk
 from transferkit.data.image_decoding import ORIENTATION, decode, fit, luminance, probe
-from transferkit.data.pixel_reader import FileSource
+from transferkit.data.listing import FileSource
 from transferkit.data.value_range import DatasetScale
 from transferkit.errors import DataError
 

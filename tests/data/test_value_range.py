@@ -132,11 +132,12 @@ def test_a_folder_has_one_scale(tmp_path, cache, suffix):
 
 
 def test_a_folder_of_the_full_range_is_read_once(tmp_path, monkeypatch):
-    from transferkit.data import pixel_reader
+
+    from transferkit.data import listing
 
     stored = folder(tmp_path, 16)
-    read, decode = [], pixel_reader.decode
-    monkeypatch.setattr(pixel_reader, "decode", lambda path: read.append(path) or decode(path))
+    read, decode = [], listing.decode
+    monkeypatch.setattr(listing, "decode", lambda path, alpha: read.append(path) or decode(path))
     splits = tk.load_splits(tmp_path, val_share=0)
     assert len(read) == len(stored)
     name = splits["test"].names[0]

@@ -172,9 +172,9 @@ def test_patterns_tables_and_folders_lead_to_the_same_files(small, uneven, tmp_p
     with pytest.raises(DataError, match="There is no file or folder"):
         tk.predict(model, str(uneven / "*.tiff"))
     table.write_text("id,text\n1,2\n")
-    with pytest.raises(DataError, match=r"column of paths in .*, got \['id', 'text'\]"):
+    with pytest.raises(DataError, match=r"No column of list\.csv names images .*: id, text"):
         tk.predict(model, table)
-    table.write_text("image\nnowhere.png\n")
+    table.write_text(f"image\n{files[0]}\nnowhere.png\n")
     with pytest.raises(DataError, match=r"no file .*nowhere\.png, which .* lists"):
         tk.predict(model, table)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from transferkit._format import describe
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
-from transferkit.data.image_decoding import BROKEN, drop_alpha, to_array, widen
+from transferkit.data.image_decoding import BROKEN, decode, drop_alpha, to_array, widen
 from transferkit.data.value_range import BITS, DatasetScale, chunks
 from transferkit.errors import DataError
 
@@ -70,6 +72,12 @@ def to_images(
         raise DataError(
             "Expected several images, got one PIL image. Give a list of images, "
             "tk.ImageData([image]), or read files with tk.load_images(paths)."
+        )
+    known = isinstance(value, list | tuple | TensorLike) or hasattr(value, "__array__")
+    if hasattr(value, "__getitem__") and not known:
+        raise DataError(
+            f"Expected images as an array, a tensor or a list, got {describe(value)}. A dataset of "
+            "images and labels is read by tk.load_splits(dataset)."
         )
     if isinstance(value, list | tuple) and value and isinstance(value[0], Image.Image):
         value = stack_pil_images(value, channels or 1)
@@ -138,20 +146,80 @@ def with_channels_last(
     return np.moveaxis(array, -3, -1) if first else None
 
 
-def to_labels(value: ArrayLike | TensorLike) -> Int64Array:
-    """Turn class numbers of shape (N,) or (N, 1) into int64 (N,)."""
-    array = to_numpy(value)
+def label_values(
+    value: object,
+) -> tuple[NDArray[np.integer] | NDArray[np.str_], int | None]:
+    """Turn labels of any usual form into whole numbers or texts (N,), and K if one-hot (N, K)."""
+    plain = value.detach().cpu().numpy() if isinstance(value, TensorLike) else value
+    try:
+        array = np.asarray(plain)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Expected one label per image: {error}.") from error
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    if array.dtype == object and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)
+    width = None
+    if array.ndim == 2 and array.dtype.kind in "biuf" and is_one_hot(array):
+        array, width = array.argmax(axis=1), array.shape[1]
     if array.ndim != 1:
         raise DataError(
-            f"Expected one label per image, of shape (N,) or (N, 1), got {array.shape}. "
-            "Multi-label data are not supported; for one-hot labels pass labels.argmax(axis=1)."
+            f"Expected one label per image, of shape (N,) or (N, 1), or one-hot (N, K), got "
+            f"{array.shape}. Multi-label data are not supported."
         )
-    numeric = array.dtype.kind in "biuf"
-    if not numeric or not np.array_equal(np.rint(array.astype(np.float64)), array):
-        raise DataError(f"Labels must be whole numbers from 0, got the type {array.dtype}.")
-    return array.astype(np.int64)
+    if array.dtype.kind == "U" or (array.dtype.kind in "biuf" and is_whole(array)):
+        return array if array.dtype.kind == "U" else array.astype(np.int64), width
+    raise DataError(f"Labels must be whole numbers from 0, or texts, got the type {array.dtype}.")
+
+
+def is_one_hot(array: NDArray[np.generic]) -> bool:
+    """Whether each row (K,) holds one 1 and else 0."""
+    return bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
+
+
+def is_whole(array: NDArray[np.generic]) -> bool:
+    """Whether all numbers are whole."""
+    return np.array_equal(np.rint(array.astype(np.float64)), array)
+
+
+def label_texts(value: object) -> list[str]:
+    """Turn labels of any usual form into texts."""
+    values, _ = label_values(value)
+    if values.dtype.kind != "U" and len(values) and values.min() < 0:
+        raise DataError(f"Labels must be whole numbers from 0, got {values.min()}.")
+    return list(map(str, values.tolist()))
+
+
+def to_labels(value: object, classes: Sequence[str] | None) -> tuple[Int64Array, tuple[str, ...]]:
+    """Return class numbers (N,) and the names of the classes, which by default labels tell.
+
+    Numbers are names where they are 1 to K or 0 and 255, and else the classes up to the largest.
+    """
+    values, width = label_values(value)
+    if values.dtype.kind == "U":
+        names = in_natural_order(values.tolist()) if classes is None else tuple(classes)
+        number = {name: place for place, name in enumerate(names)}
+        unknown = sorted(set(values.tolist()) - number.keys())
+        if unknown:
+            raise DataError(f"The label {unknown[0]!r} is none of the classes {', '.join(names)}.")
+        return np.array([number[text] for text in values.tolist()], np.int64), names
+    numbers = values.astype(np.int64)
+    present = np.unique(numbers).tolist()
+    if classes is None:
+        if present == [0, 255] or (len(present) > 1 and present == [*range(1, len(present) + 1)]):
+            return np.searchsorted(present, numbers), tuple(map(str, present))
+        count = max(present, default=-1) + 1 if width is None else width
+        return numbers, tuple(map(str, range(count)))
+    if present == [0, 255] and len(classes) == 2:
+        numbers = numbers // 255
+    elif present and present[0] >= 1 and present[-1] == len(classes):
+        numbers = numbers - 1
+    return numbers, tuple(classes)
+
+
+def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the different names, sorted, numbers by their value."""
+    return tuple(sorted({*names}, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n)))
 
 
 def to_group_names(groups: Iterable[object], images: Sequence[str]) -> list[str]:
@@ -170,3 +238,30 @@ def to_group_name(group: object) -> str:
         group = int(group)
     name = str(group)
     return "" if name in MISSING else name
+
+
+def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:
+    """Turn a path, a PIL image, an array or a tensor into one image (H, W, C)."""
+    allowed = {*CHANNELS, channels}
+    try:
+        if isinstance(item, Path):
+            array = decode(item, alpha=channels == 4)
+        elif isinstance(item, Image.Image):
+            array = to_array(item, alpha=channels == 4)
+        elif isinstance(item, np.ndarray | TensorLike):
+            array = to_numpy(item)
+        else:
+            raise DataError(f"Expected a path, a PIL image or an array, got {describe(item)}.")
+    except BROKEN as error:
+        raise DataError(f"Cannot read {name}: {str(error).rstrip('.')}.") from error
+    if array.ndim == 2:
+        return array[..., None]
+    if array.ndim == 3:
+        tensor = isinstance(item, TensorLike)
+        found = with_channels_last(array, allowed, first_of_both=tensor)
+        if found is not None:
+            return found
+    raise DataError(
+        f"Expected {name} to have the shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 "
+        f"channels, got {array.shape}."
+    )

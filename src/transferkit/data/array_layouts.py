@@ -1,4 +1,4 @@
-"""Datasets stored as NumPy arrays: a MedMNIST ``.npz``, or a folder of ``.npy`` files."""
+"""Datasets stored as NumPy arrays: an ``.npz`` archive, or a folder of ``.npy`` files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transferkit._typing import Int64Array
-from transferkit.data.array_conversion import to_labels
-from transferkit.data.folder_layout import common_classes, ignored
-from transferkit.data.pixel_reader import ArraySource, Part
+from transferkit.data.array_conversion import label_texts
+from transferkit.data.folder_layout import MASKS, common_classes, ignored
+from transferkit.data.listing import ArraySource, Listing, Part, number_labels
 from transferkit.data.split_names import (
+    NUMBERED,
     SPLITS,
     SplitFolders,
     assign_splits,
@@ -27,6 +28,15 @@ from transferkit.errors import ConfigError, DataError
 
 DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 """The errors that NumPy raises on damaged files."""
+
+ROLES = {
+    **dict.fromkeys(("images", "image", "imgs", "x"), "images"),
+    **dict.fromkeys(("labels", "label", "targets", "y"), "labels"),
+    **dict.fromkeys(("classes", "names"), "classes"),
+}
+"""Words in the name of an array, and what it holds: ``train_images``, ``y_test``, ``labels``."""
+
+Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
 @contextmanager
@@ -43,35 +53,7 @@ def named_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path.name} is no readable {path.suffix} file: {error}.") from error
 
 
-def read_npz(
-    path: Path, split_folders: SplitFolders | None, bits: int | None
-) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the splits of an archive, in the order train, val, test, and its class numbers."""
-    arrays = load_npz(path)
-    names = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
-    splits = assign_splits(path.name, names, split_folders)
-    if not splits:
-        raise DataError(
-            f"{path.name} has no images: expected train_images, train_labels, val_images, ... (the "
-            f"MedMNIST layout), got {', '.join(arrays) or 'nothing'}."
-        )
-    if split_folders is None:
-        left = [name for name in names if split_of(name) is None]
-        check_left_over(path.name, splits, left, or_classes=False)
-    labels = {split: read_labels(path, own, arrays) for split, own in splits.items()}
-    classes = number_classes(path, labels)
-    source, parts = ArraySource(DatasetScale(bits)), {}
-    for split, own in splits.items():
-        listed: list[str] = []
-        for name in own:
-            stem, key = split if len(own) == 1 else name, f"{name}_images"
-            listed += source.add(stem, arrays[key], title=f"{key} of {path.name}")
-        parts[split] = Part(source, listed, labels[split])
-    source.settle()
-    return parts, classes
-
-
-def load_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+def load_npz(path: Path) -> Arrays:
     """Load all arrays of an archive, without unpickling."""
     with named_errors(path), path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
@@ -80,64 +62,110 @@ def load_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     raise DataError(f"{path.name} is a single array, not an archive of several.")
 
 
-def read_labels(
-    path: Path, names: Sequence[str], arrays: Mapping[str, NDArray[np.generic]]
-) -> Int64Array | None:
-    """Return the labels (N,) of the arrays of one split, or None if there are none."""
-    keys = [f"{name}_labels" for name in names]
-    if not any(key in arrays for key in keys):
+def map_npy_files(root: Path) -> Arrays:
+    """Map all ``.npy`` files of a folder, by their names without the suffix."""
+    found = sorted(p for p in root.iterdir() if p.suffix.lower() == ".npy" and not ignored(p.name))
+    return {path.stem: map_npy(path) for path in found}
+
+
+def map_npy(path: Path) -> NDArray[np.generic]:
+    """Map one .npy file, without unpickling."""
+    with named_errors(path):
+        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim == 0 or len(array) == 0:
+        raise DataError(f"{path.name} holds no images: its shape is {array.shape}.")
+    return array
+
+
+def split_and_role(key: str) -> tuple[str, str] | None:
+    """Return what stands beside the one word that says what an array holds, and what that is."""
+    words = key.split("_")
+    told = [word for word in words if word.lower() in ROLES]
+    if len(told) != 1:
         return None
-    found = []
-    for name, key in zip(names, keys, strict=True):
-        try:
-            found.append(to_labels(arrays[key]))
-        except KeyError as error:
-            raise DataError(f"{path.name} has {name}_images, but no {key}.") from error
-        except DataError as error:
-            raise DataError(f"{key} of {path.name}: {error}") from error
-        images = arrays[f"{name}_images"]
-        if images.ndim == 0 or len(images) != len(found[-1]):
-            raise DataError(
-                f"{path.name}: {name}_images has shape {images.shape}, but {key} has "
-                f"{len(found[-1])} labels; each image needs exactly one."
-            )
-    return np.concatenate(found)
+    return "_".join(word for word in words if word != told[0]), ROLES[told[0].lower()]
 
 
-def number_classes(path: Path, labels: Mapping[str, Int64Array | None]) -> tuple[str, ...]:
-    """Name the classes by their numbers, 0 to the largest label of train."""
-    known = {name: values for name, values in labels.items() if values is not None and len(values)}
-    if not known:
-        return ()
-    first = next(iter(known))
-    present = np.unique(known[first])
-    count = int(present[-1]) + 1
-    if len(present) != count or present[0] < 0:
+def list_arrays(
+    place: str,
+    arrays: Arrays,
+    split_folders: SplitFolders | None,
+    scale: DatasetScale,
+    whole: str,
+) -> Listing:
+    """List the splits of arrays of images and labels, in the order train, val, test."""
+    keys: dict[tuple[str, str], str] = {}
+    for key in arrays:
+        if (found := split_and_role(key)) and keys.setdefault(found, key) != key:
+            raise DataError(f"{place} has two arrays for the same: {keys[found]} and {key}.")
+    names = [name for name, role in keys if role == "images"]
+    splits = assign_splits(place, names, split_folders)
+    if not splits and "" in names:
+        splits = {whole: [""]}
+    if not splits:
         raise DataError(
-            f"{path.name}: labels must run from 0 without gaps, but those of {first} are "
-            f"{present.tolist()[:20]}."
+            f"{place} has no images: expected train_images, train_labels, val_images, ... (the "
+            "MedMNIST layout), x_train, y_train, x_test, ... or images and labels, got "
+            f"{', '.join(arrays) or 'nothing'}."
         )
-    for name, values in known.items():
-        wrong = np.flatnonzero((values < 0) | (values >= count))
-        if len(wrong):
+    if split_folders is None:
+        left = [name for name in names if split_of(name) is None and [name] != splits.get(whole)]
+        check_left_over(place, splits, left, or_classes=False)
+    texts = {split: read_labels(place, own, keys, arrays) for split, own in splits.items()}
+    given = arrays.get(keys.get(("class", "classes"), keys.get(("", "classes"), "")))
+    numbers, classes = number_labels(place, texts)
+    if given is not None and given.ndim == 1 and len(given) == len(classes):
+        classes = tuple(map(str, given.tolist()))
+    source, parts, used = ArraySource(scale), {}, {*keys.values()}
+    for split, own in splits.items():
+        listed: list[str] = []
+        for name in own:
+            stem, key = split if len(own) == 1 else name, keys[name, "images"]
+            listed += source.add(stem, arrays[key], title=f"{key} of {place}")
+        parts[split] = Part(source, listed, numbers[split])
+    lost = {key: "neither images nor labels by its name" for key in arrays if key not in used}
+    return Listing(parts, classes, lost)
+
+
+def read_labels(
+    place: str, names: Sequence[str], keys: Mapping[tuple[str, str], str], arrays: Arrays
+) -> list[str] | None:
+    """Return the labels of the arrays of one split as texts, or None if there are none."""
+    if not any((name, "labels") in keys for name in names):
+        return None
+    found: list[str] = []
+    for name in names:
+        image_key, key = keys[name, "images"], keys.get((name, "labels"))
+        if key is None:
+            raise DataError(f"{place} has {image_key}, but no labels of it.")
+        try:
+            labels = label_texts(arrays[key])
+        except DataError as error:
+            raise DataError(f"{key} of {place}: {error}") from error
+        images = arrays[image_key]
+        if images.ndim == 0 or len(images) != len(labels):
             raise DataError(
-                f"{path.name}: label {values[wrong[0]]} of {name}[{wrong[0]}] is outside "
-                f"0..{count - 1}, the labels of {first}."
+                f"{place}: {image_key} has shape {images.shape}, but {key} has {len(labels)} "
+                "labels; each image needs exactly one."
             )
-    return tuple(map(str, range(count)))
+        found += labels
+    return found
 
 
-def read_npy_folder(
-    root: Path, class_files: Mapping[str, tuple[str, str]] | None, bits: int | None
-) -> tuple[dict[str, Part], tuple[str, ...]]:
+def list_class_arrays(
+    root: Path,
+    arrays: Arrays,
+    class_files: Mapping[str, tuple[str, str]] | None,
+    scale: DatasetScale,
+) -> Listing:
     """List the class arrays of a folder, memory-mapped, by split, and the class names."""
-    mapping = guess_class_files(root) if class_files is None else check_class_files(class_files)
+    mapping = guess_class_files(arrays) if class_files is None else check_class_files(class_files)
     classes = tuple(dict.fromkeys(title for _, title in mapping.values()))
     if class_files is None:
         classes = tuple(sorted(classes))
     for stem, (split, _) in mapping.items():
-        if not (root / f"{stem}.npy").is_file():
-            there = ", ".join(sorted(path.name for path in root.glob("*.npy"))) or "none"
+        if stem not in arrays:
+            there = ", ".join(f"{name}.npy" for name in arrays) or "none"
             raise DataError(f"{root} has no {stem}.npy; .npy files there: {there}.")
         if split not in SPLITS:
             raise DataError(f"class_files maps {stem!r} to the split {split!r}, not to {SPLITS}.")
@@ -150,13 +178,18 @@ def read_npy_folder(
         if any(split == name for name, _ in stems)
     }
     common_classes(found)
-    source = ArraySource(DatasetScale(bits))
-    parts = {
-        split: stack_classes(source, root, [stems.get((split, title)) for title in classes])
-        for split in found
-    }
-    source.settle()
-    return parts, classes
+    source, parts = ArraySource(scale), {}
+    for split in found:
+        names: list[str] = []
+        labels: list[int] = []
+        for label, title in enumerate(classes):
+            if (split, title) in stems:
+                stem = stems[split, title]
+                names += source.add(stem, arrays[stem], title=f"{stem}.npy")
+                labels += [label] * (len(names) - len(labels))
+        parts[split] = Part(source, names, np.array(labels, np.int64))
+    lost = {f"{stem}.npy": "no array of images" for stem in arrays if stem not in mapping}
+    return Listing(parts, classes, lost)
 
 
 def check_class_files(class_files: object) -> dict[str, tuple[str, str]]:
@@ -170,34 +203,20 @@ def check_class_files(class_files: object) -> dict[str, tuple[str, str]]:
     return pairs
 
 
-def guess_class_files(root: Path) -> dict[str, tuple[str, str]]:
+def guess_class_files(arrays: Arrays) -> dict[str, tuple[str, str]]:
     """Return split and class by file name: ``test_normal`` is of test, ``normal`` of train."""
-    mapping = {}
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() != ".npy" or ignored(path.name):
+    mapping: dict[str, tuple[str, str]] = {}
+    for stem, array in arrays.items():
+        if array.ndim < 3:  # a mean, labels, or one picture
             continue
-        head, _, rest = path.stem.partition("_")
+        head, _, rest = stem.partition("_")
         split = split_of(head)
-        mapping[path.stem] = (split, rest) if split and rest else ("train", path.stem)
+        told = split_of(stem) or NUMBERED.fullmatch(head.lower()) or head.lower() == "trainval"
+        if not (split and rest) and (told or stem.lower() in MASKS):
+            raise DataError(
+                f"{stem}.npy names no split and class that are known, or holds masks. Say what the "
+                f'files are: class_files={{"{stem}": ("train", "{rest or stem}"), ...}}, with the '
+                "name, split and class of each file to read."
+            )
+        mapping[stem] = (split, rest) if split and rest else ("train", stem)
     return mapping
-
-
-def stack_classes(source: ArraySource, root: Path, stems: list[str | None]) -> Part:
-    """Put the arrays of all classes one after the other, labelled 0 to K-1; None is skipped."""
-    names: list[str] = []
-    labels: list[int] = []
-    for label, stem in enumerate(stems):
-        if stem is None:
-            continue
-        names += source.add(stem, map_npy(root / f"{stem}.npy"), title=f"{stem}.npy")
-        labels += [label] * (len(names) - len(labels))
-    return Part(source, names, np.array(labels, np.int64))
-
-
-def map_npy(path: Path) -> NDArray[np.generic]:
-    """Map one .npy file, without unpickling."""
-    with named_errors(path):
-        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim == 0 or len(array) == 0:
-        raise DataError(f"{path.name} holds no images: its shape is {array.shape}.")
-    return array

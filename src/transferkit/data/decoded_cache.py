@@ -18,14 +18,8 @@ import PIL
 from transferkit._typing import UInt8Array
 from transferkit.data.disk_cache import ArrayStore, CacheWarning, NewEntry, default_folder
 from transferkit.data.image_decoding import VERSION
-from transferkit.data.pixel_reader import (
-    DecodedImages,
-    FileSource,
-    Part,
-    ReadOptions,
-    read_images,
-    working_size,
-)
+from transferkit.data.listing import FileSource, Part
+from transferkit.data.pixel_reader import DecodedImages, ReadOptions, read_images, working_size
 from transferkit.errors import OutputError
 
 WORTH_KEEPING = 32 << 20
@@ -44,16 +38,17 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
     """Map the images that an earlier run kept, or read them, and keep them where it pays."""
     sources = [(part.source, part.names) for part in parts.values()]
     paths = {n: s.root / n for s, names in sources if isinstance(s, FileSource) for n in names}
-    if options.cache is None or not paths:
-        return read_images(parts, working_size(parts, options), options, options.reserve)
+    place = options.store
+    if place.cache is None or not paths:
+        return read_images(parts, working_size(parts, options), options, place.reserve)
     key, total = cache_key(paths, options)
-    store = ArrayStore(options.cache_folder or default_folder() / "images", options.cache_limit)
+    store = ArrayStore(place.folder or default_folder() / "images", place.limit)
     found = look_up(store, key)
     if found is not None:
         return found
     size = working_size(parts, options)
     pixels = prod((len(paths), *size, options.fewest_channels))
-    if options.cache == "disk" or total > WORTH_KEEPING or pixels > options.memory_limit:
+    if place.cache == "disk" or total > WORTH_KEEPING or pixels > place.memory_limit:
         try:
             with store.adding(key) as entry:
                 write(entry, parts, size, options)
@@ -65,8 +60,8 @@ def read_or_map(parts: Mapping[str, Part], options: ReadOptions) -> DecodedImage
             message = f"{error} The images are decoded, but not kept for the next run."
             warnings.warn(message, CacheWarning, stacklevel=3)
             # a temporary file goes elsewhere: in the cache folder there was no room just now
-            options = replace(options, cache_folder=None)
-    return read_images(parts, size, options, options.reserve)
+            place = replace(place, folder=None)
+    return read_images(parts, size, options, place.reserve)
 
 
 def cache_key(paths: Mapping[str, Path], options: ReadOptions) -> tuple[str, int]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 
-from transferkit.data.pixel_reader import FileSource, Part
+from transferkit.data.image_decoding import probe
+from transferkit.data.listing import FileSource, Listing, Part
 from transferkit.data.split_names import (
+    FILLERS,
     SplitFolders,
     assign_splits,
     check_classes_are_none,
@@ -23,79 +26,208 @@ from transferkit.errors import DataError
 
 SUFFIXES = frozenset(
     f".{name}"
-    for name in ("bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm")
-) | {".tif", ".tiff", ".webp"}
+    for name in (
+        *("avif", "bmp", "dib", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "mpo", "pbm"),
+        *("pcx", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
 """Suffixes of image files, in lower case."""
 
-IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+OTHERS = {
+    ".dcm": "DICOM is not read; convert it to PNG, for instance with pydicom",
+    ".nii": "a NIfTI volume; save its slices as PNG, for instance with nibabel",
+    ".npy": "an array among image files",
+}
+"""Why files of other kinds are left out."""
+
+IGNORED = frozenset(
+    ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information")
+)
 """Names that systems leave behind, besides all that begin with a dot."""
 
-
-def scan_folder(
-    root: Path, split_folders: SplitFolders | None, bits: int | None
-) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the images below a folder by split, and the classes.
-
-    Without split folders all images are one split named ``"all"``; a split without class folders
-    has no labels.
-    """
-    names = subfolders(root)
-    splits = assign_splits(str(root), names, split_folders)
-    source = FileSource(root, DatasetScale(bits))
-    if not splits:
-        classes = classes_without_splits(root, names, confirmed=split_folders is not None)
-        return {"all": list_images(source, [root], classes, all_needed=True)}, classes
-    if split_folders is None:
-        left = [name for name in names if not split_of(name) and image_files(root / name)]
-        check_left_over(str(root), splits, left, or_classes=True)
-    folders = {split: [root / name for name in own] for split, own in splits.items()}
-    found = {split: sorted({*chain(*map(subfolders, own))}) for split, own in folders.items()}
-    first = next((split for split, own in found.items() if own), None)
-    for split in found.keys() - {first}:
-        found[split] = [name for name in found[split] if holds_files(folders[split], name)]
-    classes = common_classes({split: own for split, own in found.items() if own})
-    parts = {
-        split: list_images(
-            source, own, classes if found[split] else None, all_needed=split == first
-        )
-        for split, own in folders.items()
-    }
-    return parts, classes
+MASKS = frozenset(("annotations", "ground_truth", "groundtruth", "masks", "segmentations"))
+"""Folders of pictures that belong to other pictures."""
 
 
-def classes_without_splits(root: Path, names: Sequence[str], *, confirmed: bool) -> tuple[str, ...]:
-    """Return the classes of a folder that has class folders and no split folders."""
-    if not names:
-        raise DataError(
-            f"{root} has no folders. Expected train, val and test (val may be missing), each with "
-            "one folder of images per class; or one folder of images per class."
-        )
-    inside = {name: subfolders(root / name) for name in names}
-    if not confirmed:
-        nested = [name for name in names if any(map(split_of, inside[name]))]
-        if nested:
-            raise DataError(
-                f"{root} has no split folders, but {root / nested[0]} has: give that one."
-            )
-        check_classes_are_none(str(root), inside)
-    return tuple(names)
+UNKNOWN = FILLERS | {"all", "unknown", "unlabeled", "unlabelled"}
+"""Names of folders that say nothing of the class of what they hold."""
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden and system folders."""
-    return sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and not ignored(entry.name)
-    )
+class Tree:
+    """All that lies below a folder, in sorted order, by paths relative to it, with slashes."""
+
+    def __init__(self, root: Path, leave_out: Sequence[str] | None = None) -> None:
+        self.root = root
+        self.asked = leave_out is None  # nobody has said yet what is to be left out
+        self.images: list[str] = []
+        self.folders: dict[str, list[str]] = {}  # the names in each folder
+        self.left_out: dict[str, str] = {}
+        patterns = leave_out or ()
+        above: dict[str, tuple[str, ...]] = {
+            "": (os.path.realpath(root),)
+        }  # each folder and all that hold it, without links
+        for where, names, files in os.walk(root, onerror=self._refused, followlinks=True):
+            here = self._relative(where)
+            self.folders[here], names[:] = [], sorted(names)
+            for name in list(names):
+                path = f"{here}/{name}".removeprefix("/")
+                target = os.path.realpath(Path(where, name))
+                if ignored(name):
+                    pass
+                elif matches(path, patterns):
+                    self.left_out[path] = "named by leave_out"
+                elif target in above[here]:
+                    self.left_out[path] = "the link leads back to a folder that holds it"
+                else:
+                    above[path] = (*above[here], target)
+                    self.folders[here].append(name)
+                    continue
+                names.remove(name)
+            for name in files:
+                path = f"{here}/{name}".removeprefix("/")
+                if ignored(name):
+                    continue
+                reason = why_no_image(Path(where, name))
+                reason = "named by leave_out" if matches(path, patterns) else reason
+                if reason:
+                    self.left_out[path] = reason
+                else:
+                    self.images.append(path)
+        self.images.sort(key=split_path)
+        self._keys = [split_path(path) for path in self.images]
+
+    def below(self, folder: str) -> list[str]:
+        """Return the images in a folder and all below it; "" is the root."""
+        if not folder:
+            return self.images
+        *above, last = split_path(folder)
+        ends = ([*above, last], [*above, f"{last}\0"])  # between which the paths below it sort
+        first, end = (bisect_left(self._keys, key) for key in ends)
+        return self.images[first:end]
+
+    def others(self, folder: str) -> dict[str, str]:
+        """Return what is left out below a folder."""
+        return {
+            p: why for p, why in self.left_out.items() if p.startswith(f"{folder}/".lstrip("/"))
+        }
+
+    def _relative(self, path: str) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix().removeprefix(".")
+
+    def _refused(self, error: OSError) -> None:
+        if str(error.filename) == str(self.root):
+            raise DataError(f"Cannot read the folder {self.root}: {error.strerror}.") from error
+        self.left_out[self._relative(error.filename)] = f"cannot be read: {error.strerror}"
 
 
-def holds_files(folders: Sequence[Path], name: str) -> bool:
-    """Whether the folder of this name holds a file in any of ``folders``."""
-    return any(path.is_file() for folder in folders for path in (folder / name).rglob("*"))
+def split_path(path: str) -> list[str]:
+    """Return the names along a path, by which paths are sorted."""
+    return path.split("/")
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits a relative path or its last name."""
+    name = path.rpartition("/")[2]
+    return any(fnmatch(path, pattern) or fnmatch(name, pattern) for pattern in patterns)
 
 
 def ignored(name: str) -> bool:
     """Whether a file or folder is hidden or left behind by the system."""
     return name.startswith(".") or name.lower() in IGNORED
+
+
+def why_no_image(path: Path) -> str | None:
+    """Return why a file is not taken for an image, or None if it is; without a suffix, look."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or (not suffix and probe(path) is not None):
+        return None
+    if path.is_symlink() and not path.exists():
+        return "the link leads nowhere"
+    return OTHERS.get(suffix, f"no image ({suffix or 'no suffix'})")
+
+
+def list_folder(
+    tree: Tree, split_folders: SplitFolders | None, scale: DatasetScale, whole: str
+) -> Listing:
+    """List the images of a folder by split, and the classes.
+
+    Without split folders all images are one part of the name ``whole``; what has no class folders
+    has no labels.
+    """
+    check_masks(tree)
+    root, names = str(tree.root), tree.folders[""]
+    splits = assign_splits(root, names, split_folders)
+    if not splits:
+        check_folders(tree, confirmed=split_folders is not None)
+        splits = {whole: [""]}
+    elif split_folders is None:
+        left = [name for name in names if not split_of(name) and tree.below(name)]
+        check_left_over(root, splits, left, or_classes=True)
+    found = {
+        split: sorted({name for folder in own for name in tree.folders[folder]})
+        for split, own in splits.items()
+    }
+    first = next((split for split, own in found.items() if own), None)
+    for split in found.keys() - {first}:
+        if [name for name in found[split] if split_of(name) or name.lower() in UNKNOWN] == found[
+            split
+        ]:
+            found[split] = []  # as in test/test/1.png, which says nothing of classes
+        found[split] = [title for title in found[split] if holds_files(tree, splits[split], title)]
+    classes = common_classes({split: own for split, own in found.items() if own})
+    source = FileSource(tree.root, scale)
+    parts = {}
+    for split, own in splits.items():
+        parts[split] = list_images(
+            source, tree, own, classes if found[split] else None, all_needed=split == first
+        )
+    used = {name for part in parts.values() for name in part.names}
+    lost = {name: "in no class folder of a split" for name in tree.images if name not in used}
+    return Listing(parts, classes, {**tree.left_out, **lost})
+
+
+def check_masks(tree: Tree) -> None:
+    """Raise if masks lie beside images, unless the caller has said what to leave out."""
+    for folder, names in tree.folders.items() if tree.asked else ():
+        direct = any("/" not in path[len(folder) :].lstrip("/") for path in tree.below(folder)[:1])
+        for name in names:
+            beside = [other for other in names if other != name]
+            single = name.lower() == "mask" and FILLERS & {other.lower() for other in beside}
+            if not (single or (name.lower() in MASKS and (beside or direct))):
+                continue
+            path = f"{folder}/{name}".removeprefix("/")
+            if tree.below(path):
+                raise DataError(
+                    f"{tree.root} holds {path} beside {', '.join(beside) or 'images'}. If these "
+                    f"are masks of the images, pass leave_out=[{name!r}]; if they are images to "
+                    "classify, pass leave_out=[]."
+                )
+
+
+def check_folders(tree: Tree, *, confirmed: bool) -> None:
+    """Raise if a folder without split folders holds nothing, or if its folders are no classes."""
+    names = tree.folders[""]
+    if not names and not tree.images:
+        raise DataError(
+            f"{tree.root} has no folders and no images. Expected train, val and test (val may be "
+            "missing), each with one folder of images per class; or one folder of images per "
+            f"class; or images whose labels a table gives.{census(tree, '')}"
+        )
+    inside = {
+        name: [n for n in tree.folders[name] if n.lower() not in UNKNOWN | MASKS] for name in names
+    }
+    if names and not confirmed:
+        nested = [name for name in names if any(map(split_of, inside[name]))]
+        if nested:
+            raise DataError(
+                f"{tree.root} has no split folders, but {tree.root / nested[0]} has: give that one."
+            )
+        check_classes_are_none(str(tree.root), inside)
+
+
+def holds_files(tree: Tree, folders: Sequence[str], name: str) -> bool:
+    """Whether the folder of this name holds a file in any of ``folders``."""
+    return any(tree.below(f"{f}/{name}") or tree.others(f"{f}/{name}") for f in folders)
 
 
 def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -115,52 +247,37 @@ def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 
 def list_images(
-    source: FileSource, folders: Sequence[Path], classes: Sequence[str] | None, *, all_needed: bool
+    source: FileSource,
+    tree: Tree,
+    folders: Sequence[str],
+    classes: Sequence[str] | None,
+    *,
+    all_needed: bool,
 ) -> Part:
     """List the images of one split, class by class, or without labels if ``classes`` is None."""
-    files: list[Path] = []
+    names: list[str] = []
     labels: list[int] = []
     for label, title in enumerate(classes or [""]):
-        found = [file for folder in folders for file in image_files(folder / title)]
-        if not found:
-            check_empty(folders[0], title if classes else None, all_needed=all_needed)
-        files += found
+        places = [f"{folder}/{title}".strip("/") for folder in folders]
+        found = [name for place in places for name in tree.below(place)]
+        others = {path for place in places for path in tree.others(place)}
+        if not found and classes is None:
+            raise DataError(
+                f"The split folder {tree.root / folders[0]} has neither class folders nor images."
+                f"{census(tree, folders[0])} Put images there, or remove it."
+            )
+        if not found and (others or all_needed):
+            raise DataError(
+                f"The class folder {tree.root / places[0]} is empty.{census(tree, places[0])} Put "
+                f"images there, or remove the class {title} from every split."
+            )
+        names += found
         labels += [label] * len(found)
-    names = [file.relative_to(source.root).as_posix() for file in files]
     return Part(source, names, np.array(labels, np.int64) if classes else None)
 
 
-def check_empty(folder: Path, title: str | None, *, all_needed: bool) -> None:
-    """Raise for a folder without images; a class may lack files altogether if not all_needed."""
-    others = census(folder / (title or ""))
-    listed = f"only {others}" if others else "and no others"
-    known = f"Known: {' '.join(sorted(SUFFIXES))}."
-    if title is None:
-        raise DataError(
-            f"The split folder {folder} has neither class folders nor images: no image files, "
-            f"{listed}. Put images there, or remove it. {known}"
-        )
-    if others or all_needed:
-        raise DataError(
-            f"The class folder {folder / title} is empty: no image files, {listed}. Put images "
-            f"there, or remove the class {title} from every split. {known}"
-        )
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return all image files below a folder, sorted by path."""
-    files = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not ignored(name)]
-        files += [Path(where, name) for name in names if not ignored(name)]
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
-
-
-def census(folder: Path) -> str:
-    """Count the files below a folder by suffix: ``"3 .dcm, 1 .txt"``."""
-    kinds = Counter(
-        path.suffix or path.name
-        for path in folder.rglob("*")
-        if path.is_file() and not ignored(path.name)
-    )
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+def census(tree: Tree, folder: str) -> str:
+    """Count what is left out below a folder, as a sentence; empty if there is nothing."""
+    kinds = Counter(tree.others(folder).values())
+    listed = ", ".join(f"{count} files: {reason}" for reason, count in kinds.most_common(5))
+    return f" Left out: {listed}." if listed else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -81,10 +81,10 @@ class ImageData:
     def __init__(
         self,
         images: ArrayLike | TensorLike,
-        labels: ArrayLike | TensorLike | None = None,
+        labels: ArrayLike | TensorLike | Sequence[str] | None = None,
         *,
         classes: Sequence[str] | None = None,
-        names: Sequence[str] | None = None,
+        names: Sequence[object] | None = None,
         sizes: ArrayLike | None = None,
         groups: Sequence[object] | None = None,
         bits: int | None = None,
@@ -99,9 +99,10 @@ class ImageData:
                 Or a list of PIL images of one size, in any modes.
                 Types: uint8; bool (0 and 255); uint16, of which ``bits`` become 0..255; other
                 integers in 0..255; floats in [0, 1] (times 255) or in [0, 255].
-            labels: Class numbers, (N,) or (N, 1).
-            classes: Class names; ``"0"``, ``"1"``, ... if None.
-            names: Names of the images; ``"image[0]"``, ... if None.
+            labels: Class numbers from 0, (N,) or (N, 1); or one-hot, (N, K); or class names.
+                Numbers may also run from 1 to K, or be 0 and 255.
+            classes: Class names. By default those that ``labels`` hold, sorted, or the numbers.
+            names: Names or paths of the images; ``"image[0]"``, ... if None.
             sizes: Original (height, width) of each image; the size of ``images`` if None.
             groups: Group of each image: texts or numbers. 3 and 3.0 are one group; an image whose
                 group is missing (None, NaN) is a group of its own.
@@ -119,32 +120,28 @@ class ImageData:
         pixels, depth = to_images(images, bits, channels)
         report_depth(depth, bits, stacklevel=2)
         count = len(pixels)
-        numbers = None if labels is None else to_labels(labels)
+        titles = () if classes is None else to_class_names(classes)
+        numbers = None
+        if labels is not None:
+            numbers, titles = to_labels(labels, None if classes is None else titles)
         if names is None:
-            names = [f"image[{i}]" for i in range(count)]
+            names = [None] * count
         if sizes is None:
             sizes = np.broadcast_to(np.array(pixels.shape[1:3], np.int64), (count, 2))
-        fields: dict[str, object] = {
-            "labels": numbers,
-            "names": names,
-            "sizes": sizes,
-            "groups": groups,
-        }
-        for key, value in fields.items():
-            length = len(value) if hasattr(value, "__len__") else -1
-            if value is not None and length != count:
-                raise DataError(f"{count} images but {length} {key}; each image needs exactly one.")
+        check_lengths(count, {"labels": numbers, "names": names, "sizes": sizes, "groups": groups})
         try:
             originals = np.asarray(sizes, np.int64).reshape(count, 2)
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"sizes must be a height and a width for each image: {error}."
             ) from error
-        titles = to_class_names(classes, numbers)
+        named = tuple(
+            f"image[{row}]" if name is None else str(name) for row, name in enumerate(names)
+        )
         if numbers is not None:
-            check_label_range(numbers, titles, names)
-        grouping = None if groups is None else tuple(to_group_names(groups, names))
-        set_fields(self, pixels, numbers, titles, tuple(names), originals, grouping, depth, None)
+            check_label_range(numbers, titles, named)
+        grouping = None if groups is None else tuple(to_group_names(groups, named))
+        set_fields(self, pixels, numbers, titles, named, originals, grouping, depth, None)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -183,8 +180,8 @@ class ImageData:
     def with_classes(self, classes: Sequence[str]) -> ImageData:
         """Return the same images, with labels that number the classes in the order of ``classes``.
 
-        Labels follow the names. Where one side has no names but ``"0"``, ``"1"``, ..., the labels
-        stay, under the names of the other side.
+        Labels follow the names. Where one side has no names but numbers, the numbers are taken for
+        places among the names of the other side.
 
         Args:
             classes: Class names, such as those of a classifier; classes without images may be among
@@ -200,7 +197,7 @@ class ImageData:
             >>> data.with_classes(["cat", "dog"]).labels.tolist()
             [1, 0, 0]
         """
-        names, labels = renumber(self.labels, self.classes, to_class_names(classes, None))
+        names, labels = renumber(self.labels, self.classes, to_class_names(classes))
         if self.classes == names:
             return self
         return trusted_images(
@@ -296,13 +293,12 @@ def to_rows(indices: Indices, count: int) -> Int64Array:
     return numbers
 
 
-def to_class_names(classes: object, labels: Int64Array | None) -> tuple[str, ...]:
-    """Return the class names, by default the numbers up to the largest label."""
-    if classes is None:
-        top = -1 if labels is None or len(labels) == 0 else int(labels.max())
-        return tuple(map(str, range(top + 1)))
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise DataError(f"classes must be a list of class names, got {classes!r}.")
+def to_class_names(classes: object) -> tuple[str, ...]:
+    """Return the class names in the order given."""
+    if isinstance(classes, str | Set | Mapping) or not isinstance(classes, Iterable):
+        raise DataError(
+            f"classes must be a list of class names in the order of their numbers, got {classes!r}."
+        )
     names = tuple(map(str, classes))
     if len(set(names)) < len(names):
         raise DataError(f"Class names must differ, got {', '.join(names)}.")
@@ -318,18 +314,29 @@ def renumber(
         return wanted, None if labels is None else order[labels]
     if len(wanted) == len(classes) and are_numbers(wanted):
         return classes, labels
-    if labels is not None and not (are_numbers(classes) and len(wanted) > labels.max()):
+    numbers = [int(name) for name in classes if name.isdecimal()]
+    if labels is None or (len(numbers) == len(classes) == len(wanted) <= max(numbers)):
+        return wanted, labels
+    if len(numbers) < len(classes) or max(numbers) >= len(wanted):
         raise DataError(
             f"The images have {len(classes)} classes {list(classes)}, expected {len(wanted)} "
             f"classes {list(wanted)} in any order. Give images of these classes, or set "
             "model.classes where only the names differ."
         )
-    return wanted, labels
+    return wanted, np.array(numbers, np.int64)[labels]
 
 
 def are_numbers(classes: Sequence[str]) -> bool:
     """Whether class names are ``"0"``, ``"1"``, ..., which stand for no names."""
     return tuple(classes) == tuple(map(str, range(len(classes))))
+
+
+def check_lengths(count: int, fields: Mapping[str, object]) -> None:
+    """Raise unless every field that is not None has one entry per image."""
+    for key, value in fields.items():
+        length = len(value) if hasattr(value, "__len__") else -1
+        if value is not None and length != count:
+            raise DataError(f"{count} images but {length} {key}; each image needs exactly one.")
 
 
 def check_label_range(labels: Int64Array, classes: Sequence[str], names: Sequence[str]) -> None:

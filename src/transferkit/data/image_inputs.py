@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from transferkit._format import describe
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, to_path, to_sides
-from transferkit.data.array_conversion import CHANNELS, TensorLike, to_numpy, with_channels_last
-from transferkit.data.folder_layout import image_files
+from transferkit.data.array_conversion import CHANNELS, TensorLike, to_numpy, to_one_array
+from transferkit.data.folder_layout import Tree
 from transferkit.data.image_data import ImageData, require_images, trusted_images
-from transferkit.data.image_decoding import BROKEN, Reading, Resize, decode, drop_alpha, to_array
-from transferkit.data.pixel_reader import (
-    Channels,
-    FileSource,
-    Part,
-    ReadOptions,
-    read_images,
-    working_size,
-)
+from transferkit.data.image_decoding import BROKEN, Reading, Resize, drop_alpha
+from transferkit.data.listing import FileSource, Part
+from transferkit.data.pixel_reader import Channels, ReadOptions, read_images, working_size
+from transferkit.data.table_layout import paths_in_table
 from transferkit.data.value_range import BITS, DatasetScale, report_depth
 from transferkit.errors import ConfigError, DataError
 
@@ -86,7 +79,7 @@ def load_images(
     )
     names = list(map(str, list_files(paths)))
     parts = {"": Part(FileSource(Path(), DatasetScale(bits)), names, None)}
-    images = read_images(parts, working_size(parts, options), options, options.reserve)
+    images = read_images(parts, working_size(parts, options), options, options.store.reserve)
     report_depth(images.bits, bits, stacklevel=2)
     return trusted_images(images.pixels, None, (), names, images.sizes, None, images.bits, resize)
 
@@ -99,41 +92,19 @@ def list_files(paths: object) -> list[Path]:
     files = []
     for path in (to_path("paths", path) for path in several):
         if path.is_dir():
-            found = image_files(path)
+            found = Tree(path, ()).images
             if not found:
                 raise DataError(f"The folder {path} holds no image.")
-            files += found
-        elif path.suffix.lower() == ".csv" and path.is_file():
+            files += [path / name for name in found]
+        elif path.suffix.lower() in (".csv", ".tsv") and path.is_file():
             files += paths_in_table(path)
         elif path.exists():
             files.append(path)
-        elif found := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-            files += list_files(found)
+        elif matched := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
+            files += list_files(matched)
         else:
             raise DataError(f"There is no file or folder {path}.")
     return files
-
-
-PATH_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
-"""Titles of a column of paths in a .csv file."""
-
-
-def paths_in_table(table: Path) -> list[Path]:
-    """Return the image files that a .csv file lists, in paths relative to its folder."""
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    titles = list(rows[0]) if rows else []
-    column = next((title for title in titles if str(title).strip().lower() in PATH_COLUMNS), None)
-    if column is None:
-        raise DataError(
-            f"Expected a column of paths in {table}, named {' or '.join(PATH_COLUMNS)}, got "
-            f"{titles or 'an empty file'}."
-        )
-    paths = [table.parent / row[column] for row in rows]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"There is no file {path}, which {table} lists.")
-    return paths
 
 
 class ImageStream:
@@ -287,30 +258,3 @@ def is_one_image(value: object, channels: int) -> bool:
             f"(N, C, H, W), got {shape}. For grey images pass images[:, None]."
         )
     return False
-
-
-def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:
-    """Turn a path, a PIL image, an array or a tensor into one image (H, W, C)."""
-    allowed = {*CHANNELS, channels}
-    try:
-        if isinstance(item, Path):
-            array = decode(item, alpha=channels == 4)
-        elif isinstance(item, Image.Image):
-            array = to_array(item, alpha=channels == 4)
-        elif isinstance(item, np.ndarray | TensorLike):
-            array = to_numpy(item)
-        else:
-            raise DataError(f"Expected a path, a PIL image or an array, got {describe(item)}.")
-    except BROKEN as error:
-        raise DataError(f"Cannot read {name}: {str(error).rstrip('.')}.") from error
-    if array.ndim == 2:
-        return array[..., None]
-    if array.ndim == 3:
-        tensor = isinstance(item, TensorLike)
-        found = with_channels_last(array, allowed, first_of_both=tensor)
-        if found is not None:
-            return found
-    raise DataError(
-        f"Expected {name} to have the shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 "
-        f"channels, got {array.shape}."
-    )

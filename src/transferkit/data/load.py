@@ -4,43 +4,48 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from transferkit._sampling import quotas
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_number, check_whole, to_path, to_sides
-from transferkit.data.array_layouts import read_npy_folder, read_npz
 from transferkit.data.decoded_cache import read_or_map
-from transferkit.data.folder_layout import scan_folder
 from transferkit.data.image_data import ImageData, trusted_images
 from transferkit.data.image_decoding import Resize
+from transferkit.data.layouts import DatasetInput, LayoutOptions, list_images_of
+from transferkit.data.listing import FileSource, Listing, Part
 from transferkit.data.pixel_reader import (
-    ArraySource,
     CacheChoice,
     Channels,
     DecodedImages,
     OnError,
-    Part,
     ReadOptions,
+    StoreOptions,
     unreadable,
 )
 from transferkit.data.split_names import SplitFolders
 from transferkit.data.splits import SkippedFile, Splits, divide, groups_from_names
-from transferkit.data.value_range import chunks, report_depth
+from transferkit.data.table_layout import Frame
+from transferkit.data.value_range import DatasetScale, chunks, report_depth
 from transferkit.errors import ConfigError, DataError
 
 
 def load_splits(
-    path: str | os.PathLike[str],
+    data: DatasetInput,
     *,
     image_size: int | tuple[int, int] | None = None,
     val_share: float = 0.2,
     seed: int = 0,
     split_folders: SplitFolders | None = None,
     class_files: Mapping[str, tuple[str, str]] | None = None,
+    labels: str | os.PathLike[str] | Frame | None = None,
+    columns: Mapping[str, str] | None = None,
+    leave_out: Sequence[str] | None = None,
     groups: str | None = None,
     bits: int | None = None,
     on_error: OnError = "raise",
@@ -55,17 +60,23 @@ def load_splits(
 ) -> Splits:
     r"""Read a dataset of images into uint8 arrays.
 
-    Three layouts are known. A folder of ``train``, ``val`` (or ``valid``, ``validation``, ``dev``)
-    and ``test`` folders, also by names such as ``training_set``, each with one folder of images per
-    class; without split folders, the folders are classes, and ``val_share`` of the images becomes
-    val and as much test. A MedMNIST ``.npz``. A folder of ``.npy`` arrays, one per class and split:
-    ``normal.npy``, ``test_normal.npy``.
+    A folder has ``train``, ``val`` (or ``valid``, ``validation``, ``dev``) and ``test`` folders,
+    also by names such as ``training_set``, each with one folder of images per class; or only the
+    folders of the classes; or images whose labels stand in a table or in their names. It may be
+    packed as zip or tar. Arrays come as an ``.npz`` (``train_images``, ``train_labels``, ..., or
+    ``x_train``, ``y_train``, ..., or ``images`` and ``labels``), as ``.npy`` files of these names,
+    or as one ``.npy`` per class and split: ``normal.npy``, ``test_normal.npy``. Datasets of torch,
+    torchvision and Hugging Face are read image by image. The page "Loading images" of the
+    documentation has an example of each.
 
-    Where there is no val split, ``val_share`` of train becomes it, stratified by class, with each
-    group in one split where there are groups.
+    Where there is no val split, ``val_share`` of train becomes it, and where there are no splits,
+    as much becomes test; stratified by class, with each group in one split. What is left out is
+    listed in ``Splits.skipped`` with the reason.
 
     Args:
-        path: The folder or the ``.npz`` file.
+        data: The path of a folder, an archive, an ``.npz`` or a table (CSV, TSV); or a data frame
+            of pandas, polars or another library; or a dataset with a length and an index; or a
+            mapping of splits to any of these: ``{"train": path, "test": path}``.
         image_size: Height and width to store images at. None keeps a size that all share, and
             brings mixed sizes to a square of their median side, 256 at most.
         val_share: Share of train that becomes val; 0 makes no val split.
@@ -74,6 +85,16 @@ def load_splits(
             as ``{"train": ["fold1", "fold2"], "test": "fold3"}``; to the beginning of the key in an
             ``.npz``. Folders not named are left out. ``{}`` takes all folders as classes.
         class_files: For ``.npy`` files: name without ``.npy`` to (split, class).
+        labels: What tells the labels of the images of a folder: the path of a table, relative to
+            the folder, a data frame, or a regular expression whose match in a file name (or its
+            first group) is the class, such as ``r"^(cat|dog)"``.
+        columns: The columns of a table to read: ``{"path": ..., "label": ..., "split": ...,
+            "group": ...}``, of which the last two are optional. By default they are known by their
+            content and by usual names, and a warning shows what was read. A path is relative to the
+            folder, or the name of a file below it, with or without its suffix. Labels may also be
+            one column of 0 and 1 per class. An image without a label belongs to a split without.
+        leave_out: Names or patterns of files and folders to leave out, such as ``["masks"]``.
+            ``[]`` leaves out none, where folders look like masks of the images beside them.
         groups: Regular expression whose match in a file name, or else in its folders, is the group
             (patient, film) of the image, such as ``r"person\d+"``; a file without a match is a
             group of its own.
@@ -103,7 +124,8 @@ def load_splits(
     Warns:
         CacheWarning: The images cannot be kept (disk full, folder not writable); they are decoded
             all the same.
-        UserWarning: A bit depth below 16 was inferred.
+        UserWarning: A bit depth below 16, or the columns of a table, were inferred; a split lacks a
+            class; there is one class only, or none.
 
     Example:
         >>> from pathlib import Path
@@ -125,65 +147,38 @@ def load_splits(
     """
     check_number("val_share", val_share, least=0, below=1)
     check_whole("seed", seed)
-    options = ReadOptions(
-        size=None if image_size is None else to_sides("image_size", image_size),
-        resize=resize,
-        channels=channels,
-        on_error=on_error,
-        workers=workers,
-        memory_limit=memory_limit,
-        cache=cache,
-        cache_folder=None if cache_folder is None else to_path("cache_folder", cache_folder),
-        cache_limit=cache_limit,
-        progress=progress,
-        bits=bits,
-    )
-    parts, classes = read_layout(to_path("path", path), split_folders, class_files, bits)
-    grouping = None
-    if groups is not None:
-        if any(isinstance(part.source, ArraySource) for part in parts.values()):
-            raise ConfigError("groups reads file names, but arrays have none; leave it out here.")
-        names = [name for part in parts.values() for name in part.names]
-        grouping = dict(zip(names, groups_from_names(names, groups), strict=True))
-    parts = make_missing_splits(parts, val_share, grouping, seed)
-    images = read_or_map(parts, options)
-    return report(assemble(images, parts, classes, grouping, options), bits)
+    size = None if image_size is None else to_sides("image_size", image_size)
+    folder = None if cache_folder is None else to_path("cache_folder", cache_folder)
+    store = StoreOptions(memory_limit, cache, folder, cache_limit)
+    options = ReadOptions(size, resize, bits, channels, on_error, workers, progress, store)
+    with ExitStack() as stack:
+        layout = LayoutOptions(stack, split_folders, class_files, labels, columns, leave_out)
+        listing = list_images_of(data, layout, scale := DatasetScale(bits))
+        scale.settle()
+        parts = make_missing_splits(with_groups(listing.parts, groups), val_share, seed)
+        images = read_or_map(parts, options)
+    return report(assemble(images, parts, listing, options), bits, listing.notes)
 
 
-def read_layout(
-    path: Path,
-    split_folders: SplitFolders | None,
-    class_files: Mapping[str, tuple[str, str]] | None,
-    bits: int | None,
-) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """List the images and classes of any of the known layouts."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Give a folder of images or a MedMNIST .npz file.")
-    if path.is_dir():
-        if class_files is not None or any(path.glob("*.npy")):
-            parts, classes = read_npy_folder(path, class_files, bits)
-        else:
-            parts, classes = scan_folder(path, split_folders, bits)
-    elif path.suffix.lower() == ".npz":
-        parts, classes = read_npz(path, split_folders, bits)
-    else:
-        raise DataError(
-            f"{path.name} is neither a folder nor an .npz file. Give the folder that holds the "
-            "images, or a MedMNIST archive."
-        )
-    if len(classes) < 2:
-        raise DataError(
-            f"{path} has one class only ({', '.join(classes) or 'no labels at all'}); "
-            "classification needs two or more."
-        )
-    return parts, classes
+def with_groups(parts: Mapping[str, Part], pattern: str | None) -> Mapping[str, Part]:
+    """Give the images of files the groups that their names tell."""
+    if pattern is None:
+        return parts
+    if not all(isinstance(part.source, FileSource) for part in parts.values()):
+        raise ConfigError("groups reads file names, but these images have none; leave it out here.")
+    names = [name for part in parts.values() for name in part.names]
+    found = iter(groups_from_names(names, pattern))
+    return {s: replace(p, groups=list(islice(found, len(p.names)))) for s, p in parts.items()}
 
 
-def make_missing_splits(
-    parts: Mapping[str, Part], val_share: float, grouping: Mapping[str, str] | None, seed: int
-) -> dict[str, Part]:
+def make_missing_splits(parts: Mapping[str, Part], val_share: float, seed: int) -> dict[str, Part]:
     """Make a val split where there is none, and a test split too where there are no splits."""
+    for split, part in parts.items():
+        if not part.names:
+            raise DataError(f"The {split} split has no images.")
     whole = parts.get("all", parts.get("train"))
+    if whole is None or whole.labels is None or "val" in parts:
+        return dict(parts)
     shares = {"train": 1 - val_share, "val": val_share}
     if "all" in parts:
         shares = {"train": 1 - 2 * val_share, "val": val_share, "test": val_share}
@@ -192,23 +187,16 @@ def make_missing_splits(
                 "Without split folders val_share goes to val and as much to test, so it must be "
                 f"below 0.5, got {val_share}."
             )
-        if val_share == 0:
-            return {"train": parts["all"]}
-    if whole is None or whole.labels is None or "val" in parts or val_share == 0:
-        return dict(parts)
+    if val_share == 0:
+        return {"train": whole, **{s: part for s, part in parts.items() if part is not whole}}
     sizes = quotas(np.array(list(shares.values())), len(whole.names))
-    groups = None if grouping is None else [grouping[name] for name in whole.names]
-    rows = divide(whole.labels, sizes, seed=seed, groups=groups)
+    rows = divide(whole.labels, sizes, seed=seed, groups=whole.groups)
     made = {name: whole.take(own) for name, own in zip(shares, rows, strict=True)}
     return {**made, **{name: part for name, part in parts.items() if part is not whole}}
 
 
 def assemble(
-    images: DecodedImages,
-    parts: Mapping[str, Part],
-    classes: tuple[str, ...],
-    grouping: Mapping[str, str] | None,
-    options: ReadOptions,
+    images: DecodedImages, parts: Mapping[str, Part], listing: Listing, options: ReadOptions
 ) -> Splits:
     """Make the splits of decoded images."""
     row_of = {name: row for row, name in enumerate(images.names)}
@@ -228,21 +216,32 @@ def assemble(
         splits[split] = trusted_images(
             take_rows(images.pixels, rows, options),
             kept.labels,
-            classes,
+            listing.classes,
             kept.names,
             images.sizes[rows],
-            None if grouping is None else [grouping[name] for name in kept.names],
+            kept.groups,
             images.bits,
             options.resize,
         )
         if lost and (absent := absent_classes(splits[split])):
             raise DataError(f"No image of the class {absent[0]} in the {split} split can be read.")
+    skipped += [SkippedFile(p, why, broken=False) for p, why in sorted(listing.left_out.items())]
     return Splits(splits, skipped=skipped)
 
 
-def report(splits: Splits, bits: int | None) -> Splits:
-    """Warn of a bit depth that was inferred, and of classes that a split lacks."""
+def report(splits: Splits, bits: int | None, notes: Sequence[str]) -> Splits:
+    """Warn of what was inferred, and of classes that a split lacks."""
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
     report_depth(splits.bits, bits, stacklevel=3)
+    if splits.num_classes < 2:
+        named = f"one class only, {splits.classes[0]}" if splits.classes else "no labels"
+        warnings.warn(
+            f"These images have {named}, which is enough for an audit. Training needs two classes: "
+            "a folder for each, or a table as labels.",
+            UserWarning,
+            stacklevel=3,
+        )
     for split, data in splits.items():
         if absent := absent_classes(data):
             warnings.warn(
@@ -266,7 +265,7 @@ def take_rows(pixels: UInt8Array, rows: Int64Array, options: ReadOptions) -> UIn
     first, count = int(rows[0]), len(rows)
     if np.array_equal(rows, np.arange(first, first + count)):
         return pixels[first : first + count]
-    images = options.reserve((count, *pixels.shape[1:]))
+    images = options.store.reserve((count, *pixels.shape[1:]))
     for part in chunks(images):
         images[part] = pixels[rows[part]]
     return images

@@ -7,27 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
-from transferkit.data.array_conversion import to_channels_last
 from transferkit.data.disk_cache import temporary_pixels
-from transferkit.data.image_decoding import (
-    Resize,
-    decode,
-    drop_alpha,
-    drop_equal_channels,
-    fit,
-    luminance,
-    probe,
-    widen,
-)
-from transferkit.data.value_range import BITS, SLACK, DatasetScale
+from transferkit.data.image_decoding import Resize, fit, luminance, widen
+from transferkit.data.listing import Part, Source
+from transferkit.data.value_range import BITS
 from transferkit.errors import DataError
 
 Channels: TypeAlias = Literal["auto", 1, 3, 4]
@@ -45,100 +35,26 @@ LARGEST = 256
 """Largest side that images of mixed sizes are brought to by default."""
 
 
-class Source(Protocol):
-    """All images of a dataset, to be read one at a time, by name, on one scale."""
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Where decoded images lie; see ``load_splits``, whose options these are."""
 
-    @property
-    def scale(self) -> DatasetScale:
-        """The scale, perhaps known only once all images have been read."""
+    memory_limit: int = 2 << 30
+    cache: CacheChoice | None = None
+    folder: Path | None = None
+    limit: int = 0
 
-    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
-        """Return one image, (H, W) or (H, W, 3), or with ``alpha``, if it has some, (H, W, 4).
+    def __post_init__(self) -> None:
+        check_whole("memory_limit", self.memory_limit)
+        check_whole("cache_limit", self.limit)
+        check_among("cache", self.cache, ("auto", "disk", None))
 
-        Without ``alpha`` it is composited on black. A DataError says why a file is damaged.
-        """
-
-    def size(self, name: str) -> tuple[int, int] | None:
-        """Return an image's height and width, or None if it is damaged."""
+    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
+        """Return an array for pixels that are not kept."""
+        return temporary_pixels(shape, limit=self.memory_limit, folder=self.folder)
 
 
 @dataclass(frozen=True, slots=True)
-class FileSource:
-    """Image files below one folder; names are their paths relative to it, with slashes."""
-
-    root: Path
-    scale: DatasetScale
-
-    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
-        """Decode one file."""
-        pixels = decode(self.root / name, alpha=alpha)
-        if pixels.dtype != np.uint8:
-            self.scale.see(pixels[None])
-        return self.scale.convert(pixels)
-
-    def size(self, name: str) -> tuple[int, int] | None:
-        """Read one file's header."""
-        return probe(self.root / name)
-
-
-class ArraySource:
-    """Images of arrays (n, H, W, C), which may be memory maps; names are ``"train[17]"``."""
-
-    def __init__(self, scale: DatasetScale) -> None:
-        self.scale = scale
-        self.arrays: dict[str, NDArray[np.generic]] = {}
-        self.highs: dict[str, float] = {}
-
-    def add(self, stem: str, array: NDArray[np.generic], *, title: str) -> list[str]:
-        """Add an array and return the names of its images; a DataError begins with ``title``."""
-        try:
-            self.arrays[stem] = to_channels_last(array)
-            if array.dtype != np.uint8 and array.size:
-                found = self.scale.see(self.arrays[stem])
-                if array.dtype.kind == "f":
-                    self.highs[title] = found.high
-        except DataError as error:
-            raise DataError(f"{title}: {error}") from error
-        return [f"{stem}[{row}]" for row in range(len(array))]
-
-    def settle(self) -> None:
-        """Fix the scale of all arrays, and see that they agree on one."""
-        self.scale.settle()
-        unit = [title for title, high in self.highs.items() if 0 < high <= 1]
-        wide = [title for title, high in self.highs.items() if high > 1 + SLACK]
-        if unit and wide:
-            raise DataError(
-                f"The values of {unit[0]} lie in [0, 1], but those of {wide[0]} reach "
-                f"{self.highs[wide[0]]:g}. Save all arrays on one scale."
-            )
-
-    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
-        """Convert one image."""
-        stem, _, row = name[:-1].rpartition("[")
-        image = self.scale.convert(self.arrays[stem][int(row)])
-        return image if alpha else drop_equal_channels(drop_alpha(image))
-
-    def size(self, name: str) -> tuple[int, int] | None:
-        """Return the size of the array's images."""
-        array = self.arrays[name.rpartition("[")[0]]
-        return int(array.shape[1]), int(array.shape[2])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """The images of one split: their source, N names, unique in the dataset, and N labels."""
-
-    source: Source
-    names: Sequence[str]
-    labels: Int64Array | None
-
-    def take(self, rows: Int64Array) -> Part:
-        """Keep some of the images."""
-        labels = None if self.labels is None else self.labels[rows]
-        return Part(self.source, [self.names[row] for row in rows], labels)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
     """How images are read; see ``load_splits``, whose options these are."""
 
@@ -148,21 +64,15 @@ class ReadOptions:
     channels: Channels = "auto"
     on_error: OnError = "raise"
     workers: int | None = None
-    memory_limit: int = 2 << 30
-    cache: CacheChoice | None = None
-    cache_folder: Path | None = None
-    cache_limit: int = 0
     progress: bool | None = False
+    store: StoreOptions = StoreOptions()
 
     def __post_init__(self) -> None:
-        check_whole("memory_limit", self.memory_limit)
-        check_whole("cache_limit", self.cache_limit)
         if self.workers is not None:
             check_whole("workers", self.workers, least=1)
         check_among("on_error", self.on_error, ("raise", "skip"))
         check_among("channels", self.channels, ("auto", 1, 3, 4))
         check_among("resize", self.resize, ("squash", "crop", "pad"))
-        check_among("cache", self.cache, ("auto", "disk", None))
         check_among("bits", self.bits, BITS)
 
     @property
@@ -174,10 +84,6 @@ class ReadOptions:
     def threads(self) -> int:
         """Threads that decode."""
         return self.workers or min(16, os.cpu_count() or 1)
-
-    def reserve(self, shape: tuple[int, ...]) -> UInt8Array:
-        """Return an array for pixels that are not kept."""
-        return temporary_pixels(shape, limit=self.memory_limit, folder=self.cache_folder)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

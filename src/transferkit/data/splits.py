@@ -17,22 +17,29 @@ from transferkit._typing import JSON, Int64Array
 from transferkit._validation import check_whole
 from transferkit.data.array_conversion import to_group_names
 from transferkit.data.image_data import ImageData, require_images, trusted_images
-from transferkit.errors import ConfigError, DataError
+from transferkit.errors import ConfigError, DataError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file that was left out because it could not be read, and why."""
+    """A file or folder that was left out, and why; ``broken`` if it is an unreadable image."""
 
     path: str
     reason: str
+    broken: bool = True
+
+
+class UnknownSplitError(UnknownNameError, KeyError):
+    """A split that is not there; a KeyError, so that mappings work as they should."""
+
+    __str__ = Exception.__str__  # that of KeyError would show the message in quotes
 
 
 class Splits(Mapping[str, ImageData]):
     """Named parts of one dataset (train, val, test) that share classes and channels.
 
     Attributes:
-        skipped: Files that were left out on loading.
+        skipped: Files and folders that were left out on loading, each with its reason.
 
     Example:
         >>> import numpy as np
@@ -86,7 +93,11 @@ class Splits(Mapping[str, ImageData]):
         self.skipped = tuple(skipped)
 
     def __getitem__(self, name: str) -> ImageData:
-        return self._splits[name]
+        """Return one split; of an unknown name an UnknownNameError, which is a KeyError too."""
+        try:
+            return self._splits[name]
+        except KeyError:
+            raise UnknownSplitError.among("split", str(name), self) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._splits)
@@ -143,7 +154,11 @@ class Splits(Mapping[str, ImageData]):
         text = table(header, rows)
         if self.bits > 8:
             text += f"\n{self.bits}-bit values, 0..{2**self.bits - 1}, read as 0..255"
-        return f"{text}\n{len(self.skipped)} files skipped" if self.skipped else text
+        if self.skipped:
+            reasons = Counter(file.reason for file in self.skipped).most_common(5)
+            named = "; ".join(f"{count}: {reason}" for reason, count in reasons)
+            text += f"\n{len(self.skipped)} files skipped ({named})"
+        return text
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the figures of the table, ready for JSON."""
@@ -165,7 +180,7 @@ class Splits(Mapping[str, ImageData]):
 
 def check_pair(first: str, a: ImageData, second: str, b: ImageData) -> None:
     """Raise if two splits differ in classes, channels or the scale of their pixels."""
-    if set(a.classes) != set(b.classes):
+    if set(b.classes) - set(a.classes):
         raise DataError(
             f"The classes differ between splits: {first} has {list(a.classes)}, "
             f"{second} has {list(b.classes)}."
@@ -315,12 +330,16 @@ def divide(
 
 
 def stratified_counts(classes: Int64Array, sizes: Sequence[int] | Int64Array) -> Int64Array:
-    """Return how many images of each class each part gets, (S, K)."""
+    """Return how many images of each class each part gets, (S, K), the first of each class one."""
     left = np.bincount(classes)
-    counts = []
+    counts: list[Int64Array] = []
     for size in sizes[:-1]:
-        counts.append(quotas(left.astype(float), size))
-        left = left - counts[-1]
+        wanted = quotas(left.astype(float), size)
+        if not counts and size >= len(left):  # a class of a few images is to be learnt
+            short = wanted == 0
+            wanted = short + quotas(np.where(short, 0.0, left), size - int(short.sum()))
+        counts.append(wanted)
+        left = left - wanted
     return np.array([*counts, left], np.int64)
 
 
@@ -338,8 +357,9 @@ def deal_large_groups_first(
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts[order].sum(1), kind="stable")]
     part = np.empty(len(counts), np.int64)
+    only = np.any(counts[:, np.sum(counts > 0, 0) == 1], 1)  # holds all images of some class
     for group in order:
         lack = ((target - filled) / np.maximum(target, 1)) @ counts[group]
-        part[group] = int(np.argmax(lack))
+        part[group] = 0 if only[group] else int(np.argmax(lack))
         filled[part[group]] += counts[group]
     return part[groups]

@@ -113,17 +113,19 @@ class DatasetScale:
     def __init__(self, bits: int | None) -> None:
         self.wanted = bits
         self.seen: dict[np.dtype[np.generic], Extremes] = {}
+        self.highs: dict[str, float] = {}  # the largest value of each array of floats
         self.scales: dict[np.dtype[np.generic], Scale] = {}
         self.lock = Lock()  # files are read in threads
 
-    def see(self, images: NDArray[np.generic]) -> Extremes:
-        """Take the values of some images (N, ...) into account; return their extremes."""
+    def see(self, images: NDArray[np.generic], title: str | None = None) -> None:
+        """Take the values of some images (N, ...), of an array of that title, into account."""
         found = find_extremes(images)
         with self.lock:
             low, high, whole = self.seen.get(images.dtype, found)
             low, high = min(low, found.low), max(high, found.high)
             self.seen[images.dtype] = Extremes(low, high, whole and found.whole)
-        return found
+            if title is not None and images.dtype.kind == "f":
+                self.highs[title] = found.high
 
     def convert(self, values: NDArray[np.generic]) -> UInt8Array:
         """Multiply, round to the nearest and clip to 0..255."""
@@ -135,7 +137,17 @@ class DatasetScale:
         return pixels
 
     def settle(self) -> bool:
-        """Fix the scales; return True if values were converted otherwise until now."""
+        """Fix the scales; return True if values were converted otherwise until now.
+
+        DataError if some arrays of floats lie in [0, 1] and others do not.
+        """
+        unit = [title for title, high in self.highs.items() if 0 < high <= 1]
+        wide = [title for title, high in self.highs.items() if high > 1 + SLACK]
+        if unit and wide:
+            raise DataError(
+                f"The values of {unit[0]} lie in [0, 1], but those of {wide[0]} reach "
+                f"{self.highs[wide[0]]:g}. Save all arrays on one scale."
+            )
         before = {dtype: self._scale(dtype) for dtype in self.seen}
         self.scales = {
             dtype: find_scale(dtype, found, self.wanted) for dtype, found in self.seen.items()

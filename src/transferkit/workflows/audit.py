@@ -250,7 +250,7 @@ def audit_data(
         )
         for name, part in splits.items()
     }
-    skipped = [(file.path, file.reason) for file in splits.skipped]
+    skipped = [(file.path, file.reason) for file in splits.skipped if file.broken]
     return AuditData(parts, splits.classes, title, untrained, skipped, seed=seed, seeds=seeds)
 
 

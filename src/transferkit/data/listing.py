@@ -1,0 +1,178 @@
+"""Images that are listed but not yet read: where each comes from, its split, label and group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transferkit._typing import Int64Array, UInt8Array
+from transferkit.data.array_conversion import in_natural_order, to_channels_last, to_one_array
+from transferkit.data.image_decoding import decode, drop_alpha, drop_equal_channels, probe
+from transferkit.data.value_range import DatasetScale
+from transferkit.errors import DataError
+
+
+class Source(Protocol):
+    """All images of a dataset, to be read one at a time, by name, on one scale."""
+
+    @property
+    def scale(self) -> DatasetScale:
+        """The scale, perhaps known only once all images have been read."""
+
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
+        """Return one image, (H, W) or (H, W, 3), or with ``alpha``, if it has some, (H, W, 4).
+
+        Without ``alpha`` it is composited on black. A DataError says why a file is damaged.
+        """
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Return an image's height and width, or None if it is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Image files below one folder; names are their paths relative to it, with slashes."""
+
+    root: Path
+    scale: DatasetScale
+
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
+        """Decode one file."""
+        pixels = decode(self.root / name, alpha=alpha)
+        if pixels.dtype != np.uint8:
+            self.scale.see(pixels[None])
+        return self.scale.convert(pixels)
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Read one file's header."""
+        return probe(self.root / name)
+
+
+class ArraySource:
+    """Images of arrays (n, H, W, C), which may be memory maps; names are ``"train[17]"``."""
+
+    def __init__(self, scale: DatasetScale) -> None:
+        self.scale = scale
+        self.arrays: dict[str, NDArray[np.generic]] = {}
+
+    def add(self, stem: str, array: NDArray[np.generic], *, title: str) -> list[str]:
+        """Add an array and return the names of its images; a DataError begins with ``title``."""
+        try:
+            self.arrays[stem] = to_channels_last(array)
+            if array.dtype != np.uint8 and array.size:
+                self.scale.see(self.arrays[stem], title)
+        except DataError as error:
+            raise DataError(f"{title}: {error}") from error
+        return [f"{stem}[{row}]" for row in range(len(array))]
+
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
+        """Convert one image."""
+        stem, _, row = name[:-1].rpartition("[")
+        image = self.scale.convert(self.arrays[stem][int(row)])
+        return image if alpha else drop_equal_channels(drop_alpha(image))
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Return the size of the array's images."""
+        array = self.arrays[name.rpartition("[")[0]]
+        return int(array.shape[1]), int(array.shape[2])
+
+
+class Items(Protocol):
+    """Images with a length and an index, PIL images, arrays or tensors, made when asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, row: int, /) -> object:
+        """One image."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSource:
+    """Images of a dataset that makes them one by one; names are ``"train[17]"``."""
+
+    stem: str
+    items: Items
+    scale: DatasetScale
+    lock: Lock = field(default_factory=Lock)  # few datasets can be read by several threads
+
+    def take(self, name: str, *, alpha: bool) -> NDArray[np.generic]:
+        """Return one image (H, W, C) as the dataset gives it."""
+        try:
+            with self.lock:
+                item = self.items[int(name[len(self.stem) + 1 : -1])]
+        except Exception as error:  # whatever code of the caller's raises
+            raise DataError(f"{type(error).__name__}: {error}") from error
+        return to_one_array(name, item, 4 if alpha else 3)
+
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
+        """Make and convert one image."""
+        array = self.take(name, alpha=alpha)
+        if array.dtype != np.uint8:
+            self.scale.see(array[None])
+        image = self.scale.convert(array)
+        return image if alpha else drop_equal_channels(drop_alpha(image))
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Make one image to see its size."""
+        try:
+            height, width = self.take(name, alpha=False).shape[:2]
+        except DataError:
+            return None
+        return height, width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The images of one split: their source, N names, unique in the dataset, labels and groups."""
+
+    source: Source
+    names: Sequence[str]
+    labels: Int64Array | None
+    groups: Sequence[str] | None = None
+
+    def take(self, rows: Int64Array) -> Part:
+        """Keep some of the images."""
+        return replace(
+            self,
+            names=[self.names[row] for row in rows],
+            labels=None if self.labels is None else self.labels[rows],
+            groups=None if self.groups is None else [self.groups[row] for row in rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """A dataset before it is read: the parts by split, ``"all"`` where there are no splits."""
+
+    parts: Mapping[str, Part]
+    classes: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # what is no image of it, and why
+    notes: tuple[str, ...] = ()  # what was taken for granted, to be shown
+
+
+def number_labels(
+    place: str, texts: Mapping[str, Sequence[str] | None], classes: Sequence[str] | None = None
+) -> tuple[dict[str, Int64Array | None], tuple[str, ...]]:
+    """Number the labels of all splits by the classes of the first, which others must not exceed."""
+    first = next((split for split, own in texts.items() if own), None)
+    if first is None:
+        return dict.fromkeys(texts), ()
+    names = in_natural_order(texts[first] or ()) if classes is None else tuple(classes)
+    number = {name: place for place, name in enumerate(names)}
+    numbers: dict[str, Int64Array | None] = {}
+    for split, own in texts.items():
+        wrong = next((row for row, text in enumerate(own or ()) if text not in number), None)
+        if own is not None and wrong is not None:
+            raise DataError(
+                f"{place}: the label {own[wrong]!r} of {split}[{wrong}] is none of the classes "
+                f"{f'of {first}' if classes is None else 'named'}: {', '.join(names[:20])}."
+            )
+        numbers[split] = None if own is None else np.array([number[t] for t in own], np.int64)
+    return numbers, names

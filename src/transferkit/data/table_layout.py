@@ -1,0 +1,294 @@
+"""Images whose labels stand in a table: a CSV or TSV file, or a data frame."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias, cast
+
+from transferkit.data.array_conversion import to_group_name, to_group_names
+from transferkit.data.folder_layout import SUFFIXES, Tree
+from transferkit.data.listing import FileSource, Listing, Part, number_labels
+from transferkit.data.split_names import SplitFolders, assign_splits, check_left_over, split_of
+from transferkit.data.value_range import DatasetScale
+from transferkit.errors import ConfigError, DataError
+
+Columns: TypeAlias = Mapping[str, Sequence[str]]
+
+ROLES = ("path", "label", "split", "group")
+
+USUAL = {
+    "label": (
+        *("label", "labels", "class", "class name", "target", "diagnosis", "dx", "finding labels"),
+        *("category", "finding", "species", "y"),
+    ),
+    "split": ("split", "set", "subset", "partition", "phase"),
+    "group": ("patient id", "patientid", "patient", "subject", "subject id", "group", "lesion id"),
+}
+"""Names of columns by role, in lower case and with spaces, the surest first."""
+
+
+def read_table(path: Path) -> Columns:
+    """Read a CSV or TSV file as texts; a file without a header gets ``"column 1"``, ..."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            file.seek(0)
+            delimiter = max("\t,;", key=head.count)
+            rows = [row for row in csv.reader(file, delimiter=delimiter) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path.name} is no readable table in UTF-8: {error}.") from error
+    if not rows:
+        raise DataError(f"{path.name} is an empty table.")
+    header = [cell.strip() for cell in rows[0]]
+    if any(Path(cell).suffix.lower() in SUFFIXES for cell in header):
+        header = [f"column {number}" for number in range(1, len(header) + 1)]
+    else:
+        rows = rows[1:]
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path.name} has {len(header)} columns, but {len(row)} in row {number + 1}."
+            )
+    return {
+        title: [row[place].strip() for row in rows] for place, title in enumerate(header) if title
+    }
+
+
+class Frame(Protocol):
+    """A data frame that offers the interchange protocol: pandas, polars, pyarrow and others."""
+
+    def __dataframe__(self) -> object:
+        """Return the frame in the form of the protocol."""
+
+
+def is_frame(value: object) -> bool:
+    """Whether a value is a data frame: of pandas, polars, pyarrow or another library."""
+    return hasattr(value, "__dataframe__") or (
+        hasattr(value, "columns") and hasattr(value, "shape") and hasattr(value, "__getitem__")
+    )
+
+
+def read_frame(frame: object) -> Columns:
+    """Return the columns of a data frame as texts; a missing value is an empty text."""
+    names = getattr(frame, "column_names", None) or getattr(frame, "columns", ())
+    columns = {}
+    for name in cast(Iterable[object], names):
+        column = cast(Mapping[object, object], frame)[name]
+        values = next(
+            getattr(column, call)()
+            for call in ("to_list", "to_pylist", "tolist")
+            if hasattr(column, call)
+        )
+        columns[str(name)] = [to_group_name(value) for value in values]
+    return columns
+
+
+def list_table(
+    columns: Columns,
+    title: str,
+    tree: Tree | None,
+    roles: Mapping[str, str],
+    split_folders: SplitFolders | None,
+    scale: DatasetScale,
+    whole: str,
+) -> tuple[Listing, Mapping[str, str | tuple[str, ...]]]:
+    """List the images that a table names, and return which columns were read as what.
+
+    With a tree, paths are relative to its root, or names of files below it, with or without a
+    suffix; without one they are relative to the working folder.
+    """
+    find = finder(tree)
+    chosen = choose_columns(columns, title, find, roles)
+    paths = [find(value) or value for value in columns[chosen["path"]]]
+    labels = label_column(columns, chosen, title)
+    splits = columns[chosen["split"]] if "split" in chosen else [whole] * len(paths)
+    groups = columns[chosen["group"]] if "group" in chosen else None
+    rows = distinct_rows(paths, labels, splits, title)
+    named = {whole: [whole]}
+    if "split" in chosen:
+        named = name_splits(list(dict.fromkeys(splits)), chosen["split"], title, split_folders)
+    members = {s: [row for row in rows if splits[row] in own] for s, own in named.items()}
+    texts = {split: split_labels(labels, own, split, title) for split, own in members.items()}
+    numbers, classes = number_labels(title, texts)
+    source = FileSource(Path() if tree is None else tree.root, scale)
+    parts = {}
+    for split, own in members.items():
+        names = [paths[row] for row in own]
+        grouping = None
+        if groups is not None:
+            grouping = to_group_names([groups[row] for row in own], names)
+        parts[split] = Part(source, names, numbers[split], grouping)
+    listed = set(paths)
+    lost = {} if tree is None else {n: f"not in {title}" for n in tree.images if n not in listed}
+    others = {} if tree is None else tree.left_out
+    return Listing(parts, classes, {**others, **lost}), chosen
+
+
+def label_pattern(images: Sequence[str], pattern: str) -> Columns:
+    """Return paths and labels, the match (or its first group) of a pattern in each file name."""
+    try:
+        finder = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"labels is no regular expression: {pattern!r}: {error}.") from error
+    hits = [finder.search(path.rpartition("/")[2]) for path in images]
+    missing = [path for path, hit in zip(images, hits, strict=True) if hit is None]
+    if missing or not images:
+        raise ConfigError(
+            f"labels {pattern!r} is no file and matches no part of {len(missing)} of "
+            f"{len(images)} file names, such as {(missing or ['(no image)'])[0]}."
+        )
+    return {"path": images, "label": [hit[min(1, finder.groups)] for hit in hits if hit]}
+
+
+def finder(tree: Tree | None) -> Callable[[str], str | None]:
+    """Return a function from a value of a table to the path of a file, or None."""
+    if tree is None:
+        return lambda value: value if value and Path(value).is_file() else None
+    known: dict[str, str | None] = {}
+    for path in tree.images:
+        name = path.rpartition("/")[2]
+        stem = name.rpartition(".")[0] or name
+        for key in {path, name, stem, f"{path.rpartition('/')[0]}/{stem}"}:
+            known[key] = None if key in known and key != path else path
+    known |= {path: path for path in tree.images}
+
+    root = tree.root.absolute()
+
+    def find(value: str) -> str | None:
+        whole = Path(value)
+        if whole.is_absolute() and whole.is_file():
+            inside = whole.is_relative_to(root)
+            return whole.relative_to(root).as_posix() if inside else value
+        path = value.replace("\\", "/")
+        while path not in known and "/" in path:  # such as the name of the dataset, or the root
+            path = path.partition("/")[2]
+            if "/" not in path and path not in tree.images:
+                return None  # a file of that name in another folder is another file
+        return known.get(path)
+
+    return find
+
+
+def choose_columns(
+    columns: Columns,
+    title: str,
+    find: Callable[[str], str | None],
+    roles: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the column of each role: as named by the caller, else by content and usual names."""
+    for role, name in roles.items():
+        if role not in ROLES or name not in columns:
+            raise ConfigError(
+                f"columns must map {', '.join(ROLES)} to columns of {title}, which are "
+                f"{', '.join(columns)}; got {role!r}: {name!r}."
+            )
+    chosen = dict(roles)
+    if "path" not in chosen:
+        share = {name: sum(map(bool, map(find, values))) for name, values in columns.items()}
+        best = max(share, key=share.__getitem__)
+        if not share[best]:
+            raise DataError(
+                f"No column of {title} names images that are there: {', '.join(columns)}. Give the "
+                'folder of the images: tk.load_splits(folder, labels=table), or columns={"path": '
+                "...}."
+            )
+        chosen["path"] = best
+    for role, usual in USUAL.items():
+        free = {
+            re.sub(r"[\W_]+", " ", name.lower()).strip(): name
+            for name in columns
+            if name not in chosen.values()
+        }
+        found = next((free[name] for name in usual if name in free), None)
+        if role == "split" and found is None:
+            found = next((n for n in free.values() if all(map(split_of, set(columns[n])))), None)
+        if role not in chosen and found is not None:
+            chosen[role] = found
+    return chosen
+
+
+def paths_in_table(path: Path) -> list[Path]:
+    """Return the image files that a table lists, in its order."""
+    columns, tree = read_table(path), Tree(path.parent, ())
+    find = finder(tree)
+    listed = columns[choose_columns(columns, path.name, find, {})["path"]]
+    found = [find(value) for value in listed]
+    for value, name in zip(listed, found, strict=True):
+        if name is None:
+            raise DataError(f"There is no file {value}, which {path.name} lists.")
+    return [tree.root / name for name in found if name]
+
+
+def label_column(columns: Columns, chosen: dict[str, str], title: str) -> Sequence[str]:
+    """Return the labels as texts; without a column of labels, from one column of 0 and 1 each."""
+    if "label" in chosen:
+        labels = columns[chosen["label"]]
+        several = [label for label in labels if "|" in label]
+        if several and {part for label in several for part in label.split("|")} & {*labels}:
+            raise DataError(
+                f"{len(several)} of {len(labels)} labels of {title} name several classes, such as "
+                f"{several[0]!r}. An image has one class here: leave these rows out of the table."
+            )
+        return labels
+    free = [name for name in columns if name not in chosen.values()]
+    marks = [name for name in free if {"0", "1", "0.0", "1.0"} >= {*columns[name]}]
+    count = len(columns[chosen["path"]])
+    hot = [[name for name in marks if float(columns[name][row]) == 1] for row in range(count)]
+    if len(marks) > 1 and all(len(names) == 1 for names in hot):
+        chosen["label"] = ", ".join(marks)
+        return [names[0] for names in hot]
+    if len(free) == 1:
+        chosen["label"] = free[0]
+        return columns[free[0]]
+    raise DataError(
+        f"No column of {title} is known to hold the labels: {', '.join(free) or 'none is left'}. "
+        'Name it: columns={"label": ...}.'
+    )
+
+
+def name_splits(
+    values: Sequence[str], column: str, title: str, split_folders: SplitFolders | None
+) -> dict[str, list[str]]:
+    """Return the values of the column of splits that make each split."""
+    named = assign_splits(f"{title}, column {column}", values, split_folders)
+    if not named:
+        raise DataError(
+            f"{title}: the column {column} names no splits: {', '.join(values[:9])}. "
+            'Say which are which: split_folders={"train": ..., "test": ...}.'
+        )
+    if split_folders is None:
+        unknown = [value for value in values if split_of(value) is None]
+        check_left_over(title, named, unknown, or_classes=False)
+    return named
+
+
+def distinct_rows(
+    paths: Sequence[str], labels: Sequence[str], splits: Sequence[str], title: str
+) -> list[int]:
+    """Return the first row of each image; DataError if rows of one image contradict each other."""
+    first: dict[str, int] = {}
+    for row, path in enumerate(paths):
+        other = first.setdefault(path, row)
+        if (labels[row], splits[row]) != (labels[other], splits[other]):
+            raise DataError(
+                f"{title} has two rows for {path} that differ: {labels[other]!r} in "
+                f"{splits[other]!r} and {labels[row]!r} in {splits[row]!r}."
+            )
+    return list(first.values())
+
+
+def split_labels(
+    labels: Sequence[str], rows: Sequence[int], split: str, title: str
+) -> list[str] | None:
+    """Return the labels of one split, or None where it has none at all."""
+    own = [labels[row] for row in rows]
+    empty = own.count("")
+    if 0 < empty < len(own):
+        raise DataError(
+            f"{title}: {empty} of {len(own)} images of {split} have no label. Leave their rows "
+            "out, or give them a split of their own."
+        )
+    return None if empty else own
