@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +228,49 @@ def test_one_pil_image_is_refused() -> None:
     with pytest.raises(DataError, match=r"got one PIL image\. Give a list .*tk\.load_images"):
         ImageData(image)
     assert np.array_equal(ImageData([image]).images, np.asarray(image)[None, ..., None])
+
+
+def test_names_may_be_paths_numbers_or_missing():
+    data = tk.ImageData(np.zeros((3, 8, 8)), names=[Path("a") / "b.png", 7, None])
+    assert data.names == (str(Path("a") / "b.png"), "7", "image[2]")
+
+
+def test_class_names_need_an_order():
+    for classes in ({"cat", "dog"}, {0: "cat", 1: "dog"}, "ab", 3):
+        with pytest.raises(DataError, match="in the order of their numbers"):
+            tk.ImageData(np.zeros((2, 8, 8)), [0, 1], classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([1, 2, 3], [1, 2, 3]), ([3, 1, 2], [3, 1, 2]), ([1, 2], [1, 2]), ([0, 255], None)],
+)
+def test_numbers_stand_for_places_among_names(labels, expected):
+    data = tk.ImageData(np.zeros((len(labels), 8, 8)), labels)
+    wanted = ["a", "b", "c", "d"]
+    if expected is None:
+        with pytest.raises(DataError, match="expected 4 classes"):
+            data.with_classes(wanted)
+        assert data.with_classes(["no", "yes"]).labels.tolist() == [0, 1]
+    else:
+        assert data.with_classes(wanted).labels.tolist() == expected
+        assert data.with_classes(wanted[: len(labels)]).classes == tuple(wanted[: len(labels)])
+
+
+def test_an_unknown_split_is_a_key_error_that_names_the_nearest():
+    splits = tk.Splits({"train": make(4), "val": make(2)})
+    with pytest.raises(
+        KeyError, match=r"^Unknown split 'valid'. Did you mean 'val'\? Known: train"
+    ):
+        splits["valid"]
+    with pytest.raises(tk.UnknownNameError):
+        splits["dev"]
+    assert splits.get("dev") is None
+    assert "dev" not in splits
+
+
+def test_a_split_may_lack_classes_and_its_figures_are_undefined():
+    train = tk.ImageData(np.zeros((3, 8, 8)), [0, 1, 2])
+    splits = tk.Splits({"train": train, "test": tk.ImageData(np.zeros((2, 8, 8)), [0, 1])})
+    assert splits["test"].classes == ("0", "1", "2")
+    assert splits["test"].class_counts().tolist() == [1, 1, 0]

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, TiffImagePlugin, features
 
 import transferkit as tk
 from transferkit.data.image_decoding import ORIENTATION, decode, fit, luminance, probe
@@ -133,25 +133,93 @@ def test_lab_and_ycbcr(tmp_path):
         assert abs(got[8, 8].astype(int) - [180, 90, 40]).max() < 8
 
 
+TURNS = [
+    lambda x: x,
+    np.fliplr,
+    lambda x: np.rot90(x, 2),
+    np.flipud,
+    lambda x: np.swapaxes(x, 0, 1),
+    lambda x: np.rot90(x, -1),
+    lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),
+    lambda x: np.rot90(x, 1),
+]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_camera_may_have_been_turned(tmp_path, orientation):
-    turns = [
-        lambda x: x,
-        np.fliplr,
-        lambda x: np.rot90(x, 2),
-        np.flipud,
-        lambda x: np.swapaxes(x, 0, 1),
-        lambda x: np.rot90(x, -1),
-        lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),
-        lambda x: np.rot90(x, 1),
-    ]
+@pytest.mark.parametrize("kind", ["png", "webp", None, "tiff_lzw"])
+def test_the_camera_may_have_been_turned(tmp_path, orientation, kind):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    for image in (GREY, COLOUR, (GREY.astype(np.uint16) * 257)):
-        path = save(tmp_path / "a.png", Image.fromarray(image), exif=exif.tobytes())
-        expected = turns[orientation - 1](COLOUR if image is COLOUR else GREY)
+    for image in (GREY, COLOUR, (GREY.astype(np.uint16) * 257), GREY / np.float32(255)):
+        path = tmp_path / f"a.{kind if kind in ('png', 'webp') else 'tif'}"
+        if path.suffix == ".tif":
+            tags = TiffImagePlugin.ImageFileDirectory_v2()
+            tags[ORIENTATION] = orientation
+            save(path, Image.fromarray(image), compression=kind, tiffinfo=tags)
+        elif image.dtype != np.uint8 and (kind == "webp" or image.dtype == np.float32):
+            continue
+        else:
+            more = {"lossless": True} if kind == "webp" else {}
+            save(path, Image.fromarray(image), exif=exif.tobytes(), **more)
+        expected = TURNS[orientation - 1](COLOUR if image is COLOUR else GREY)
         np.testing.assert_array_equal(read(path), expected)
         assert probe(path) == expected.shape[:2]
+
+
+def chunk(kind, content):
+    length, checked = struct.pack(">I", len(content)), kind + content
+    return length + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"Exif\0\0junk", b"MM\0*\0\0\0\x08\xff\xff"])
+def test_a_good_file_with_junk_for_exif_data_is_good(tmp_path, junk):
+    plain = save(tmp_path / "a.png", Image.fromarray(GREY)).read_bytes()
+    place = plain.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(plain[:place] + chunk(b"eXIf", junk) + plain[place:])
+    save(tmp_path / "b.webp", Image.fromarray(COLOUR), lossless=True, exif=junk)
+    images = tk.load_splits(tmp_path, labels="^.", val_share=0).values()
+    pixels = {name: data.images[row] for data in images for row, name in enumerate(data.names)}
+    np.testing.assert_array_equal(pixels["a.png"], np.repeat(GREY[..., None], 3, 2))
+    np.testing.assert_array_equal(pixels["b.webp"], COLOUR)
+
+
+def tiff(image, photometric, order):
+    """An uncompressed TIFF of (H, W), written by the book (TIFF 6.0, sections 2 and 3)."""
+    (height, width), data = image.shape, image.astype(image.dtype.newbyteorder(order)).tobytes()
+    kind, bits = (3 if image.dtype.kind == "f" else 1), image.dtype.itemsize * 8
+    short = {258: bits, 259: 1, 262: photometric, 277: 1, 339: kind}
+    long = {256: width, 257: height, 273: 8, 278: height, 279: len(data)}
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, 3 if tag in short else 4, 1)
+        + struct.pack(f"{order}HH" if tag in short else f"{order}I", value, *([0] * (tag in short)))
+        for tag, value in sorted({**short, **long}.items())
+    )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
+    return head + data + struct.pack(f"{order}H", 10) + entries + struct.pack(f"{order}I", 0)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("white", [255, 65535, 1.0])
+def test_a_tiff_in_which_zero_is_white(tmp_path, order, white):
+    values = {255: GREY, 65535: GREY.astype(np.uint16) * 257, 1.0: GREY / np.float32(255)}[white]
+    for photometric in (0, 1):
+        path = tmp_path / "a.tif"
+        path.write_bytes(tiff(values, photometric, order))
+        if (order, white, photometric) == (">", 65535, 0):
+            with pytest.raises(DataError, match="cannot identify"):  # by Pillow
+                decode(path)
+            continue
+        np.testing.assert_array_equal(read(path), GREY if photometric else 255 - GREY)
+
+
+def test_a_large_image_is_no_bomb(tmp_path, monkeypatch):
+    for number in range(2):
+        save(tmp_path / f"{number}.png", Image.fromarray(GREY))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size - 1)
+    assert len(tk.load_images(tmp_path)) == 2
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size // 3)
+    with pytest.raises(DataError, match="decompression bomb"):
+        tk.load_images(tmp_path)
 
 
 def test_webp(tmp_path):

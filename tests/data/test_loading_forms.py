@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -214,6 +215,25 @@ def test_a_class_of_one_image_stays_in_train(tmp_path: Path) -> None:
             assert splits["train"].class_counts()[2] == 1
 
 
+def test_accents_are_the_same_however_they_are_written(folders: Path) -> None:
+    for split, form in (("train", "NFC"), ("val", "NFD"), ("test", "NFD")):
+        title = unicodedata.normalize(form, "caf\u00e9")
+        (folders / split / "cat").rename(folders / split / title)
+    (folders / "test" / "caf\u00e9").mkdir()
+    check(tk.load_splits(folders), SIZES, ("caf\u00e9", "dog"))
+
+
+def test_names_that_are_no_utf8(folders: Path) -> None:
+    place = folders / "train" / "cat"
+    (place / "0.png").rename(place / os.fsdecode(b"\xff.png"))
+    splits = tk.load_splits(folders, cache="disk", cache_folder=folders.parent / "cache")
+    check(splits, SIZES)
+    names = splits["train"].names
+    assert "train/cat/\\udcff.png" in names
+    for name in (*names, *tk.ImageData(np.zeros((1, 8, 8)), names=[os.fsdecode(b"\xff")]).names):
+        name.encode()
+
+
 # Tables
 
 
@@ -392,11 +412,6 @@ def test_labels_in_file_names(tmp_path: Path) -> None:
     check(tk.load_splits(tmp_path, labels="cat|dog"), {"train": 12, "val": 4, "test": 4})
 
 
-class Column(list):
-    def to_list(self):
-        return list(self)
-
-
 class Frame:
     """The least that data frames have in common."""
 
@@ -408,7 +423,7 @@ class Frame:
         raise NotImplementedError
 
     def __getitem__(self, name):
-        return Column(self.held[name])
+        return self.held[name]
 
 
 def frames():

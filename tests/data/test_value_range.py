@@ -169,3 +169,10 @@ def test_the_scale_of_what_was_seen():
     assert scale.settle()
     assert not scale.settle()
     assert scale.bits == 12
+
+
+def test_bytes_in_either_order_are_the_same_numbers():
+    values = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7) * 300
+    plain, swapped = (tk.ImageData(values.astype(kind)) for kind in ("<u2", ">u2"))
+    np.testing.assert_array_equal(plain.images, swapped.images)
+    assert plain.bits == swapped.bits == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -120,6 +121,11 @@ class Tree:
         self.left_out[self._relative(error.filename)] = f"cannot be read: {error.strerror}"
 
 
+def nfc(text: str) -> str:
+    """Return a text with each accented letter as one character, as some systems do not write it."""
+    return unicodedata.normalize("NFC", text)
+
+
 def split_path(path: str) -> list[str]:
     """Return the names along a path, by which paths are sorted."""
     return path.split("/")
@@ -164,7 +170,7 @@ def list_folder(
         left = [name for name in names if not split_of(name) and tree.below(name)]
         check_left_over(root, splits, left, or_classes=True)
     found = {
-        split: sorted({name for folder in own for name in tree.folders[folder]})
+        split: sorted({nfc(name) for folder in own for name in tree.folders[folder]})
         for split, own in splits.items()
     }
     first = next((split for split, own in found.items() if own), None)
@@ -227,7 +233,18 @@ def check_folders(tree: Tree, *, confirmed: bool) -> None:
 
 def holds_files(tree: Tree, folders: Sequence[str], name: str) -> bool:
     """Whether the folder of this name holds a file in any of ``folders``."""
-    return any(tree.below(f"{f}/{name}") or tree.others(f"{f}/{name}") for f in folders)
+    places = class_folders(tree, folders, name)
+    return any(tree.below(place) or tree.others(place) for place in places)
+
+
+def class_folders(tree: Tree, folders: Sequence[str], title: str) -> list[str]:
+    """Return the folders of a class, whichever way an accented letter of their name is written."""
+    return [
+        f"{folder}/{name}".removeprefix("/")
+        for folder in folders
+        for name in tree.folders[folder]
+        if nfc(name) == title
+    ]
 
 
 def common_classes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -258,7 +275,8 @@ def list_images(
     names: list[str] = []
     labels: list[int] = []
     for label, title in enumerate(classes or [""]):
-        places = [f"{folder}/{title}".strip("/") for folder in folders]
+        places = class_folders(tree, folders, title) if classes else list(folders)
+        places = places or [f"{folders[0]}/{title}".strip("/")]
         found = [name for place in places for name in tree.below(place)]
         others = {path for place in places for path in tree.others(place)}
         if not found and classes is None:

@@ -136,7 +136,7 @@ class ImageData:
                 f"sizes must be a height and a width for each image: {error}."
             ) from error
         named = tuple(
-            f"image[{row}]" if name is None else str(name) for row, name in enumerate(names)
+            f"image[{row}]" if name is None else printable(name) for row, name in enumerate(names)
         )
         if numbers is not None:
             check_label_range(numbers, titles, named)
@@ -329,6 +329,11 @@ def renumber(
 def are_numbers(classes: Sequence[str]) -> bool:
     """Whether class names are ``"0"``, ``"1"``, ..., which stand for no names."""
     return tuple(classes) == tuple(map(str, range(len(classes))))
+
+
+def printable(name: object) -> str:
+    """Return a name as text that can be printed and written: bytes that are no UTF-8 are shown."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def check_lengths(count: int, fields: Mapping[str, object]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -19,7 +21,7 @@ from transferkit.errors import DataError
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
 
-VERSION = 2
+VERSION = 3
 """To be raised whenever the same file becomes other pixels than before."""
 
 BROKEN = (
@@ -42,6 +44,20 @@ TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held; 5 to 8 swap height and width."""
 
+WIDTH, HEIGHT, PHOTOMETRIC = 256, 257, 262
+"""Tags of a TIFF; a PHOTOMETRIC of 0 says that 0 is white."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image upright, by its orientation."""
+
 
 def decode(path: Path, *, alpha: bool = False) -> NDArray[np.generic]:
     """Read the first frame upright: (H, W) or (H, W, 3), uint8, uint16 or float32.
@@ -50,7 +66,8 @@ def decode(path: Path, *, alpha: bool = False) -> NDArray[np.generic]:
     A DataError says why the file cannot be read, not which.
     """
     try:
-        with Image.open(path) as image:
+        # by its name Pillow maps an uncompressed file, and so misreads a TIFF that lies on its side
+        with path.open("rb") as file, Image.open(file) as image:
             return to_array(image, alpha=alpha)
     except BROKEN as error:
         empty = path.is_file() and path.stat().st_size == 0
@@ -58,24 +75,47 @@ def decode(path: Path, *, alpha: bool = False) -> NDArray[np.generic]:
         raise DataError(reason.replace(str(path), path.name)) from error
 
 
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings of odd metadata and large images, in all threads: both are read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def probe(path: Path) -> tuple[int, int] | None:
     """Read the upright height and width from the file's header, or None if it is damaged."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
+            tags = getattr(image, "tag_v2", {})  # the size of a TIFF may be that of it upright
+            height, width = tags.get(HEIGHT, image.height), tags.get(WIDTH, image.width)
+            return (width, height) if orientation(image) > 4 else (height, width)
     except BROKEN:
         return None
 
 
+def orientation(image: Image.Image) -> int:
+    """Return how an image lies, 1 to 8; upright where its EXIF data cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except BROKEN:
+        return 1
+
+
 def to_array(image: Image.Image, *, alpha: bool = False) -> NDArray[np.generic]:
     """Bring one image of any mode, upright, to uint8, uint16 or float32; see :func:`decode`."""
-    image = ImageOps.exif_transpose(image)
+    image.load()  # which in some versions of Pillow brings a TIFF upright
+    inverted = image.mode[0] in "IF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+    turn = TURNS.get(orientation(image))
+    image = image if turn is None else image.transpose(turn)
     mode = image.mode
     if mode.startswith("I"):
-        return to_uint16(np.asarray(image))
+        values = to_uint16(np.asarray(image))
+        return 65535 - values if inverted else values
     if mode == "F":
-        return np.asarray(image)
+        floats = np.asarray(image)
+        return (1 if floats.max() <= 1 else 255) - floats if inverted else floats
     if mode in TRANSPARENT or "transparency" in image.info:
         pixels = np.asarray(image.convert("RGBA"))
         return pixels if alpha else drop_equal_channels(drop_alpha(pixels))

@@ -15,7 +15,7 @@ from transferkit._sampling import quotas
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_number, check_whole, to_path, to_sides
 from transferkit.data.decoded_cache import read_or_map
-from transferkit.data.image_data import ImageData, trusted_images
+from transferkit.data.image_data import ImageData, printable, trusted_images
 from transferkit.data.image_decoding import Resize
 from transferkit.data.layouts import DatasetInput, LayoutOptions, list_images_of
 from transferkit.data.listing import FileSource, Listing, Part
@@ -203,7 +203,9 @@ def assemble(
     splits: dict[str, ImageData] = {}
     skipped: list[SkippedFile] = []
     for split, part in parts.items():
-        lost = [SkippedFile(n, images.skipped[n]) for n in part.names if n in images.skipped]
+        lost = [
+            SkippedFile(printable(n), images.skipped[n]) for n in part.names if n in images.skipped
+        ]
         if lost and options.on_error == "raise":  # decoded earlier, with on_error="skip"
             raise unreadable(lost[0].path, lost[0].reason)
         skipped += lost
@@ -217,7 +219,7 @@ def assemble(
             take_rows(images.pixels, rows, options),
             kept.labels,
             listing.classes,
-            kept.names,
+            map(printable, kept.names),
             images.sizes[rows],
             kept.groups,
             images.bits,
@@ -225,7 +227,9 @@ def assemble(
         )
         if lost and (absent := absent_classes(splits[split])):
             raise DataError(f"No image of the class {absent[0]} in the {split} split can be read.")
-    skipped += [SkippedFile(p, why, broken=False) for p, why in sorted(listing.left_out.items())]
+    skipped += [
+        SkippedFile(printable(p), why, broken=False) for p, why in sorted(listing.left_out.items())
+    ]
     return Splits(splits, skipped=skipped)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, check_whole
 from transferkit.data.disk_cache import temporary_pixels
-from transferkit.data.image_decoding import Resize, fit, luminance, widen
+from transferkit.data.image_decoding import Resize, fit, luminance, quiet_pillow, widen
 from transferkit.data.listing import Part, Source
 from transferkit.data.value_range import BITS
 from transferkit.errors import DataError
@@ -101,8 +101,9 @@ def working_size(parts: Mapping[str, Part], options: ReadOptions) -> tuple[int, 
     """Return the height and width to store images at."""
     if options.size is not None:
         return options.size
-    found = map_images(parts, lambda source, name: source.size(name), options.threads)
-    sizes = [size for _, size in found if size]
+    with quiet_pillow():
+        found = map_images(parts, lambda source, name: source.size(name), options.threads)
+        sizes = [size for _, size in found if size]
     if len(set(sizes)) == 1:
         return sizes[0]
     side = min(LARGEST, int(np.median(sizes))) if sizes else 1
@@ -128,7 +129,10 @@ def read_images(
     sizes: list[tuple[int, ...]] = []
     skipped: dict[str, str] = {}
     hide = None if options.progress is None else not options.progress
-    with tqdm(total=total, desc="reading images", unit="image", disable=hide) as bar:
+    with (
+        quiet_pillow(),
+        tqdm(total=total, desc="reading images", unit="image", disable=hide) as bar,
+    ):
         for name, result in map_images(parts, read, options.threads):
             bar.update()
             if isinstance(result, DataError):

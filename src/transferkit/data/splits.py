@@ -325,7 +325,10 @@ def divide(
     if any(len(rows) == 0 for rows in parts):
         unit = "images" if groups is None else "groups"
         got = [len(rows) for rows in parts]
-        raise DataError(f"Too few {unit} to split: parts of {list(map(int, sizes))} became {got}.")
+        raise DataError(
+            f"Too few {unit} to split: parts of {list(map(int, sizes))} became {got}. Give more, "
+            "or load them without a val split (val_share=0)."
+        )
     return parts
 
 

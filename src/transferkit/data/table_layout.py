@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 from transferkit.data.array_conversion import to_group_name, to_group_names
-from transferkit.data.folder_layout import SUFFIXES, Tree
+from transferkit.data.folder_layout import SUFFIXES, Tree, nfc
 from transferkit.data.listing import FileSource, Listing, Part, number_labels
 from transferkit.data.split_names import SplitFolders, assign_splits, check_left_over, split_of
 from transferkit.data.value_range import DatasetScale
@@ -53,7 +53,9 @@ def read_table(path: Path) -> Columns:
                 f"{path.name} has {len(header)} columns, but {len(row)} in row {number + 1}."
             )
     return {
-        title: [row[place].strip() for row in rows] for place, title in enumerate(header) if title
+        title: [nfc(row[place].strip()) for row in rows]
+        for place, title in enumerate(header)
+        if title
     }
 
 
@@ -77,11 +79,8 @@ def read_frame(frame: object) -> Columns:
     columns = {}
     for name in cast(Iterable[object], names):
         column = cast(Mapping[object, object], frame)[name]
-        values = next(
-            getattr(column, call)()
-            for call in ("to_list", "to_pylist", "tolist")
-            if hasattr(column, call)
-        )
+        to_list = getattr(column, "to_pylist", None) or getattr(column, "to_list", None)
+        values = cast(Iterable[object], column) if to_list is None else to_list()
         columns[str(name)] = [to_group_name(value) for value in values]
     return columns
 
@@ -152,8 +151,8 @@ def finder(tree: Tree | None) -> Callable[[str], str | None]:
         name = path.rpartition("/")[2]
         stem = name.rpartition(".")[0] or name
         for key in {path, name, stem, f"{path.rpartition('/')[0]}/{stem}"}:
-            known[key] = None if key in known and key != path else path
-    known |= {path: path for path in tree.images}
+            known[nfc(key)] = None if nfc(key) in known else path
+    known |= {nfc(path): path for path in tree.images}
 
     root = tree.root.absolute()
 
@@ -162,10 +161,10 @@ def finder(tree: Tree | None) -> Callable[[str], str | None]:
         if whole.is_absolute() and whole.is_file():
             inside = whole.is_relative_to(root)
             return whole.relative_to(root).as_posix() if inside else value
-        path = value.replace("\\", "/")
+        path = nfc(value.replace("\\", "/"))
         while path not in known and "/" in path:  # such as the name of the dataset, or the root
             path = path.partition("/")[2]
-            if "/" not in path and path not in tree.images:
+            if "/" not in path and known.get(path) != path:
                 return None  # a file of that name in another folder is another file
         return known.get(path)
 

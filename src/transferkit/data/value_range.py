@@ -119,11 +119,11 @@ class DatasetScale:
 
     def see(self, images: NDArray[np.generic], title: str | None = None) -> None:
         """Take the values of some images (N, ...), of an array of that title, into account."""
-        found = find_extremes(images)
+        found, kind = find_extremes(images), images.dtype.newbyteorder("=")
         with self.lock:
-            low, high, whole = self.seen.get(images.dtype, found)
+            low, high, whole = self.seen.get(kind, found)
             low, high = min(low, found.low), max(high, found.high)
-            self.seen[images.dtype] = Extremes(low, high, whole and found.whole)
+            self.seen[kind] = Extremes(low, high, whole and found.whole)
             if title is not None and images.dtype.kind == "f":
                 self.highs[title] = found.high
 
@@ -131,7 +131,7 @@ class DatasetScale:
         """Multiply, round to the nearest and clip to 0..255."""
         if values.dtype == np.uint8:
             return cast(UInt8Array, values)
-        factor = np.float32(self._scale(values.dtype).factor)
+        factor = np.float32(self._scale(values.dtype.newbyteorder("=")).factor)
         scaled = np.multiply(values, factor, dtype=np.float32)
         pixels: UInt8Array = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
         return pixels

@@ -299,9 +299,10 @@ def _features(
             own = extract_features(model, part, batch_size=batch_size, cache=cache).features
         else:
             own = np.asarray(model(part.images))
-        if own.ndim != 2 or len(own) != len(part):
+        if own.ndim != 2 or len(own) != len(part) or own.dtype.kind not in "biuf":
             raise DataError(
-                f"Expected features of {name} of shape ({len(part)}, D), got {own.shape}."
+                f"Expected features of {name} as real numbers of shape ({len(part)}, D), got "
+                f"{own.dtype} of shape {own.shape}."
             )
         check_finite(own, what=f"Features of {name}", images=part.names)
         features[name] = own
