@@ -34,7 +34,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         mode = stat.S_IMODE((final if final.exists() else temporary).stat().st_mode)
         yield temporary
         temporary.chmod(mode)
+        # to the disk before the name and the name before the return: a crash leaves old or new
+        _sync(temporary, os.O_RDWR)
         temporary.replace(final)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            _sync(final.parent, os.O_RDONLY)
     except OSError as error:
         raise OutputError(
             f"Cannot write {final}: {error.strerror or error}. "
@@ -43,6 +47,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is gone, or its folder never was one
             temporary.unlink()
+
+
+def _sync(path: Path, mode: int) -> None:
+    number = os.open(path, mode)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def make_folder(folder: Path) -> None:

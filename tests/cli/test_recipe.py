@@ -20,9 +20,10 @@ Run = Callable[..., Result]
 
 def test_every_field_and_every_option_is_there(run: Run) -> None:
     own = {one.name for one in fields(tk.Strategy)} - {"method", "name", "options"}
-    assert {*OPTIONS, "augment"} == own | tk.TrainOptions.__annotations__.keys()
+    every = own | tk.TrainOptions.__annotations__.keys()
+    assert {*OPTIONS, "augment", "checkpoint"} == every  # checkpoint is --resume
     shown = run("train", "--help").output
-    for name in (*OPTIONS, "augment", "strategy"):
+    for name in (*OPTIONS, "augment", "strategy", "resume"):
         assert f"--{name.replace('_', '-')}" in shown
 
 

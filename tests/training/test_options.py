@@ -82,6 +82,7 @@ INVALID = {
     "progress": ["yes", 2],
     "cache": ["ram", 3, True],
     "compiled": ["yes", None, 2],
+    "checkpoint": [3, ""],
 }
 
 

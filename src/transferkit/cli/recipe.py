@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Value: TypeAlias = "bool | int | float | str | list[Value] | None"
 
 _PACKAGE = Path(__file__).parents[1]
-_NO_OPTION = ("method", "name", "options", "model", "restore_best", "augment")
+_NO_OPTION = ("method", "name", "options", "model", "restore_best", "augment", "checkpoint")
 _OTHER_NAMES = {"upto": ("--unfreeze",)}
 _KINDS = {
     "upto": "STAGE",
@@ -104,7 +104,9 @@ def _collect(context: click.Context, option: click.Parameter, text: str | None) 
         context.meta.setdefault(__name__, {})[option.name] = parsed(text)
 
 
-def typed_strategy(context: click.Context, method: str, *, augment: bool) -> Strategy:
+def typed_strategy(
+    context: click.Context, method: str, *, augment: bool, checkpoint: Path | None
+) -> Strategy:
     """The strategy that the options of the command line describe."""
     from transferkit.data.augment import Augment
     from transferkit.workflows.strategy import Strategy
@@ -114,4 +116,6 @@ def typed_strategy(context: click.Context, method: str, *, augment: bool) -> Str
     options: dict[str, Any] = {n: value for n, value in typed.items() if n not in STRATEGY}
     if augment:
         options["augment"] = Augment()
+    if checkpoint is not None:
+        options["checkpoint"] = checkpoint
     return Strategy(cast(Any, method), **fields, options=cast(Any, options))

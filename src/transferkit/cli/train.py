@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +40,12 @@ if TYPE_CHECKING:
     metavar=metavar("method", STRATEGY["method"]),
     help=help_text(STRATEGY["method"]),
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep the state after each epoch in --out until the run is done. A run that was broken "
+    "off and is started again with --resume goes on, and ends as if it had never stopped.",
+)
 @click.option("--augment", is_flag=True, help="Random flips, small rotations, crops and exposure.")
 @recipe_options
 @options.loading
@@ -51,6 +60,7 @@ def train_command(
     backbone: str,
     weights: str | None,
     method: str,
+    resume: bool,
     augment: bool,
     image_size: int | None,
     out: Path,
@@ -64,7 +74,10 @@ def train_command(
 
     if method == "from_scratch" and weights not in ("default", None):
         raise click.UsageError("from_scratch starts from random weights; leave --weights out.")
-    strategy = typed_strategy(context, method, augment=augment)
+    states = out / "checkpoint" if resume else None
+    strategy = typed_strategy(context, method, augment=augment, checkpoint=states)
+    if resume:  # ends as Ctrl-C does
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with options.results_in(out):
         splits = options.load(data, seed=strategy.options.get("seed", 0))
         click.echo(f"{splits}\n")
@@ -75,6 +88,8 @@ def train_command(
             click.echo(f"test split\n{result.test}\n")
         for path in write_result(result, out):
             click.echo(f"wrote {path}")
+        if states is not None:
+            shutil.rmtree(states, ignore_errors=True)
 
 
 BACKBONE = "transferkit/formula_resnet18"

@@ -1,38 +1,28 @@
-"""A training run: what changes as it trains, its best and last weights, and its saved state."""
+"""A training run: all that changes as it trains, with copies of its best and last weights."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from transferkit._files import replacing
 from transferkit._typing import JSON
-from transferkit._validation import to_path
 from transferkit.data.image_data import are_numbers
-from transferkit.errors import OutputError, TrainingError
+from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
 from transferkit.models.device import place, training_device
 from transferkit.models.freezing import stages, trained_tensors, unfreeze
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.optimizer import (
-    Moments,
     build_optimizer,
     load_moments,
     moments,
     parameters_of,
 )
 from transferkit.training.options import Options, is_comparable, plain_options
-
-Weights: TypeAlias = dict[str, Tensor]
+from transferkit.training.train_state import TrainState, Weights
 
 
 class KeptWeights:
@@ -82,110 +72,6 @@ class KeptWeights:
         self._shown = weights
 
 
-FORMAT = 3
-_METADATA = "transferkit training state"
-_PLAIN = ("step", "images", "classes", "options", "trainable")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainState:
-    """A training run between two epochs. All tensors are copies, on the CPU.
-
-    The order of the samples and all random numbers follow from the seed and the epoch, and the
-    learning rate from ``step``, so neither a sampler nor a schedule has anything else to store.
-
-    Attributes:
-        step: Optimizer steps taken.
-        images: Number of training images, which the schedule depends on; None before the first
-            epoch.
-        classes: Names of the classes, in the order of the logits.
-        options: The options that the numbers of the run depend on, as plain data.
-        trainable: Names of the trainable parameters.
-        weights: All weights and buffers of the model, after the last whole epoch.
-        best: Weights of the best epoch, as far as training changes them; empty without val.
-        moments: State of the optimizer, by its kind (such as exp_avg) and the parameter's name.
-        history: The figures of the epochs so far.
-    """
-
-    step: int
-    images: int | None
-    classes: tuple[str, ...]
-    options: dict[str, JSON]
-    trainable: tuple[str, ...]
-    weights: Weights
-    best: Weights
-    moments: Moments
-    history: History
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs done."""
-        return len(self.history)
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The best epoch on val so far."""
-        return self.history.best_epoch
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to one ``.safetensors`` file, which appears whole or not at all.
-
-        Raises:
-            OutputError: The file cannot be written.
-            ConfigError: ``path`` is not a path.
-        """
-        path = to_path("path", path)
-        facts = {name: getattr(self, name) for name in _PLAIN}
-        facts |= {"format": FORMAT, **asdict(self.history)}
-        parts = {"weights": self.weights, "best": self.best, **self.moments}
-        tensors = {
-            f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()
-        }
-        try:
-            with replacing(path) as temporary:
-                save_file(tensors, temporary, metadata={_METADATA: json.dumps(facts)})
-        except SafetensorError as error:
-            raise OutputError(f"Cannot write the training state to {path}: {error}.") from error
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TrainState:
-        """Read a state that :meth:`save` wrote.
-
-        Raises:
-            TrainingError: The file is not there, or does not hold a training state.
-            ConfigError: ``path`` is not a path.
-        """
-        path = to_path("path", path)
-        if not path.is_file():
-            raise TrainingError(f"There is no training state at {path}.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {})[_METADATA])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TrainingError(f"{path} does not hold a training state: {error!r}.") from error
-        if facts.get("format") != FORMAT:
-            raise TrainingError(
-                f"{path} is of format {facts.get('format')}; this version reads {FORMAT}."
-            )
-        records = tuple(EpochRecord(**record) for record in facts["records"])
-        parts: dict[str, Weights] = {"weights": {}, "best": {}}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition("/")
-            parts.setdefault(part, {})[name] = tensor
-        return cls(
-            step=facts["step"],
-            images=facts["images"],
-            classes=tuple(facts["classes"]),
-            options=facts["options"],
-            trainable=tuple(facts["trainable"]),
-            weights=parts.pop("weights"),
-            best=parts.pop("best"),
-            moments=parts,
-            history=History(records, facts["monitor"]),
-        )
-
-
 class Run:
     """A training run: the model and everything else that changes as it trains."""
 
@@ -198,6 +84,7 @@ class Run:
         self.history = History(monitor=options.monitor)
         self.step = 0
         self.images: int | None = None
+        self.facts: dict[str, JSON] = {}
         self.optimizer: Optimizer | None = None
         self.weights = KeptWeights()
         self._within_epoch = False
@@ -266,6 +153,7 @@ class Run:
             classes=self.model.classes,
             options=plain_options(self.options, self.device),
             trainable=trainable(self.model),
+            facts=self.facts,
             weights=_on_cpu(self.model.state_dict() | self.weights.last),
             best=_on_cpu(self.weights.best),
             moments={kind: _on_cpu(named) for kind, named in kinds.items()},
@@ -276,6 +164,7 @@ class Run:
     def restore(self, state: TrainState) -> None:
         """Go where ``state`` was: weights, freezing, optimizer, best weights and history."""
         _check_same_options(plain_options(self.options, self.device), state.options)
+        _check_same_run(self.facts, state.facts)
         unnamed = are_numbers(self.model.classes) and len(state.classes) == self.model.num_classes
         if not unnamed and self.model.classes != state.classes:
             raise TrainingError(
@@ -298,6 +187,7 @@ class Run:
             saved = {name: t.to(self.device, copy=True) for name, t in state.best.items()}
             self.weights.best = self.weights.last | saved
         self.history, self.step, self.images = state.history, state.step, state.images
+        self.facts = state.facts
         self._show_best()
 
 
@@ -322,6 +212,15 @@ def refreeze(model: nn.Module, names: tuple[str, ...]) -> None:
 
 def _on_cpu(tensors: Weights) -> Weights:
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
+
+
+def _check_same_run(ours: dict[str, JSON], theirs: dict[str, JSON]) -> None:
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise TrainingError(
+                f"The training state is of a run with other {name}: {theirs.get(name)!r}, not "
+                f"{value!r}."
+            )
 
 
 def _check_same_options(ours: dict[str, JSON], theirs: dict[str, JSON]) -> None:

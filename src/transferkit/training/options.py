@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from transferkit._format import plain
 from transferkit._typing import JSON
-from transferkit._validation import check_among, check_number, check_whole, is_number
+from transferkit._validation import check_among, check_number, check_whole, is_number, to_path
 from transferkit.data.augment import Augment
 from transferkit.errors import ConfigError, UnknownNameError
 from transferkit.models.device import Precision, effective
@@ -62,6 +63,7 @@ class TrainOptions(TypedDict, total=False):
     progress: bool | None
     cache: Cache | Where | None
     compiled: bool
+    checkpoint: str | os.PathLike[str] | None
 
 
 def check_option_names(
@@ -105,16 +107,12 @@ class Options:
     progress: bool | None = None
     cache: Cache | Where | None = "auto"
     compiled: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         named = {"optimizer": OptimizerName, "precision": Precision, "monitor": Monitor}
-        if isinstance(self.scheduler, str):
+        if not callable(self.scheduler):
             named["scheduler"] = ScheduleName
-        elif not callable(self.scheduler):
-            raise ConfigError(
-                "scheduler must be a name or a function (step, total) -> factor, got "
-                f"{self.scheduler!r}."
-            )
         for option, names in named.items():
             if getattr(self, option) not in get_args(names):
                 raise UnknownNameError.among(option, str(getattr(self, option)), get_args(names))
@@ -138,6 +136,8 @@ class Options:
         check_among("progress", self.progress, (True, False, None))
         check_among("restore_best", self.restore_best, (True, False))
         check_among("compiled", self.compiled, (True, False))
+        if self.checkpoint is not None:
+            to_path("checkpoint", self.checkpoint)
         _check_class_weights(self.class_weights)
         if self.augment is not None and not callable(self.augment):
             raise ConfigError(
@@ -191,7 +191,15 @@ def is_comparable(text: JSON) -> bool:
     return not (isinstance(text, str) and re.search("<lambda>|<locals>| at 0x", text))
 
 
-_NUMBERS_DO_NOT_DEPEND_ON = ("restore_best", "patience", "device", "progress", "compiled", "cache")
+_NUMBERS_DO_NOT_DEPEND_ON = (
+    "restore_best",
+    "patience",
+    "device",
+    "progress",
+    "compiled",
+    "cache",
+    "checkpoint",
+)
 
 
 def plain_options(options: Options, device: torch.device) -> dict[str, JSON]:

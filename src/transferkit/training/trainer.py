@@ -5,25 +5,30 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 from tqdm import tqdm
 
+from transferkit._files import make_folder
 from transferkit._validation import check_whole
 from transferkit.data.image_data import ImageData, require_images
 from transferkit.data.preprocess import Preprocess
 from transferkit.data.splits import Splits, require_splits
-from transferkit.errors import ConfigError, DataError, TrainingError
+from transferkit.errors import ConfigError, DataError, OutputError, TrainingError
 from transferkit.models.classifier import Classifier, take_classes
 from transferkit.models.device import plain_context
+from transferkit.models.freezing import frozen_stages
 from transferkit.training.batches import Loaders, shuffled_batches
-from transferkit.training.checkpoint import Run, TrainState
+from transferkit.training.checkpoint import Run
 from transferkit.training.history import EpochRecord, History, progress_line
 from transferkit.training.optimizer import warm_up_steps
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.train_epoch import train_epoch
+from transferkit.training.train_state import TrainState, save_newest, states_in
 
 
 def labelled_splits(splits: Mapping[str, ImageData]) -> Splits:
@@ -122,6 +127,9 @@ class Trainer:
             Default: "auto".
         compiled: Use ``torch.compile`` where nothing is cached. Compiling takes a minute or more,
             which small datasets do not earn back. Default: False.
+        checkpoint: Folder for the state after each epoch, of which the newest two are kept. Where
+            it holds a state of the same run, training goes on from there: a script that was killed
+            and is started again ends as if it had never stopped. Default: None.
 
     Raises:
         ConfigError: An option has a value that cannot work.
@@ -222,13 +230,52 @@ class Trainer:
             TrainingError: Everything is frozen, a batch of one meets a batch norm, or the loss is
                 not finite any more; the model then has the weights of the last whole epoch.
         """
-        options = self.options
         check_data(self.model, train, val)
         train = take_classes(self.model, train)
         note_reading(self.model, train)
         val = None if val is None else val.with_classes(self.model.classes)
         check_whole("epochs", epochs, least=1)
-        done = self._run.epochs_done
+        if self._restored(train, val, epochs) and (
+            self._run.epochs_done >= epochs or self._out_of_patience()
+        ):
+            return iter(())
+        steps = self._checked_steps(train, val, epochs)
+        return self._epochs(train, val, epochs, steps)
+
+    def _restored(self, train: ImageData, val: ImageData | None, epochs: int) -> bool:
+        """Go where the newest state of this run in the checkpoint folder was, if there is one."""
+        run, folder = self._run, self._checkpoint
+        if folder is None or run.epochs_done or run.facts:
+            return False
+        make_folder(folder)
+        run.facts = {
+            "epochs": epochs,
+            "train images": train.fingerprint(),
+            "val images": None if val is None else val.fingerprint(),
+            "backbone": f"{run.model.name} with {run.model.recipe.weights}",
+            "frozen stages": ", ".join(stage.name for stage in frozen_stages(run.model)),
+        }
+        refused = None
+        for path, state in states_in(folder):
+            try:
+                run.restore(state)
+                return True
+            except TrainingError as error:
+                refused = refused or TrainingError(
+                    f"{error} The state is {path}; for another run give another folder as "
+                    "checkpoint, or empty this one."
+                )
+        if refused is not None:
+            raise refused
+        return False
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        return None if self.options.checkpoint is None else Path(self.options.checkpoint)
+
+    def _checked_steps(self, train: ImageData, val: ImageData | None, epochs: int) -> int:
+        """Optimizer steps of the whole run, which has something left to do."""
+        options, done = self.options, self._run.epochs_done
         if done >= epochs:
             raise ConfigError(
                 f"epochs={epochs} is the length of the whole run, and this trainer has done {done} "
@@ -259,12 +306,12 @@ class Trainer:
                 f"warmup={options.warmup} is {warmup} optimizer steps, and the whole run has "
                 f"{steps}; the warm-up must end before the run does."
             )
-        return self._epochs(train, val, epochs, steps)
+        return steps
 
     def _epochs(
         self, train: ImageData, val: ImageData | None, epochs: int, steps: int
     ) -> Iterator[EpochRecord]:
-        run = self._run
+        run, folder = self._run, self._checkpoint
         hide = self.options.hide_bar
         with tqdm(total=steps, initial=run.step, unit="step", leave=False, disable=hide) as bar:
             while run.epochs_done < epochs and not self._out_of_patience():
@@ -275,13 +322,28 @@ class Trainer:
                         )
                 except BaseException as error:
                     run.abandon_epoch(failed=isinstance(error, TrainingError))
+                    if folder is not None and not isinstance(error, Exception):
+                        bar.close()
+                        print(
+                            f"Stopped after epoch {run.epochs_done} of {epochs}; to go on from "
+                            f"there, start the same run again (checkpoint {folder}).",
+                            file=sys.stderr,
+                        )
                     raise
+                if folder is not None:
+                    self._save(folder)
                 bar.set_postfix_str(progress_line(record, epochs), refresh=False)
                 if bar.disable and hide is None:
                     print(progress_line(record, epochs), file=sys.stderr, flush=True)
                 # the model is as it would be if the loop ended here: a caller that breaks may
                 # keep this generator alive, so nothing may be left to do after the yield
                 yield record
+
+    def _save(self, folder: Path) -> None:
+        try:
+            save_newest(self._run.state(), folder)
+        except OutputError as error:  # a full disk must not end a run that has gone well so far
+            warnings.warn(f"{error} The run goes on without this checkpoint.", stacklevel=3)
 
     def _out_of_patience(self) -> bool:
         history, patience = self.history, self.options.patience

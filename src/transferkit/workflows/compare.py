@@ -246,6 +246,8 @@ def _recipes(
         merged = options | strategy.options
         if "seed" in merged:
             raise ConfigError(f"seed is no option here, use compare(seeds=[{merged['seed']!r}]).")
+        if "checkpoint" in merged:
+            raise ConfigError("checkpoint is no option here: compare(out=...) keeps whole cells.")
         length = epochs if strategy.epochs is None else strategy.epochs
         recipes.append(replace(strategy, epochs=length, options=merged))
     names = [recipe.name for recipe in recipes]

@@ -82,7 +82,8 @@ def lr_find(
         steps: Optimizer steps, one for each rate, spaced evenly in the logarithm.
         **options: Options of the training that the rate is for, see
             :class:`~transferkit.Trainer`, without ``scheduler`` and ``warmup``; ``monitor``,
-            ``patience``, ``progress``, ``cache`` and ``compiled`` have no effect here.
+            ``patience``, ``progress``, ``cache``, ``compiled`` and ``checkpoint`` have no
+            effect here.
 
     Raises:
         ConfigError: Not ``0 < lowest < highest``, fewer than ten steps, or a bad option.

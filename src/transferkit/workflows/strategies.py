@@ -297,6 +297,9 @@ def _probe_then_fine_tune(
     """Train both phases; return a copy of the probe, and the history of both."""
     options = strategy.options.copy()
     options.pop("warmup", None)
+    folder = options.get("checkpoint")
+    if folder is not None:  # each phase is a run of its own
+        options["checkpoint"] = Path(folder) / "probe"
     first = Strategy(
         "linear_probe", epochs=strategy.probe_epochs, lr=strategy.probe_lr, options=options
     )
@@ -321,7 +324,11 @@ def _gradual(model: Classifier, data: Splits, strategy: Strategy) -> History:
     options = strategy.options.copy()
     options.setdefault("layer_decay", 0.5)
     trainer = Trainer(model, lr=strategy.rate, **options)
-    for record in trainer.epochs(data["train"], data["val"], epochs=strategy.length):
+    run = trainer.epochs(data["train"], data["val"], epochs=strategy.length)
+    for epoch, upto in begins.items():
+        if epoch <= len(trainer.history):  # more than 0 where it goes on from a checkpoint
+            unfreeze(model, upto=upto)
+    for record in run:
         if record.epoch in begins:
             unfreeze(model, upto=begins[record.epoch])
     return trainer.history
