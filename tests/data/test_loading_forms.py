@@ -170,6 +170,16 @@ def test_every_suffix_is_one_that_pillow_reads() -> None:
     assert readable | {".mpo"} >= folder_layout.SUFFIXES  # an MPO is opened as a JPEG
 
 
+def test_folders_whose_names_say_nothing_are_passed_through(folders: Path, tmp_path: Path) -> None:
+    for split in SIZES:  # as the Intel scenes have it: seg_train/seg_train/forest
+        (folders / split).rename(folders / f"seg_{split}")
+        (tmp_path / "more" / "images" / f"seg_{split}").mkdir(parents=True)
+        (folders / f"seg_{split}").rename(tmp_path / "more" / "images" / f"seg_{split}" / split)
+    splits = tk.load_splits(tmp_path / "more")
+    check(splits, SIZES)
+    assert splits["val"].names[0] == "images/seg_val/val/cat/0.png"
+
+
 @pytest.mark.parametrize("kind", ["beside", "nested", "direct"])
 def test_masks_beside_images_are_asked_about(tmp_path: Path, kind: str) -> None:
     for number in range(20):
@@ -179,7 +189,7 @@ def test_masks_beside_images_are_asked_about(tmp_path: Path, kind: str) -> None:
             save(tmp_path / "masks" / f"{number}.png", 5, number)
         else:
             inner = "images" if kind == "nested" else "."
-            save(tmp_path / title / inner / f"{number}.png", number % 2, number)
+            save(tmp_path / title / inner / f"x{number}.png", number % 2, number)
             save(tmp_path / title / "masks" / f"{number}.png", 5, number)
     with pytest.raises(tk.DataError, match=r"masks beside .*leave_out=\['masks'\]") as caught:
         tk.load_splits(tmp_path)
@@ -391,7 +401,7 @@ def test_options_of_tables_that_cannot_work(tmp_path: Path) -> None:
         tk.load_splits(path, columns={"label": "nothing"})
     with pytest.raises(tk.DataError, match=r"no table other\.csv"):
         tk.load_splits(tmp_path, labels="other.csv")
-    with pytest.raises(tk.ConfigError, match="matches no part of 20 of 20"):
+    with pytest.raises(tk.ConfigError, match="matches no part of 20 of 20 paths"):
         tk.load_splits(tmp_path, labels="cat|dog")
     with pytest.raises(tk.ConfigError, match="no regular expression"):
         tk.load_splits(tmp_path, labels="(")
@@ -410,6 +420,28 @@ def test_labels_in_file_names(tmp_path: Path) -> None:
         save(tmp_path / f"{CLASSES[number % 2]}.{number}.png", number % 2, number)
     check(tk.load_splits(tmp_path, labels=r"^(cat|dog)\."), {"train": 12, "val": 4, "test": 4})
     check(tk.load_splits(tmp_path, labels="cat|dog"), {"train": 12, "val": 4, "test": 4})
+
+
+@pytest.mark.parametrize("by", ["pattern", "table"])
+def test_split_folders_count_where_a_table_or_a_pattern_tells_the_labels(
+    folders: Path, by: str
+) -> None:
+    labels: object = r"cat|dog"
+    options: dict[str, object] = {}
+    if by == "table":
+        paths = [path.relative_to(folders).as_posix() for path in folders.rglob("*.png")]
+        rows = [f"{path},{path.split('/')[1]}" for path in paths]
+        (folders / "t.csv").write_text("\n".join(["path,label", *rows]))
+        labels, options = "t.csv", {"columns": {"path": "path", "label": "label"}}
+    check(tk.load_splits(folders, labels=labels, **options), SIZES)
+
+
+def test_numbers_that_are_labels_are_no_file_names(tmp_path: Path) -> None:
+    for number in range(20):
+        save(tmp_path / f"{number}.png", number % 2, number)
+    table_of(tmp_path, "t.csv", "label,id", lambda n: (n % 2, n))
+    with pytest.warns(UserWarning, match="'path': 'id', 'label': 'label'"):
+        check(tk.load_splits(tmp_path / "t.csv"), {"train": 12, "val": 4, "test": 4}, "01")
 
 
 class Frame:
@@ -562,6 +594,39 @@ def test_datasets_of_torch(folders: Path) -> None:
     folder = {name: ImageFolder(folders / name) for name in SIZES}
     check(tk.load_splits(folder), SIZES)
     assert tk.load_splits(folder)["test"].names[3] == "test[3]"
+
+
+class MedMNIST(Pairs):
+    """The fields that the datasets of MedMNIST have."""
+
+    info = {"label": {"0": "normal", "1": "pneumonia"}}  # noqa: RUF012
+    labels = np.arange(20)[:, None] % 2
+
+
+def test_more_datasets(tmp_path: Path) -> None:
+    parts = {"train": 12, "val": 4, "test": 4}
+    check(tk.load_splits(MedMNIST()), parts, ("normal", "pneumonia"))
+    images, labels = stacks(20)
+    tensors = torch.utils.data.TensorDataset(torch.tensor(images[:, None]), torch.tensor(labels))
+    check(tk.load_splits(tensors), parts, "01")
+    check(
+        tk.load_splits([(Image.fromarray(pixels_of(n % 2, n)), n % 2) for n in range(20)]),
+        parts,
+        "01",
+    )
+    flat(tmp_path)
+    listed = sorted((tmp_path / "images").iterdir())
+    check(tk.load_splits([(str(path), CLASSES[n % 2]) for n, path in enumerate(listed)]), parts)
+
+
+def test_tables_of_other_kinds(tmp_path: Path) -> None:
+    (flat(tmp_path) / "t.parquet").write_bytes(b"PAR1")
+    for call in (
+        lambda: tk.load_splits(tmp_path, labels="t.parquet"),
+        lambda: tk.load_splits(tmp_path / "t.parquet"),
+    ):
+        with pytest.raises(tk.DataError, match=r"give (the|a) data frame"):
+            call()
 
 
 def test_datasets_that_are_no_datasets() -> None:

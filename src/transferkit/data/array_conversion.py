@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from pathlib import Path
@@ -244,8 +245,8 @@ def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:
     """Turn a path, a PIL image, an array or a tensor into one image (H, W, C)."""
     allowed = {*CHANNELS, channels}
     try:
-        if isinstance(item, Path):
-            array = decode(item, alpha=channels == 4)
+        if isinstance(item, str | os.PathLike):
+            array = decode(Path(item), alpha=channels == 4)
         elif isinstance(item, Image.Image):
             array = to_array(item, alpha=channels == 4)
         elif isinstance(item, np.ndarray | TensorLike):

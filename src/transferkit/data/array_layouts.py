@@ -20,7 +20,6 @@ from transferkit.data.split_names import (
     SPLITS,
     SplitFolders,
     assign_splits,
-    check_left_over,
     split_of,
 )
 from transferkit.data.value_range import DatasetScale
@@ -100,7 +99,7 @@ def list_arrays(
             raise DataError(f"{place} has two arrays for the same: {keys[found]} and {key}.")
     names = [name for name, role in keys if role == "images"]
     splits = assign_splits(place, names, split_folders)
-    if not splits and "" in names:
+    if not splits and names == [""]:
         splits = {whole: [""]}
     if not splits:
         raise DataError(
@@ -108,9 +107,6 @@ def list_arrays(
             "MedMNIST layout), x_train, y_train, x_test, ... or images and labels, got "
             f"{', '.join(arrays) or 'nothing'}."
         )
-    if split_folders is None:
-        left = [name for name in names if split_of(name) is None and [name] != splits.get(whole)]
-        check_left_over(place, splits, left, or_classes=False)
     texts = {split: read_labels(place, own, keys, arrays) for split, own in splits.items()}
     given = arrays.get(keys.get(("class", "classes"), keys.get(("", "classes"), "")))
     numbers, classes = number_labels(place, texts)

@@ -19,7 +19,6 @@ from transferkit.data.split_names import (
     SplitFolders,
     assign_splits,
     check_classes_are_none,
-    check_left_over,
     split_of,
 )
 from transferkit.data.value_range import DatasetScale
@@ -49,7 +48,6 @@ IGNORED = frozenset(
 MASKS = frozenset(("annotations", "ground_truth", "groundtruth", "masks", "segmentations"))
 """Folders of pictures that belong to other pictures."""
 
-
 UNKNOWN = FILLERS | {"all", "unknown", "unlabeled", "unlabelled"}
 """Names of folders that say nothing of the class of what they hold."""
 
@@ -64,14 +62,13 @@ class Tree:
         self.folders: dict[str, list[str]] = {}  # the names in each folder
         self.left_out: dict[str, str] = {}
         patterns = leave_out or ()
-        above: dict[str, tuple[str, ...]] = {
-            "": (os.path.realpath(root),)
-        }  # each folder and all that hold it, without links
+        # each folder and all that hold it, without links
+        above: dict[str, tuple[str, ...]] = {"": (os.path.realpath(root),)}
         for where, names, files in os.walk(root, onerror=self._refused, followlinks=True):
             here = self._relative(where)
             self.folders[here], names[:] = [], sorted(names)
             for name in list(names):
-                path = f"{here}/{name}".removeprefix("/")
+                path = join(here, name)
                 target = os.path.realpath(Path(where, name))
                 if ignored(name):
                     pass
@@ -85,7 +82,7 @@ class Tree:
                     continue
                 names.remove(name)
             for name in files:
-                path = f"{here}/{name}".removeprefix("/")
+                path = join(here, name)
                 if ignored(name):
                     continue
                 reason = why_no_image(Path(where, name))
@@ -95,6 +92,7 @@ class Tree:
                 else:
                     self.images.append(path)
         self.images.sort(key=split_path)
+        self.holding = {path.rpartition("/")[0] for path in self.images}  # images directly
         self._keys = [split_path(path) for path in self.images]
 
     def below(self, folder: str) -> list[str]:
@@ -108,9 +106,17 @@ class Tree:
 
     def others(self, folder: str) -> dict[str, str]:
         """Return what is left out below a folder."""
-        return {
-            p: why for p, why in self.left_out.items() if p.startswith(f"{folder}/".lstrip("/"))
-        }
+        above = join(folder, "")
+        return {path: why for path, why in self.left_out.items() if path.startswith(above)}
+
+    def innermost(self, folder: str, *, into_splits: bool) -> str:
+        """Descend while a folder holds one folder only, whose name says nothing: test/test/cat."""
+        while len(self.folders[folder]) == 1 and folder not in self.holding:
+            name = self.folders[folder][0]
+            if name.lower() not in UNKNOWN and not (into_splits and split_of(name)):
+                break
+            folder = join(folder, name)
+        return folder
 
     def _relative(self, path: str) -> str:
         return Path(os.path.relpath(path, self.root)).as_posix().removeprefix(".")
@@ -124,6 +130,11 @@ class Tree:
 def nfc(text: str) -> str:
     """Return a text with each accented letter as one character, as some systems do not write it."""
     return unicodedata.normalize("NFC", text)
+
+
+def join(folder: str, name: str) -> str:
+    """Return the relative path of what lies in a folder; "" is the root."""
+    return f"{folder}/{name}" if folder else name
 
 
 def split_path(path: str) -> list[str]:
@@ -161,24 +172,23 @@ def list_folder(
     has no labels.
     """
     check_masks(tree)
-    root, names = str(tree.root), tree.folders[""]
-    splits = assign_splits(root, names, split_folders)
+    base = tree.innermost("", into_splits=False)
+    root, names = str(tree.root / base), tree.folders[base]
+    places = {name: join(base, name) for name in names}
+    empty = [name for name, place in places.items() if not tree.below(place)]
+    splits = assign_splits(root, names, split_folders, empty=empty, or_classes=True)
     if not splits:
-        check_folders(tree, confirmed=split_folders is not None)
-        splits = {whole: [""]}
-    elif split_folders is None:
-        left = [name for name in names if not split_of(name) and tree.below(name)]
-        check_left_over(root, splits, left, or_classes=True)
+        check_folders(tree, places, confirmed=split_folders is not None)
+    splits = {
+        split: [tree.innermost(places[name], into_splits=True) for name in own]
+        for split, own in splits.items()
+    } or {whole: [base]}
     found = {
         split: sorted({nfc(name) for folder in own for name in tree.folders[folder]})
         for split, own in splits.items()
     }
     first = next((split for split, own in found.items() if own), None)
     for split in found.keys() - {first}:
-        if [name for name in found[split] if split_of(name) or name.lower() in UNKNOWN] == found[
-            split
-        ]:
-            found[split] = []  # as in test/test/1.png, which says nothing of classes
         found[split] = [title for title in found[split] if holds_files(tree, splits[split], title)]
     classes = common_classes({split: own for split, own in found.items() if own})
     source = FileSource(tree.root, scale)
@@ -195,13 +205,12 @@ def list_folder(
 def check_masks(tree: Tree) -> None:
     """Raise if masks lie beside images, unless the caller has said what to leave out."""
     for folder, names in tree.folders.items() if tree.asked else ():
-        direct = any("/" not in path[len(folder) :].lstrip("/") for path in tree.below(folder)[:1])
         for name in names:
             beside = [other for other in names if other != name]
             single = name.lower() == "mask" and FILLERS & {other.lower() for other in beside}
-            if not (single or (name.lower() in MASKS and (beside or direct))):
+            if not (single or (name.lower() in MASKS and (beside or folder in tree.holding))):
                 continue
-            path = f"{folder}/{name}".removeprefix("/")
+            path = join(folder, name)
             if tree.below(path):
                 raise DataError(
                     f"{tree.root} holds {path} beside {', '.join(beside) or 'images'}. If these "
@@ -210,20 +219,20 @@ def check_masks(tree: Tree) -> None:
                 )
 
 
-def check_folders(tree: Tree, *, confirmed: bool) -> None:
+def check_folders(tree: Tree, places: Mapping[str, str], *, confirmed: bool) -> None:
     """Raise if a folder without split folders holds nothing, or if its folders are no classes."""
-    names = tree.folders[""]
-    if not names and not tree.images:
+    if not places and not tree.images:
         raise DataError(
             f"{tree.root} has no folders and no images. Expected train, val and test (val may be "
             "missing), each with one folder of images per class; or one folder of images per "
             f"class; or images whose labels a table gives.{census(tree, '')}"
         )
     inside = {
-        name: [n for n in tree.folders[name] if n.lower() not in UNKNOWN | MASKS] for name in names
+        name: [inner for inner in tree.folders[place] if inner.lower() not in UNKNOWN | MASKS]
+        for name, place in places.items()
     }
-    if names and not confirmed:
-        nested = [name for name in names if any(map(split_of, inside[name]))]
+    if places and not confirmed:
+        nested = [places[name] for name, inner in inside.items() if any(map(split_of, inner))]
         if nested:
             raise DataError(
                 f"{tree.root} has no split folders, but {tree.root / nested[0]} has: give that one."
@@ -240,7 +249,7 @@ def holds_files(tree: Tree, folders: Sequence[str], name: str) -> bool:
 def class_folders(tree: Tree, folders: Sequence[str], title: str) -> list[str]:
     """Return the folders of a class, whichever way an accented letter of their name is written."""
     return [
-        f"{folder}/{name}".removeprefix("/")
+        join(folder, name)
         for folder in folders
         for name in tree.folders[folder]
         if nfc(name) == title
@@ -276,7 +285,7 @@ def list_images(
     labels: list[int] = []
     for label, title in enumerate(classes or [""]):
         places = class_folders(tree, folders, title) if classes else list(folders)
-        places = places or [f"{folders[0]}/{title}".strip("/")]
+        places = places or [join(folders[0], title)]
         found = [name for place in places for name in tree.below(place)]
         others = {path for place in places for path in tree.others(place)}
         if not found and classes is None:

@@ -7,9 +7,9 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,10 +27,9 @@ from transferkit.data.array_layouts import (
 from transferkit.data.dataset_layout import list_dataset
 from transferkit.data.folder_layout import Tree, common_classes, ignored, list_folder
 from transferkit.data.image_data import ImageData
-from transferkit.data.listing import FileSource, Items, Listing, Part
-from transferkit.data.split_names import SplitFolders, assign_splits, check_left_over, split_of
+from transferkit.data.listing import FileSource, Items, LayoutOptions, Listing, Part
+from transferkit.data.split_names import assign_splits, split_of
 from transferkit.data.table_layout import (
-    Columns,
     Frame,
     is_frame,
     label_pattern,
@@ -47,18 +46,6 @@ TABLES = (".csv", ".tsv", ".txt")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutOptions:
-    """How to list images; see ``load_splits``, whose options these are."""
-
-    stack: ExitStack  # removes what archives were unpacked to
-    split_folders: SplitFolders | None = None
-    class_files: Mapping[str, tuple[str, str]] | None = None
-    labels: object = None
-    columns: Mapping[str, str] | None = None
-    leave_out: Sequence[str] | None = None
-
-
 def list_images_of(
     data: object, options: LayoutOptions, scale: DatasetScale, whole: str = "all"
 ) -> Listing:
@@ -73,7 +60,7 @@ def list_images_of(
     if isinstance(data, Mapping):
         return list_mapping(data, options, scale)
     if is_frame(data):
-        return list_labelled(read_frame(data), "the table", None, options, scale, whole)
+        return list_table(read_frame(data), "the table", None, options, scale, whole)
     return list_dataset(data, whole, scale)
 
 
@@ -88,12 +75,12 @@ def list_path(path: Path, options: LayoutOptions, scale: DatasetScale, whole: st
         return list_arrays(path.name, load_npz(path), options.split_folders, scale, whole)
     if name.endswith(TABLES):
         tree = Tree(path.parent, options.leave_out)
-        return list_labelled(read_table(path), path.name, tree, options, scale, whole)
+        return list_table(read_table(path), path.name, tree, options, scale, whole)
     if name.endswith(ARCHIVES):
         return list_path(unpack(path, options.stack), options, scale, whole)
     raise DataError(
         f"{path.name} is neither a folder nor a file of a known kind: .npz, {', '.join(TABLES)}, "
-        f"{', '.join(ARCHIVES)}."
+        f"{', '.join(ARCHIVES)}. For other tables give a data frame, for other archives the folder."
     )
 
 
@@ -103,7 +90,7 @@ def list_below(root: Path, options: LayoutOptions, scale: DatasetScale, whole: s
     labels = options.labels
     if labels is not None:
         if is_frame(labels):
-            return list_labelled(read_frame(labels), "the table", tree, options, scale, whole)
+            return list_table(read_frame(labels), "the table", tree, options, scale, whole)
         if not isinstance(labels, str | os.PathLike):
             raise ConfigError(
                 "labels must be the path of a table, a data frame, or a regular expression, got "
@@ -111,12 +98,12 @@ def list_below(root: Path, options: LayoutOptions, scale: DatasetScale, whole: s
             )
         for place in (root / labels, Path(labels)):
             if place.is_file():
-                return list_labelled(read_table(place), place.name, tree, options, scale, whole)
+                return list_table(read_table(place), place.name, tree, options, scale, whole)
         if os.fspath(labels).lower().endswith(TABLES):
             raise DataError(f"There is no table {labels}, neither in {root} nor by itself.")
         columns = label_pattern(tree.images, os.fspath(labels))
         roles = replace(options, columns={"path": "path", "label": "label"})
-        return list_labelled(columns, "the file names", tree, roles, scale, whole)
+        return list_table(columns, "the file names", tree, roles, scale, whole)
     if options.class_files is not None or (not tree.images and any(root.glob("*.npy"))):
         arrays = map_npy_files(root)
         roles_found = [found[1] for found in map(split_and_role, arrays) if found]
@@ -124,23 +111,6 @@ def list_below(root: Path, options: LayoutOptions, scale: DatasetScale, whole: s
             return list_arrays(str(root), arrays, options.split_folders, scale, whole)
         return list_class_arrays(root, arrays, options.class_files, scale)
     return list_folder(tree, options.split_folders, scale, whole)
-
-
-def list_labelled(
-    columns: Columns,
-    title: str,
-    tree: Tree | None,
-    options: LayoutOptions,
-    scale: DatasetScale,
-    whole: str,
-) -> Listing:
-    """List the images of a table, and show which columns were taken by their content."""
-    given = options.columns or {}
-    listing, chosen = list_table(columns, title, tree, given, options.split_folders, scale, whole)
-    if {"path", "label"} - given.keys():
-        note = f"Of {title} the columns were read as columns={chosen!r}. Pass this, or name others."
-        return replace(listing, notes=(note,))
-    return listing
 
 
 def list_mapping(
@@ -154,9 +124,6 @@ def list_mapping(
             f"The mapping names no splits: {', '.join(given) or 'it is empty'}. Name them train, "
             "val and test, or say which are which: split_folders={...}."
         )
-    if options.split_folders is None:
-        left = [name for name in given if split_of(name) is None]
-        check_left_over("The mapping", splits, left, or_classes=False)
     alone = replace(options, split_folders=None)
     parts: dict[str, Part] = {}
     found: dict[str, Listing] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from transferkit._typing import Int64Array, UInt8Array
 from transferkit.data.array_conversion import in_natural_order, to_channels_last, to_one_array
 from transferkit.data.image_decoding import decode, drop_alpha, drop_equal_channels, probe
+from transferkit.data.split_names import SplitFolders
 from transferkit.data.value_range import DatasetScale
 from transferkit.errors import DataError
 
@@ -155,6 +157,18 @@ class Listing:
     classes: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)  # what is no image of it, and why
     notes: tuple[str, ...] = ()  # what was taken for granted, to be shown
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutOptions:
+    """How to list images; see ``load_splits``, whose options these are."""
+
+    stack: ExitStack  # removes what archives were unpacked to
+    split_folders: SplitFolders | None = None
+    class_files: Mapping[str, tuple[str, str]] | None = None
+    labels: object = None
+    columns: Mapping[str, str] | None = None
+    leave_out: Sequence[str] | None = None
 
 
 def number_labels(

@@ -17,8 +17,8 @@ from transferkit._validation import check_number, check_whole, to_path, to_sides
 from transferkit.data.decoded_cache import read_or_map
 from transferkit.data.image_data import ImageData, printable, trusted_images
 from transferkit.data.image_decoding import Resize
-from transferkit.data.layouts import DatasetInput, LayoutOptions, list_images_of
-from transferkit.data.listing import FileSource, Listing, Part
+from transferkit.data.layouts import DatasetInput, list_images_of
+from transferkit.data.listing import FileSource, LayoutOptions, Listing, Part
 from transferkit.data.pixel_reader import (
     CacheChoice,
     Channels,
@@ -86,8 +86,8 @@ def load_splits(
             ``.npz``. Folders not named are left out. ``{}`` takes all folders as classes.
         class_files: For ``.npy`` files: name without ``.npy`` to (split, class).
         labels: What tells the labels of the images of a folder: the path of a table, relative to
-            the folder, a data frame, or a regular expression whose match in a file name (or its
-            first group) is the class, such as ``r"^(cat|dog)"``.
+            the folder, a data frame, or a regular expression whose match (or its first group) in a
+            file name, or else in its folders, is the class, such as ``r"^(cat|dog)"``.
         columns: The columns of a table to read: ``{"path": ..., "label": ..., "split": ...,
             "group": ...}``, of which the last two are optional. By default they are known by their
             content and by usual names, and a warning shows what was read. A path is relative to the

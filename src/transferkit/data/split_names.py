@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import NoReturn, TypeAlias
 
 from transferkit.errors import ConfigError, DataError
 
@@ -38,10 +38,24 @@ def split_of(name: str) -> str | None:
     return found[0] if len(found) == 1 and set(words) <= WORDS.keys() | FILLERS else None
 
 
+def search_path(finder: re.Pattern[str], path: str) -> re.Match[str] | None:
+    """Return the match in a file name, else in a folder above it, inner ones first, or in all."""
+    return next(filter(None, map(finder.search, [*reversed(path.split("/")), path])), None)
+
+
 def assign_splits(
-    place: str, names: Sequence[str], split_folders: SplitFolders | None
+    place: str,
+    names: Sequence[str],
+    split_folders: SplitFolders | None,
+    *,
+    empty: Collection[str] = (),
+    or_classes: bool = False,
 ) -> dict[str, list[str]]:
-    """Return the names that make each split, in the order train, val, test."""
+    """Return the names that make each split, in the order train, val, test.
+
+    Where some do and others do not, and these are not ``empty``, the caller has to say what they
+    are; ``or_classes`` if all may be classes.
+    """
     if split_folders is not None:
         return check_split_folders(place, names, split_folders)
     found: dict[str, list[str]] = {}
@@ -54,7 +68,11 @@ def assign_splits(
                 f"{place} has two folders for {split}: {' and '.join(several)}. Name the one, or "
                 f"both: {example({**found, split: several})}."
             )
-    return {split: found[split] for split in SPLITS if split in found}
+    splits = {split: found[split] for split in SPLITS if split in found}
+    left = [name for name in names if split_of(name) is None and name not in empty]
+    if splits and left:
+        refuse_left_over(place, splits, left, or_classes=or_classes)
+    return splits
 
 
 def check_split_folders(place: str, names: Sequence[str], option: object) -> dict[str, list[str]]:
@@ -80,12 +98,10 @@ def check_split_folders(place: str, names: Sequence[str], option: object) -> dic
     return found
 
 
-def check_left_over(
+def refuse_left_over(
     place: str, found: Mapping[str, list[str]], left: Sequence[str], *, or_classes: bool
-) -> None:
-    """Raise if names that hold images belong to no split; ``or_classes`` if all may be classes."""
-    if not left:
-        return
+) -> NoReturn:
+    """Raise since names that hold images belong to no split, and show the calls that work."""
     reading = ", ".join(f"{split} is {names[0]}" for split, names in found.items())
     suggested = {split: list(names) for split, names in found.items()}
     suggested.setdefault("test" if "test" not in suggested else "train", []).extend(left)

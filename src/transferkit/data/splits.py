@@ -17,6 +17,7 @@ from transferkit._typing import JSON, Int64Array
 from transferkit._validation import check_whole
 from transferkit.data.array_conversion import to_group_names
 from transferkit.data.image_data import ImageData, require_images, trusted_images
+from transferkit.data.split_names import search_path
 from transferkit.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -290,10 +291,7 @@ def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:
         finder = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"groups is no regular expression: {pattern!r}: {error}.") from error
-    found = [
-        next(filter(None, map(finder.search, [*reversed(name.split("/")), name])), None)
-        for name in names
-    ]
+    found = [search_path(finder, name) for name in names]
     if names and not any(found):
         raise ConfigError(f"groups {pattern!r} matches no file name, such as {names[0]!r}.")
     times = Counter(names)  # images of arrays may share a name, such as image[0]

@@ -10,8 +10,12 @@ from typing import Protocol, TypeAlias, cast
 
 from transferkit.data.array_conversion import to_group_name, to_group_names
 from transferkit.data.folder_layout import SUFFIXES, Tree, nfc
-from transferkit.data.listing import FileSource, Listing, Part, number_labels
-from transferkit.data.split_names import SplitFolders, assign_splits, check_left_over, split_of
+from transferkit.data.listing import FileSource, LayoutOptions, Listing, Part, number_labels
+from transferkit.data.split_names import (
+    assign_splits,
+    search_path,
+    split_of,
+)
 from transferkit.data.value_range import DatasetScale
 from transferkit.errors import ConfigError, DataError
 
@@ -32,6 +36,10 @@ USUAL = {
 
 def read_table(path: Path) -> Columns:
     """Read a CSV or TSV file as texts; a file without a header gets ``"column 1"``, ..."""
+    if path.suffix.lower() in (".parquet", ".xls", ".xlsx", ".json"):
+        raise DataError(
+            f"{path.name} is no CSV or TSV. Read it with pandas and give the data frame."
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
@@ -89,26 +97,29 @@ def list_table(
     columns: Columns,
     title: str,
     tree: Tree | None,
-    roles: Mapping[str, str],
-    split_folders: SplitFolders | None,
+    options: LayoutOptions,
     scale: DatasetScale,
     whole: str,
-) -> tuple[Listing, Mapping[str, str | tuple[str, ...]]]:
-    """List the images that a table names, and return which columns were read as what.
+) -> Listing:
+    """List the images that a table names, and note which columns were taken by their content.
 
     With a tree, paths are relative to its root, or names of files below it, with or without a
     suffix; without one they are relative to the working folder.
     """
     find = finder(tree)
-    chosen = choose_columns(columns, title, find, roles)
+    given = options.columns or {}
+    chosen = choose_columns(columns, title, find, given)
     paths = [find(value) or value for value in columns[chosen["path"]]]
     labels = label_column(columns, chosen, title)
     splits = columns[chosen["split"]] if "split" in chosen else [whole] * len(paths)
+    top = [path.partition("/")[0] for path in paths]
+    if "split" not in chosen and len({split_of(name) for name in top} - {None}) > 1:
+        chosen["split"], splits = "(folders)", top
     groups = columns[chosen["group"]] if "group" in chosen else None
     rows = distinct_rows(paths, labels, splits, title)
     named = {whole: [whole]}
     if "split" in chosen:
-        named = name_splits(list(dict.fromkeys(splits)), chosen["split"], title, split_folders)
+        named = name_splits(list(dict.fromkeys(splits)), chosen["split"], title, options)
     members = {s: [row for row in rows if splits[row] in own] for s, own in named.items()}
     texts = {split: split_labels(labels, own, split, title) for split, own in members.items()}
     numbers, classes = number_labels(title, texts)
@@ -122,22 +133,23 @@ def list_table(
         parts[split] = Part(source, names, numbers[split], grouping)
     listed = set(paths)
     lost = {} if tree is None else {n: f"not in {title}" for n in tree.images if n not in listed}
-    others = {} if tree is None else tree.left_out
-    return Listing(parts, classes, {**others, **lost}), chosen
+    lost |= {} if tree is None else tree.left_out
+    note = f"Of {title} the columns were read as columns={chosen!r}. Pass this, or name others."
+    return Listing(parts, classes, lost, (note,) if {"path", "label"} - given.keys() else ())
 
 
 def label_pattern(images: Sequence[str], pattern: str) -> Columns:
-    """Return paths and labels, the match (or its first group) of a pattern in each file name."""
+    """Return paths and labels, the match (or its first group) of a pattern in each path."""
     try:
         finder = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"labels is no regular expression: {pattern!r}: {error}.") from error
-    hits = [finder.search(path.rpartition("/")[2]) for path in images]
+    hits = [search_path(finder, path) for path in images]
     missing = [path for path, hit in zip(images, hits, strict=True) if hit is None]
     if missing or not images:
         raise ConfigError(
             f"labels {pattern!r} is no file and matches no part of {len(missing)} of "
-            f"{len(images)} file names, such as {(missing or ['(no image)'])[0]}."
+            f"{len(images)} paths, such as {(missing or ['(no image)'])[0]}."
         )
     return {"path": images, "label": [hit[min(1, finder.groups)] for hit in hits if hit]}
 
@@ -186,9 +198,10 @@ def choose_columns(
             )
     chosen = dict(roles)
     if "path" not in chosen:
-        share = {name: sum(map(bool, map(find, values))) for name, values in columns.items()}
-        best = max(share, key=share.__getitem__)
-        if not share[best]:
+        some = slice(None, None, max(1, len(next(iter(columns.values()))) // 1000))
+        files = {name: {*map(find, values[some])} - {None} for name, values in columns.items()}
+        best = max(files, key=lambda name: len(files[name]))
+        if not files[best]:
             raise DataError(
                 f"No column of {title} names images that are there: {', '.join(columns)}. Give the "
                 'folder of the images: tk.load_splits(folder, labels=table), or columns={"path": '
@@ -249,18 +262,15 @@ def label_column(columns: Columns, chosen: dict[str, str], title: str) -> Sequen
 
 
 def name_splits(
-    values: Sequence[str], column: str, title: str, split_folders: SplitFolders | None
+    values: Sequence[str], column: str, title: str, options: LayoutOptions
 ) -> dict[str, list[str]]:
     """Return the values of the column of splits that make each split."""
-    named = assign_splits(f"{title}, column {column}", values, split_folders)
+    named = assign_splits(f"{title}, column {column}", values, options.split_folders)
     if not named:
         raise DataError(
             f"{title}: the column {column} names no splits: {', '.join(values[:9])}. "
             'Say which are which: split_folders={"train": ..., "test": ...}.'
         )
-    if split_folders is None:
-        unknown = [value for value in values if split_of(value) is None]
-        check_left_over(title, named, unknown, or_classes=False)
     return named
 
 
