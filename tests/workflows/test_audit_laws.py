@@ -74,6 +74,7 @@ def test_threads_that_audit_with_one_model_get_one_report_and_leave_no_mark():
     splits = tk.phantom_splits(sizes={"train": 24, "test": 16}, image_size=32, seed=0)
     model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
     torch.nn.init.normal_(model.head.weight)  # others than at the start: as if trained
+    model.classes = splits.classes
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     threads_before = [pool["num_threads"] for pool in threadpool_info()]
 

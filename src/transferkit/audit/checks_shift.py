@@ -249,7 +249,9 @@ def _scope_finding(data: AuditData, scope: ScopeShift, classes: Sequence[str]) -
         little = ", but by little" if severity == "info" else ""
         message = f"The {images} of {b} differ from those of {a}{little}, says {method}."
         if scope.class_name is None and classes:
-            message += f" The shift lies mostly in class {', '.join(classes)}."
+            spread = len(classes) == len(data.classes) > 1
+            in_class = "in every class" if spread else f"mostly in class {' and '.join(classes)}"
+            message += f" The shift lies {in_class}."
     if scope.untested:
         message += f" {scope.untested} of {len(data.classes)} classes hold too few to be tested."
     return Finding(
@@ -265,8 +267,7 @@ def _scope_finding(data: AuditData, scope: ScopeShift, classes: Sequence[str]) -
         evidence=tuple(_changed_columns(data, scope.tests))[: data.config.evidence],
         advice=""
         if severity == "info"
-        else f"Find out how {b} was collected; until then a score on {a} says little about {b}, "
-        "and the other way round.",
+        else f"Find out how {a} and {b} were collected: a model of one may fail on the other.",
     )
 
 

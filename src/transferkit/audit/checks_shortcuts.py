@@ -134,8 +134,10 @@ def _finding(
     )
 
 
-def _weight(finding: Finding) -> tuple[int, float]:
-    return SEVERITIES.index(finding.severity), finding.effect or 0.0
+def _weight(finding: Finding) -> tuple[int, float, str]:
+    """Gravest, then strongest; ties go by name, not by the order of the classes."""
+    effect = round(finding.effect or 0.0, 9)
+    return SEVERITIES.index(finding.severity), effect, finding.class_name or ""
 
 
 def _most_telling(words: Sequence[str], positive: BoolArray, class_name: str) -> str:

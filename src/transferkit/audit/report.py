@@ -9,7 +9,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,7 +31,7 @@ from transferkit.audit.finding import (
     order_by_cost,
     some,
 )
-from transferkit.audit.gap import GapReport
+from transferkit.audit.gap import GapReport, points
 from transferkit.audit.image_statistics import to_picture
 from transferkit.errors import TransferkitError
 
@@ -191,7 +191,7 @@ def _summary(report: AuditReport) -> Iterator[str]:
         val, test = gap.splits
         yield (
             f"Accuracy is {percent(gap.val_score)} on {val} and {percent(gap.test_score)} on "
-            f"{test}, where chance alone makes up to {100 * gap.sampling_noise:.1f} points."
+            f"{test}: {gap.verdict[0].lower()}{gap.verdict[1:]}"
         )
     elif len(outline.grave) > 1:
         others = some([finding.check.replace("_", " ") for finding in outline.grave[1:]])
@@ -215,6 +215,8 @@ def report_of(
         for name, part in data.splits.items()
     ]
     facts = by_question(findings, data.config.evidence)
+    if data.gap is not None and data.gap.gap.interval[0] <= 0:
+        facts = [_shift_without_gap(fact, data.gap) for fact in facts]
     wanted = {name for fact in facts for item in fact.evidence for name in item.names}
     return AuditReport(
         findings=tuple(facts),
@@ -228,6 +230,15 @@ def report_of(
             if name in wanted
         },
     )
+
+
+def _shift_without_gap(finding: Finding, gap: GapReport) -> Finding:
+    """Say beside a shift that it has cost no accuracy where that was measured."""
+    if finding.check != "shift" or finding.severity == "info":
+        return finding
+    lost = f"from {gap.splits[0]} to {gap.splits[1]}, {gap.scored} loses {points(gap.gap)}"
+    message = f"{finding.message} It has cost no accuracy that is proven: {lost}."
+    return replace(finding, message=message)
 
 
 class _Outline(NamedTuple):
