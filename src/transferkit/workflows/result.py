@@ -51,10 +51,12 @@ class Result:
             if scores is not None
         ]
         header = ("split", "images", "accuracy", "balanced", "AUROC", "log loss")
-        best = self.history.best_epoch
-        trained = f"{len(self.history)} epochs, best {best}"
-        if best is not None and best <= self.history.probe_epochs:
-            trained += ", an epoch of the probe, which fine-tuning did not beat on val"
+        history = self.history
+        trained = f"{len(history)} epochs"
+        if (best := history.best_epoch) is not None:
+            trained += f"; best {history.monitor.replace('_', ' ')} in epoch {best}"
+            if best <= history.probe_epochs:
+                trained += ", an epoch of the probe, which fine-tuning did not beat"
         parts = [f"{self.classifier.name}  ({trained})", table(header, rows)]
         return "\n".join([*parts, "", str(self.history.summary())])
 
