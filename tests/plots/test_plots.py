@@ -109,7 +109,7 @@ def test_learning_curves_show_the_records() -> None:
     lines = {line.get_label(): line.get_ydata() for line in loss.lines}
     np.testing.assert_allclose(lines["train"], [1, 1 / 2, 1 / 3])
     np.testing.assert_allclose(lines["val"], [1.2, 0.6, 0.4])
-    assert "best epoch (3)" in [line.get_label() for line in accuracy.lines]
+    assert "best val accuracy: epoch 3" in [line.get_label() for line in accuracy.lines]
     assert (loss.get_title(loc="left"), accuracy.get_title(loc="left")) == ("Loss", "Accuracy")
 
 

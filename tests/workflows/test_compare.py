@@ -93,6 +93,17 @@ def test_paired_tests_are_those_of_the_hits(grid, pictures):
         one.paired_test(a, "linear_prob")
 
 
+def test_a_claim_and_its_reverse_share_the_probability(grid):
+    a, b = (row.name for row in grid.rows)
+    one, other = grid.claim(a, b), grid.claim(b, a)
+    assert one.difference == grid.paired_test(a, b).difference == -other.difference
+    assert one.false_probability + other.false_probability == pytest.approx(1)
+    assert (one.images is None) == (one.difference <= 0)
+    assert f"{a} is better than {b}" in str(one)
+    with pytest.raises(tk.UnknownNameError, match="linear_probe"):
+        grid.claim(a, "linear_prob")
+
+
 def test_groups_of_the_test_split_are_drawn_whole(pictures):
     test = pictures["test"]
     groups = [str(i // 2) for i in range(len(test))]

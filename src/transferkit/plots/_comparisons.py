@@ -11,7 +11,7 @@ import transferkit.plots._style as style
 from transferkit._format import describe, percent
 from transferkit.errors import DataError
 from transferkit.selection.probe import ProbeCurve
-from transferkit.selection.ranking import Ranking
+from transferkit.selection.ranking import TITLES, Ranking
 from transferkit.training.history import History
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Scored(Protocol):
 def learning_curves(history: History | Mapping[str, History], *, ax: Axes | None = None) -> Axes:
     """Draw loss (left) and accuracy (right) over the epochs, as ``child_axes`` of the axes.
 
-    One run shows train and val, with the best epoch marked. Several runs by name have one colour
-    each, val in full lines and train in thin ones.
+    One run shows train and val, with the epoch marked whose weights were kept. Several runs by
+    name have one colour each, val in full lines and train in thin ones.
     """
     if isinstance(history, History):
         runs: Mapping[str, History] = {"": history}
@@ -75,7 +75,7 @@ def _draw_panel(panel: Axes, runs: Mapping[str, History], quantity: Quantity, un
         _draw_line(panel, run, f"train_{quantity}", color=style.PALETTE[0], label="train")
         _draw_line(panel, run, f"val_{quantity}", color=style.PALETTE[1], label="val")
         if run.best_epoch is not None and len(run) > 1:
-            label = f"best epoch ({run.best_epoch})"
+            label = f"best {run.monitor.replace('_', ' ')}: epoch {run.best_epoch}"
             panel.axvline(run.best_epoch, label=label, **style.REFERENCE)
     # an axis that shows noise in the last digit, or half epochs, misleads
     low, high = panel.get_ylim()
@@ -236,7 +236,7 @@ def ranking(ranking: Ranking, *, ax: Axes | None = None) -> Axes:
         drawn,
         "Backbones by their features",
         subtitle="with 95 % intervals; grey: left before the last round",
-        x=ranking.by,
+        x=f"score: {TITLES[ranking.by]}",
         y="",
     )
     drawn.set_yticks(range(len(rows)), style.shorten([row.name for row, _ in rows], width=36))

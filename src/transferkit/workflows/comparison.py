@@ -14,10 +14,11 @@ import numpy as np
 
 from transferkit._files import replacing
 from transferkit._format import Table, csv_text
-from transferkit._sampling import group_codes
+from transferkit._sampling import group_codes, shared_groups
 from transferkit._typing import JSON, BoolArray
 from transferkit._validation import check_among
 from transferkit.errors import ConfigError, DataError, UnknownNameError
+from transferkit.metrics.claims import Claim, judge_claim
 from transferkit.metrics.intervals import PairedTest, holm, mcnemar, sign_flip_test
 from transferkit.training.history import History
 from transferkit.workflows.comparison_rows import (
@@ -154,6 +155,29 @@ class Comparison:
             return mcnemar(a[0], b[0])
         codes = None if groups is None else group_codes(groups, len(groups))
         return sign_flip_test(a.mean(axis=0), b.mean(axis=0), groups=codes, seed=seed)
+
+    def claim(self, better: str, than: str, *, split: SplitName = "test") -> Claim:
+        """The probability that "``better`` is better than ``than``" is false, from their hits.
+
+        It is that of a claim made before looking: the best of k rows is ahead by chance more often
+        (see ``paired_table`` for p-values corrected for that).
+
+        Args:
+            better: Name of the row that is claimed to be more accurate.
+            than: Name of the other.
+            split: The images.
+
+        Returns:
+            That probability, and how many such images would bring it to 5 %.
+
+        Raises:
+            UnknownNameError: No such row.
+            DataError: A row has no scores on the split.
+        """
+        first, second = (self._hits(name, split).mean(axis=0) for name in (better, than))
+        groups = self.groups if split == "test" else None
+        codes = shared_groups(groups, len(first))
+        return judge_claim(first, second, codes, names=(better, than))
 
     def table(self) -> Table:
         """The course's columns, one row for each backbone and strategy."""
