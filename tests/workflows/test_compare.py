@@ -19,9 +19,11 @@ import pytest
 import torch
 
 import transferkit as tk
+from transferkit.metrics.evaluation import evaluate_probabilities
 from transferkit.metrics.intervals import mcnemar, sign_flip_test, wilson_interval
 from transferkit.workflows import compare as comparing
 from transferkit.workflows.compare import run_task
+from transferkit.workflows.comparison import Comparison
 from transferkit.workflows.comparison_rows import Cell
 from transferkit.workflows.comparison_store import CellStore, Task
 from transferkit.workflows.strategies import with_outputs
@@ -71,7 +73,7 @@ def test_rows_are_means_over_seeds_with_the_courses_columns(grid):
     accuracies = [c.test.accuracy for c in cells]
     assert row.test.accuracy == pytest.approx(np.mean(accuracies))
     assert row.test.deviation == pytest.approx(np.std(accuracies, ddof=1))
-    assert row.test.accuracy_interval == wilson_interval(round(24 * row.test.accuracy), 24)
+    assert row.test.accuracy_interval == wilson_interval(24 * row.test.accuracy, 24)
     assert row.trained == sum(
         p.numel() for p in tk.create_classifier("test-three", 2, weights=None).parameters()
     )
@@ -104,14 +106,59 @@ def test_a_claim_and_its_reverse_share_the_probability(grid):
         grid.claim(a, "linear_prob")
 
 
-def test_groups_of_the_test_split_are_drawn_whole(pictures):
-    test = pictures["test"]
-    groups = [str(i // 2) for i in range(len(test))]
-    data = tk.ImageData(test.images, test.labels, classes=test.classes, groups=groups)
-    found = tk.compare(
-        ["test-three"], ["linear_probe", "fine_tune"], {**pictures, "test": data}, **RUN
-    )
-    assert "group" in found.paired_test(*(row.name for row in found.rows)).method
+def test_groups_travel_to_the_rows_and_through_the_folder(pictures, tmp_path):
+    """A group of copies is one image: intervals, optimism and tests of val and test know it."""
+    grouped = {}
+    for name, data in pictures.items():
+        groups = [str(i // 2) for i in range(len(data))]
+        grouped[name] = tk.ImageData(data.images, data.labels, classes=data.classes, groups=groups)
+    grid = (["test-three"], ["linear_probe", "fine_tune"], grouped)
+    found = tk.compare(*grid, out=tmp_path, **RUN)
+    again = tk.compare(*grid, out=tmp_path, **RUN)
+    names = [row.name for row in found.rows]
+    for split in ("val", "test"):
+        assert "group" in found.paired_test(*names, split=split).method
+        assert found.paired_test(*names, split=split) == again.paired_test(*names, split=split)
+    assert again.rows[0].test == found.rows[0].test
+
+
+def comparison_of(hits: np.ndarray, groups: np.ndarray | None) -> Comparison:
+    """Rows a and b, whose models are right on those images (2, seeds, N), on val and on test."""
+    cells = []
+    for strategy, seeds in zip("ab", hits, strict=True):
+        for seed, right in enumerate(seeds):
+            judged = evaluate_probabilities(
+                np.eye(2)[1 - right], np.zeros(len(right), int), groups=groups
+            )
+            cells.append(
+                Cell(backbone="net", strategy=strategy, seed=seed, val=judged, test=judged)
+            )
+    return Comparison(cells=tuple(cells), looks=4)
+
+
+def test_copies_in_a_group_narrow_nothing():
+    hits = (np.random.default_rng(0).uniform(size=(2, 2, 120)) < [[[0.8]], [[0.7]]]).astype(int)
+    once = comparison_of(hits, None)
+    often = comparison_of(np.repeat(hits, 5, axis=2), np.repeat(np.arange(120), 5))
+    free = comparison_of(np.repeat(hits, 5, axis=2), None)
+
+    def width(interval: tuple[float, float]) -> float:
+        return interval[1] - interval[0]
+
+    for found, factor in ((often, 1.0), (free, 5**-0.5)):
+        for row, one in zip(found.rows, once.rows, strict=True):
+            assert width(row.val.accuracy_interval) == pytest.approx(
+                factor * width(one.val.accuracy_interval), rel=0.1
+            )
+        assert found.optimism == pytest.approx(factor * once.optimism, rel=0.1)
+        for split in ("val", "test"):
+            pair = [c.paired_test("net, a", "net, b", split=split) for c in (found, once)]
+            assert width(pair[0].interval) == pytest.approx(
+                factor * width(pair[1].interval), rel=0.1
+            )
+    probabilities = [c.claim("net, a", "net, b").false_probability for c in (often, once, free)]
+    assert probabilities[0] == pytest.approx(probabilities[1], rel=0.05)
+    assert probabilities[2] < probabilities[1]
 
 
 def test_a_grid_goes_on_where_it_was(pictures, tmp_path, monkeypatch):

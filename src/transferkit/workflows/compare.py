@@ -128,12 +128,10 @@ def compare(
     ]
     store = None if out is None else CellStore(to_path("out", out), parts, recipes)
     cells = _collect(tasks, parts, store, executor, options.get("progress"))
-    groups = parts["test"].groups if "test" in parts else None
     comparison = Comparison(
         cells=tuple(cells[task.name] for task in tasks if task.name in cells),
         pending=tuple(task.name for task in tasks if task.name not in cells),
         looks=sum(c.test is not None for c in cells.values()) if store is None else store.looks(),
-        groups=groups if groups and len(set(groups)) < len(groups) else None,
     )
     if out is not None:
         comparison.save(out)

@@ -14,8 +14,8 @@ import numpy as np
 
 from transferkit._files import replacing
 from transferkit._format import Table, csv_text
-from transferkit._sampling import group_codes, shared_groups
-from transferkit._typing import JSON, BoolArray
+from transferkit._sampling import shared_groups
+from transferkit._typing import JSON, BoolArray, Int64Array
 from transferkit._validation import check_among
 from transferkit.errors import ConfigError, DataError, UnknownNameError
 from transferkit.metrics.claims import Claim, judge_claim
@@ -52,13 +52,11 @@ class Comparison:
         pending: Names of the cells that were not run, because the run was interrupted.
         looks: How many models were evaluated on this test split, in this run and, where the
             results have a folder, in all runs on that folder.
-        groups: Group of each test image, where the data have groups.
     """
 
     cells: tuple[Cell, ...]
     pending: tuple[str, ...] = ()
     looks: int = 0
-    groups: tuple[str, ...] | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -87,13 +85,13 @@ class Comparison:
         """Upper bound on the bias of the accuracy of the row that is best on test.
 
         The expected maximum of k standard normal errors is at most ``sqrt(2 ln k)``, here times
-        the largest standard error of an accuracy, with k the number of looks at the test split.
-        None without a test split.
+        the largest standard error of an accuracy (of whole groups, where the data have them), with
+        k the number of looks at the test split. None without a test split.
         """
         tested = [row.test for row in self.rows if row.test is not None]
         if not tested:
             return None
-        error = max(sqrt(s.accuracy * (1 - s.accuracy) / s.n) for s in tested)
+        error = max(sqrt(s.accuracy * (1 - s.accuracy) / s.effective_n) for s in tested)
         return error * sqrt(2 * log(max(self.looks, 1)))
 
     def scores(self, split: SplitName = "test") -> dict[str, Score]:
@@ -143,8 +141,7 @@ class Comparison:
             ConfigError: McNemar's test was asked for with several seeds, or no such method.
         """
         check_among("method", method, ("auto", "mcnemar", "permutation"))
-        a, b = (self._hits(name, split) for name in (first, second))
-        groups = self.groups if split == "test" else None
+        (a, groups), (b, _) = (self._hits(name, split) for name in (first, second))
         single = len(a) == len(b) == 1
         if method == "mcnemar" and not single:
             raise ConfigError(
@@ -153,8 +150,7 @@ class Comparison:
             )
         if method == "mcnemar" or (method == "auto" and single and groups is None):
             return mcnemar(a[0], b[0])
-        codes = None if groups is None else group_codes(groups, len(groups))
-        return sign_flip_test(a.mean(axis=0), b.mean(axis=0), groups=codes, seed=seed)
+        return sign_flip_test(a.mean(axis=0), b.mean(axis=0), groups=groups, seed=seed)
 
     def claim(self, better: str, than: str, *, split: SplitName = "test") -> Claim:
         """The probability that "``better`` is better than ``than``" is false, from their hits.
@@ -174,10 +170,8 @@ class Comparison:
             UnknownNameError: No such row.
             DataError: A row has no scores on the split.
         """
-        first, second = (self._hits(name, split).mean(axis=0) for name in (better, than))
-        groups = self.groups if split == "test" else None
-        codes = shared_groups(groups, len(first))
-        return judge_claim(first, second, codes, names=(better, than))
+        (first, groups), (second, _) = (self._hits(name, split) for name in (better, than))
+        return judge_claim(first.mean(axis=0), second.mean(axis=0), groups, names=(better, than))
 
     def table(self) -> Table:
         """The course's columns, one row for each backbone and strategy."""
@@ -276,13 +270,14 @@ class Comparison:
             raise UnknownNameError.among("row", row, by_row)
         return [cell for cell in by_row[row] if cell.error is None]
 
-    def _hits(self, row: str, split: SplitName) -> BoolArray:
-        """Whether each model of a row is right on each image, ``(seeds, N)``."""
+    def _hits(self, row: str, split: SplitName) -> tuple[BoolArray, Int64Array | None]:
+        """Whether each model of a row is right on each image ``(seeds, N)``, and their groups."""
         scores = [cell.test if split == "test" else cell.val for cell in self._done(row)]
-        hits = [evaluation.correct for evaluation in scores if evaluation is not None]
-        if not hits:
+        known = [evaluation for evaluation in scores if evaluation is not None]
+        if not known:
             raise DataError(f"The row {row!r} has no scores on {split}.")
-        return np.stack(hits)
+        hits = np.stack([evaluation.correct for evaluation in known])
+        return hits, shared_groups(known[0].groups, hits.shape[1])
 
     def _failures(self) -> list[str]:
         return [f"Failed: {cell.name}: {cell.error}" for cell in self.cells if cell.error]

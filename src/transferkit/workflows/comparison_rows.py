@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
+import numpy as np
+
 from transferkit._format import number, percent, percent_interval, plain
 from transferkit._typing import JSON
 from transferkit.metrics.evaluation import Evaluation
-from transferkit.metrics.intervals import wilson_interval
+from transferkit.metrics.intervals import effective_size, wilson_interval
 from transferkit.training.history import History
 
 HEADER = ("backbone", "strategy", "seeds", "final train loss", "best train acc", "final val loss",
@@ -56,16 +58,18 @@ class Score:
 
     Attributes:
         accuracy: Mean over seeds.
-        accuracy_interval: 95 % Wilson interval of that mean on n images: the variation over
-            images. All seeds share the images, so more seeds do not narrow it.
+        accuracy_interval: 95 % interval of that mean: the variation over images, by whole groups
+            where the data have them. All seeds share the images, so more seeds do not narrow it.
         deviation: Standard deviation over seeds; None for one seed.
         n: Number of images.
+        effective_n: Number of independent images that would be as certain; n without groups.
     """
 
     accuracy: float
     accuracy_interval: tuple[float, float]
     deviation: float | None
     n: int
+    effective_n: float
 
     @classmethod
     def of(cls, evaluations: Iterable[Evaluation | None]) -> Score | None:
@@ -74,9 +78,11 @@ class Score:
         if not known:
             return None
         accuracies = [evaluation.accuracy for evaluation in known]
-        mean, n = fmean(accuracies), known[0].n
         deviation = stdev(accuracies) if len(accuracies) > 1 else None
-        return cls(mean, wilson_interval(round(mean * n), n), deviation, n)
+        hits = (e.correct.astype(np.float64) for e in known)
+        size = fmean(effective_size(right, known[0].groups) for right in hits)
+        mean = fmean(accuracies)
+        return cls(mean, wilson_interval(mean * size, size), deviation, known[0].n, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class CellStore:
             _check_storable(strategy)
         self._folder = folder / "cells"
         self._fingerprints: dict[str, JSON] = {n: data.fingerprint() for n, data in splits.items()}
+        self._groups = {name: data.groups for name, data in splits.items()}
         make_folder(self._folder)
 
     def load(self, task: Task) -> Cell | None:
@@ -72,7 +73,9 @@ class CellStore:
                 for name in SPLITS:
                     if f"{name}_labels" in archive:
                         values = (archive[f"{name}_{part}"] for part in ARRAYS)
-                        cell[name] = evaluate_probabilities(*values, classes=classes)
+                        cell[name] = evaluate_probabilities(
+                            *values, classes=classes, groups=self._groups[name]
+                        )
             history = cell["history"]
             records = tuple(EpochRecord(**record) for record in history["records"])
             cell["history"] = History(records, history["monitor"], history.get("probe_epochs", 0))
