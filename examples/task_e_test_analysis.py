@@ -51,7 +51,7 @@ def by_class(setting: Setting, comparison: tk.Comparison) -> None:
         setting.out,
         lambda: {
             f"confusion_{cell.strategy}_{cell.seed}".replace(", ", "_"): tk.plots.confusion_matrix(
-                cell.test
+                cell.test, name=f"test, {cell.strategy}"
             )
             for cell in comparison.cells
             if cell.test is not None

@@ -122,6 +122,13 @@ def test_confusion_matrix_writes_counts_and_names() -> None:
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["normal", "ill"]
 
 
+@pytest.mark.parametrize("draw", [plots.confusion_matrix, plots.roc, plots.reliability])
+def test_a_figure_says_what_was_evaluated_and_on_how_many_images(draw) -> None:
+    drawn = draw(judged(2), name="test")
+    assert drawn.get_title(loc="left").endswith(", test")
+    assert any("120 images" in text.get_text() for text in drawn.texts)
+
+
 def test_roc_gives_the_area() -> None:
     result = judged(2)
     labels = [text.get_text() for text in plots.roc(result).get_legend().get_texts()]

@@ -179,9 +179,9 @@ def figures(result: Result) -> dict[str, Axes]:
     drawn = {"learning_curves": plots.learning_curves(result.history)}
     for name, evaluation in (("val", result.val), ("test", result.test)):
         if evaluation is not None:
-            drawn[f"{name}_confusion_matrix"] = plots.confusion_matrix(evaluation)
-            drawn[f"{name}_roc"] = plots.roc(evaluation)
-            drawn[f"{name}_reliability"] = plots.reliability(evaluation)
+            drawn[f"{name}_confusion_matrix"] = plots.confusion_matrix(evaluation, name=name)
+            drawn[f"{name}_roc"] = plots.roc(evaluation, name=name)
+            drawn[f"{name}_reliability"] = plots.reliability(evaluation, name=name)
     return drawn
 
 

@@ -29,8 +29,15 @@ CURVE_CLASSES = 8
 MEAN = "mean of classes"
 
 
-def confusion_matrix(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
-    """Draw how each true class was predicted: counts, and shares of the row as colour."""
+def titled(kind: str, name: str) -> str:
+    return f"{kind}, {name}" if name else kind
+
+
+def confusion_matrix(evaluation: Evaluation, *, name: str = "", ax: Axes | None = None) -> Axes:
+    """Draw how each true class was predicted: counts, and shares of the row as colour.
+
+    ``name`` says in the title what was evaluated, such as ``"test"``.
+    """
     style.check_type(evaluation, Evaluation, EVALUATION)
     num_classes = len(evaluation.classes)
     side = float(np.clip(3.2 + 0.45 * num_classes, 4.2, 11))
@@ -41,7 +48,7 @@ def confusion_matrix(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     picture = drawn.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     style.label_axes(
         drawn,
-        "Confusion matrix",
+        titled("Confusion matrix", name),
         subtitle=f"{np.trace(evaluation.confusion)} of {evaluation.n} images right "
         f"({percent(evaluation.accuracy)})",
         x="predicted class",
@@ -84,27 +91,35 @@ def _write_counts(drawn: Axes, evaluation: Evaluation, shares: Float64Array) -> 
         drawn.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def roc(evaluation: Evaluation | Mapping[str, Evaluation], *, ax: Axes | None = None) -> Axes:
+def roc(
+    evaluation: Evaluation | Mapping[str, Evaluation], *, name: str = "", ax: Axes | None = None
+) -> Axes:
     """Draw the ROC curve, with the area under it in the legend.
 
     With two classes there is one curve, of the second; with more, each class against the rest,
     and their mean. Several evaluations by name (val and test, or models) have one curve each.
+    ``name`` says in the title what was evaluated.
     """
     if isinstance(evaluation, Evaluation):
         curves = _class_curves(evaluation)
-        two, positive = len(evaluation.classes) == 2, style.shorten(evaluation.classes, width=40)[1]
-        subtitle = f"positive class: {positive}" if two else "one against rest"
+        two, positive = len(evaluation.classes) == 2, style.shorten(evaluation.classes, width=24)[1]
+        kind = f"positive class: {positive}" if two else "one against rest"
+        subtitle = f"{kind}; {evaluation.n:,} images"
     else:
         style.check_each_type(evaluation, Evaluation, EVALUATION)
         curves, subtitle = _named_curves(evaluation), ""
     drawn = style.axes_or_new(ax, size=(5.0, 5.0))
     style.label_axes(
-        drawn, "ROC curve", subtitle=subtitle, x="false positive rate", y="true positive rate"
+        drawn,
+        titled("ROC curve", name),
+        subtitle=subtitle,
+        x="false positive rate",
+        y="true positive rate",
     )
     drawn.plot([0, 1], [0, 1], label="chance", **style.REFERENCE)
-    for index, (name, (rates, area)) in enumerate(curves.items()):
-        colour, dashes = (style.TEXT, "-") if name == MEAN and index else style.line_style(index)
-        label = f"{name}, AUROC {area:.3f}" if name else f"AUROC {area:.3f}"
+    for index, (of, (rates, area)) in enumerate(curves.items()):
+        colour, dashes = (style.TEXT, "-") if of == MEAN and index else style.line_style(index)
+        label = f"{of}, AUROC {area:.3f}" if of else f"AUROC {area:.3f}"
         drawn.plot(*rates, color=colour, linestyle=dashes, linewidth=1.8, label=label)
     drawn.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     style.percent_axis(drawn, "xy")
@@ -116,11 +131,13 @@ def roc(evaluation: Evaluation | Mapping[str, Evaluation], *, ax: Axes | None = 
     return drawn
 
 
-def reliability(evaluation: Evaluation, *, bins: int = 15, ax: Axes | None = None) -> Axes:
+def reliability(
+    evaluation: Evaluation, *, bins: int = 15, name: str = "", ax: Axes | None = None
+) -> Axes:
     """Draw accuracy against confidence; a calibrated model lies on the diagonal.
 
     There are ``bins`` bins of equal width over [0, 1]. Points carry Wilson intervals; grey bars
-    show the share of the images in each bin.
+    show the share of the images in each bin. ``name`` says in the title what was evaluated.
     """
     style.check_type(evaluation, Evaluation, EVALUATION)
     check_whole("bins", bins, least=1)
@@ -128,8 +145,8 @@ def reliability(evaluation: Evaluation, *, bins: int = 15, ax: Axes | None = Non
     drawn = style.axes_or_new(ax, size=(5.4, 4.9))
     style.label_axes(
         drawn,
-        "Reliability",
-        subtitle=f"expected calibration error {percent(curve.error)}",
+        titled("Reliability", name),
+        subtitle=f"expected calibration error {percent(curve.error)}; {evaluation.n:,} images",
         x="confidence in the predicted class",
         y="accuracy",
     )
