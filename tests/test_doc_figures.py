@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import transferkit as tk
+from transferkit.audit.finding import BUDGET
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, RUNS, BENCHMARKS = ROOT / "docs", ROOT / "docs" / "results", ROOT / "benchmarks"
@@ -169,7 +170,15 @@ def of_the_audit() -> list[str]:
             for row in csv.DictReader(file)
             if (row["library"], row["dataset"], row["shift"]) == ("scipy", "relu", "none")
         ]
-    return [f"it rejects in {span(alarms, 0)} % of the draws without shift"]
+    assert BUDGET["shortcut"] == BUDGET["image_size_shift"]
+    names = ("shift", "gap", "reshuffle", "label_shift", "shortcut")
+    shift, gap, reshuffle, classes, files = (f"{100 * BUDGET[name]:.0f} %" for name in names)
+    return [
+        f"the tests of shift may spend {shift}, the gap {gap}",
+        f"the reshuffle experiment {reshuffle}",
+        f"class shares {classes}, image sizes and shortcuts {files} each",
+        f"it rejects in {span(alarms, 0)} % of the draws without shift",
+    ]
 
 
 def of_the_model_card() -> list[str]:
