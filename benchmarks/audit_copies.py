@@ -1,14 +1,15 @@
 """Does the audit find edited copies among real X-rays, and what do search and audit cost?
 
-    python benchmarks/audit_copies.py recall DATA     # edited copies of 200 images, five edits
-    python benchmarks/audit_copies.py false DATA      # pairs reported among 1000 images as they are
-    python benchmarks/audit_copies.py search          # one of the 32 look-ups among 10^5 images
+    python benchmarks/audit_copies.py recall DATA     # edited copies of 200 images, nine edits
+    python benchmarks/audit_copies.py false DATA      # pairs reported among images as they are
+    python benchmarks/audit_copies.py growth          # time against images, up to 10^5
     python benchmarks/audit_copies.py audit DATA      # the whole audit, embedded backbone
 
-DATA is a folder of splits such as kermany224. ``--images`` takes fewer of them, drawn at random by
-``--seed``; ``--rows`` sets the images of the search. Each part prints its table and writes it
-to benchmarks/results/audit_copies_PART.md, with the command and the versions. Times are those of
-this process, loading of the images apart; set ``OMP_NUM_THREADS`` for one or two threads.
+DATA is a folder of splits such as kermany224, or an npz such as pneumoniamnist's; ``false`` adds
+phantoms of four sizes and scikit-learn's digits. ``--images`` takes fewer images, drawn at random
+by ``--seed``. Each part prints its table and writes it to benchmarks/results/audit_copies_PART.md,
+with the command and the versions. Times are those of this process, loading of the images apart; set
+``OMP_NUM_THREADS`` for one or two threads.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_digits
 
 import transferkit as tk
 from transferkit._format import percent_interval, table
-from transferkit.audit.near_duplicates import near_duplicate_pairs, similar_pairs
+from transferkit.audit.near_duplicates import near_duplicate_pairs
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import Splits
 from transferkit.metrics.intervals import wilson_interval
@@ -70,12 +72,27 @@ def flipped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
+def quarter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    ways = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+    return image.transpose(ways[int(rng.integers(2))])
+
+
+def negative(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return ImageOps.invert(image)
+
+
 EDITS: dict[str, Edit] = {
     "JPEG quality 60": jpeg,
     "brightness 0.8 or 1.2": brightened,
     "crop of 5 %": cropped,
     "rotation by 3 degrees": turned,
     "flip": flipped,
+    "quarter turn": quarter,
+    "flip and quarter turn": lambda image, rng: quarter(flipped(image, rng), rng),
+    "negative": negative,
+    "negative, flip, crop of 5 %": lambda image, rng: cropped(
+        flipped(negative(image, rng), rng), rng
+    ),
 }
 
 
@@ -88,7 +105,7 @@ def edited(images: Pixels, edit: Edit, seed: int) -> Pixels:
 
 def drawn(data: str, count: int | None, seed: int) -> ImageData:
     """Draw grey images from all splits of ``data``, all of them if ``count`` is None."""
-    splits = tk.load_splits(data, image_size=SIDE)
+    splits = tk.load_splits(data, image_size=None if data.endswith(".npz") else SIDE)
     pixels = np.concatenate([part.images for part in splits.values()])[..., :1]
     names = [name for part in splits.values() for name in part.names]
     rows = np.random.default_rng(seed).permutation(len(pixels))[:count]
@@ -118,7 +135,7 @@ def recall(options: argparse.Namespace) -> str:
     for name, edit in EDITS.items():
         pool = [images, edited(images, edit, options.seed)]
         cost, pairs = timed(partial(near_duplicate_pairs, pool))
-        own = pairs.second == pairs.first + count
+        own = (pairs.second == pairs.first + count) & pairs.certain
         found = int(own.sum())
         share = percent_interval(found / count, wilson_interval(found, count))
         rows.append([name, str(2 * count), str(count), str(found), share, *cost[:2]])
@@ -128,28 +145,43 @@ def recall(options: argparse.Namespace) -> str:
 
 def false(options: argparse.Namespace) -> str:
     """Report the pairs among images as they are: each is a false pair, or a copy in the data."""
-    data = drawn(options.data, options.images or 1000, options.seed)
-    cost, pairs = timed(lambda: near_duplicate_pairs([data.images]))
-    lines = [table(("images", "pairs", *COSTS), [[str(len(data)), str(len(pairs.first)), *cost]])]
-    for first, second, correlation in zip(
-        pairs.first, pairs.second, pairs.correlation, strict=True
-    ):
-        lines.append(f"{data.names[first]} and {data.names[second]}: correlation {correlation:.2f}")
-    return "\n".join(lines)
+    data = drawn(options.data, options.images, options.seed)
+    sets = {Path(options.data).stem: data}
+    sets["digits, 8 px"] = ImageData((load_digits().images[..., None] * 255 / 16).astype(np.uint8))
+    for side in (32, 64, 96, 128):
+        count = (options.images or 2000) // 2
+        sizes = {"train": count, "test": count}
+        phantoms = tk.phantom_splits(sizes=sizes, image_size=side, seed=options.seed)
+        images = np.concatenate([part.images for part in phantoms.values()])
+        sets[f"phantoms, {side} px"] = ImageData(images)
+    rows, lines = [], []
+    for title, images in sets.items():
+        cost, pairs = timed(partial(near_duplicate_pairs, [images.images]))
+        certain = np.flatnonzero(pairs.certain).tolist()
+        counts = len(images), len(pairs.first) - len(certain), len(certain)
+        rows.append([title, *map(str, counts), *cost[:2]])
+        lines += [
+            f"{title}: {images.names[pairs.first[i]]} and {images.names[pairs.second[i]]}: "
+            f"correlation {pairs.correlation[i]:.2f}"
+            for i in certain
+        ]
+    titles = ("data", "images", "look alike", "reported as copies", *COSTS[:2])
+    return "\n".join([table(titles, rows), *lines])
 
 
-def search(options: argparse.Namespace) -> str:
-    """Look up planted neighbours among random rows of 64, as the search describes images."""
-    rng = np.random.default_rng(options.seed)
-    rows = rng.standard_normal((options.rows, 64), dtype=np.float32)
-    half = options.rows // 2
-    rows[half : half + 100] = rows[:100] + 0.2 * rng.standard_normal((100, 64), dtype=np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    cost, found = timed(lambda: similar_pairs(rows, rows, floor=0.75, most=4))
-    planted = int(np.sum((found[0] < 100) & (found[1] == found[0] + half)))
-    others = len(found[0]) // 2 - planted  # each pair was found from both sides
-    cells = [str(options.rows), f"{planted} of 100", str(others), *cost]
-    return table(("rows of 64", "planted pairs found", "other pairs", *COSTS), [cells])
+def growth(options: argparse.Namespace) -> str:
+    """Search phantoms of 64 px, among which 100 are lighter copies, in doubling numbers."""
+    most, rows = options.images or 100_000, []
+    splits = tk.phantom_splits(sizes={"train": most}, image_size=64, seed=options.seed)
+    images = splits["train"].images
+    lighter = np.minimum(images[:100], 245) + 10
+    for count in (most // 4, most // 2, most):
+        cost, pairs = timed(partial(near_duplicate_pairs, [images[: count - 100], lighter]))
+        own = (pairs.second == pairs.first + count - 100) & pairs.certain
+        others = int((pairs.certain & ~own).sum())
+        rows.append([str(count), f"{own.sum()} of 100", str(others), *cost])
+        print("  ".join(rows[-1]), flush=True)
+    return table(("images", "copies found", "other pairs", *COSTS), rows)
 
 
 def audit(options: argparse.Namespace) -> str:
@@ -169,7 +201,7 @@ def audit(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-PARTS = {"recall": recall, "false": false, "search": search, "audit": audit}
+PARTS = {"recall": recall, "false": false, "growth": growth, "audit": audit}
 
 
 def versions() -> str:
@@ -188,13 +220,12 @@ def command() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("part", choices=tuple(PARTS))
-    parser.add_argument("data", nargs="?", help="folder of splits; the search needs none")
+    parser.add_argument("data", nargs="?", help="folder of splits; growth needs none")
     parser.add_argument("--images", type=int, help="take so many images")
-    parser.add_argument("--rows", type=int, default=100_000, help="images of the search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", default="", help="one sentence on the machine, for the result")
     options = parser.parse_args()
-    if options.part != "search" and options.data is None:
+    if options.part != "growth" and options.data is None:
         parser.error(f"{options.part} needs DATA, a folder of splits")
     load = os.getloadavg()[0]
     found = PARTS[options.part](options)

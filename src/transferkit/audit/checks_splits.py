@@ -213,8 +213,8 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
 
 def _edited_pair(names: Sequence[str], copies: DuplicatePairs, pair: int) -> Evidence:
     note = f"fine detail correlates by {copies.correlation[pair]:.2f}"
-    if copies.flip[pair]:
-        note = f"{copies.flip[pair]}, {note}"
+    if copies.change[pair]:
+        note = f"{copies.change[pair]}, {note}"
     return Evidence((names[copies.first[pair]], names[copies.second[pair]]), note)
 
 
