@@ -124,7 +124,9 @@ def test_labels_under_given_names():
     assert to_labels([1, 2, 3], ["a", "b", "c"])[0].tolist() == [0, 1, 2]
     assert to_labels([1, 2], ["a", "b", "c"])[0].tolist() == [1, 2]
     assert to_labels([0, 255], ["a", "b"])[0].tolist() == [0, 1]
-    with pytest.raises(DataError, match="'eel' is none of the classes dog, cat"):
+    with pytest.raises(
+        DataError, match=r"'eel' of labels\[0\] is none of the classes named: dog, cat"
+    ):
         to_labels(["eel"], ["dog", "cat"])
 
 

@@ -247,8 +247,10 @@ def test_names_that_are_no_utf8(folders: Path) -> None:
 # Tables
 
 
-def table_of(root: Path, name: str, header: str, row, delimiter: str = ",") -> Path:
-    lines = [delimiter.join(map(str, row(number))) for number in range(20)]
+def table_of(
+    root: Path, name: str, header: str, row, delimiter: str = ",", count: int = 20
+) -> Path:
+    lines = [delimiter.join(map(str, row(number))) for number in range(count)]
     (root / name).write_text(
         "\n".join([header.replace(",", delimiter), *lines] if header else lines)
     )
@@ -383,14 +385,19 @@ def test_a_split_of_a_table_without_labels(tmp_path: Path) -> None:
             "several classes",
         ),
         ("id,label", lambda n: (f"x{n}", "cat"), "names images that are there"),
+        (
+            "id,bone_age",
+            lambda n: (f"img_{n:03d}", n * 0.7),
+            "bone_age of t.csv has 21 .* no class",
+        ),
         ("id,a,b", lambda n: (f"img_{n:03d}", n, n + 1), "known to hold the labels: a, b"),
-        ("id,label", lambda n: (f"img_{n % 10:03d}", CLASSES[n // 10]), "two rows .* that differ"),
+        ("id,label", lambda n: (f"img_{n % 10:03d}", CLASSES[n // 11]), "two rows .* that differ"),
         ("id,label", lambda n: (f"img_{n:03d}", "cat", 3), "2 columns, but 3 in row 1"),
         ("id,label,split", lambda n: (f"img_{n:03d}", "cat", n % 3), "names no splits: 0, 1, 2"),
     ],
 )
 def test_tables_that_do_not_say_it(tmp_path: Path, header: str, row, message: str) -> None:
-    path = table_of(flat(tmp_path), "t.csv", header, row)
+    path = table_of(flat(tmp_path, 21), "t.csv", header, row, count=21)
     with pytest.raises(tk.DataError, match=message):
         tk.load_splits(path)
 

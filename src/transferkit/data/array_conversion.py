@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -198,12 +198,8 @@ def to_labels(value: object, classes: Sequence[str] | None) -> tuple[Int64Array,
     """
     values, width = label_values(value)
     if values.dtype.kind == "U":
-        names = in_natural_order(values.tolist()) if classes is None else tuple(classes)
-        number = {name: place for place, name in enumerate(names)}
-        unknown = sorted(set(values.tolist()) - number.keys())
-        if unknown:
-            raise DataError(f"The label {unknown[0]!r} is none of the classes {', '.join(names)}.")
-        return np.array([number[text] for text in values.tolist()], np.int64), names
+        found, names = number_labels("ImageData", {"labels": values.tolist()}, classes)
+        return cast(Int64Array, found["labels"]), names
     numbers = values.astype(np.int64)
     present = np.unique(numbers).tolist()
     if classes is None:
@@ -216,6 +212,27 @@ def to_labels(value: object, classes: Sequence[str] | None) -> tuple[Int64Array,
     elif present and present[0] >= 1 and present[-1] == len(classes):
         numbers = numbers - 1
     return numbers, tuple(classes)
+
+
+def number_labels(
+    place: str, texts: Mapping[str, Sequence[str] | None], classes: Sequence[str] | None = None
+) -> tuple[dict[str, Int64Array | None], tuple[str, ...]]:
+    """Number the labels of all splits by the classes of the first, which others must not exceed."""
+    first = next((split for split, own in texts.items() if own), None)
+    if first is None:
+        return dict.fromkeys(texts), ()
+    names = in_natural_order(texts[first] or ()) if classes is None else tuple(classes)
+    number = {name: place for place, name in enumerate(names)}
+    numbers: dict[str, Int64Array | None] = {}
+    for split, own in texts.items():
+        wrong = next((row for row, text in enumerate(own or ()) if text not in number), None)
+        if own is not None and wrong is not None:
+            raise DataError(
+                f"{place}: the label {own[wrong]!r} of {split}[{wrong}] is none of the classes "
+                f"{f'of {first}' if classes is None else 'named'}: {', '.join(names[:20])}."
+            )
+        numbers[split] = None if own is None else np.array([number[t] for t in own], np.int64)
+    return numbers, names
 
 
 def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:

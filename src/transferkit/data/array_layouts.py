@@ -12,9 +12,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from transferkit.data.array_conversion import label_texts
+from transferkit.data.array_conversion import label_texts, number_labels
 from transferkit.data.folder_layout import MASKS, common_classes, ignored
-from transferkit.data.listing import ArraySource, Listing, Part, number_labels
+from transferkit.data.listing import ItemSource, Listing, Part
 from transferkit.data.split_names import (
     NUMBERED,
     SPLITS,
@@ -112,12 +112,12 @@ def list_arrays(
     numbers, classes = number_labels(place, texts)
     if given is not None and given.ndim == 1 and len(given) == len(classes):
         classes = tuple(map(str, given.tolist()))
-    source, parts, used = ArraySource(scale), {}, {*keys.values()}
+    source, parts, used = ItemSource(scale), {}, {*keys.values()}
     for split, own in splits.items():
         listed: list[str] = []
         for name in own:
             stem, key = split if len(own) == 1 else name, keys[name, "images"]
-            listed += source.add(stem, arrays[key], title=f"{key} of {place}")
+            listed += source.add_array(stem, arrays[key], f"{key} of {place}")
         parts[split] = Part(source, listed, numbers[split])
     lost = {key: "neither images nor labels by its name" for key in arrays if key not in used}
     return Listing(parts, classes, lost)
@@ -174,14 +174,14 @@ def list_class_arrays(
         if any(split == name for name, _ in stems)
     }
     common_classes(found)
-    source, parts = ArraySource(scale), {}
+    source, parts = ItemSource(scale), {}
     for split in found:
         names: list[str] = []
         labels: list[int] = []
         for label, title in enumerate(classes):
             if (split, title) in stems:
                 stem = stems[split, title]
-                names += source.add(stem, arrays[stem], title=f"{stem}.npy")
+                names += source.add_array(stem, arrays[stem], f"{stem}.npy")
                 labels += [label] * (len(names) - len(labels))
         parts[split] = Part(source, names, np.array(labels, np.int64))
     lost = {f"{stem}.npy": "no array of images" for stem in arrays if stem not in mapping}

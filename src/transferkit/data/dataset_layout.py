@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from transferkit._format import describe
-from transferkit.data.array_conversion import label_texts, to_group_name
-from transferkit.data.listing import Items, ItemSource, Listing, Part, number_labels
+from transferkit.data.array_conversion import label_texts, number_labels, to_group_name
+from transferkit.data.listing import Items, ItemSource, Listing, Part
 from transferkit.data.table_layout import USUAL
 from transferkit.data.value_range import DatasetScale
 from transferkit.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True, slots=True)
-class FirstOfEach:
-    """The images of a dataset whose items are images, pairs or mappings."""
-
-    items: Items
-    key: str | int = 0
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> object:
-        item = self.items[row]
-        picked = isinstance(item, tuple | list | Mapping)
-        return cast(Mapping[object, object], item)[self.key] if picked else item
 
 
 def list_dataset(dataset: object, whole: str, scale: DatasetScale) -> Listing:
@@ -50,10 +33,10 @@ def list_dataset(dataset: object, whole: str, scale: DatasetScale) -> Listing:
         if set(texts) != {""}:
             raise DataError(f"{texts.count('')} of {len(texts)} images of {whole} have no label.")
         texts = None
-    listed = [f"{whole}[{row}]" for row in range(len(items))]
     numbers, classes = number_labels(whole, {whole: texts}, names)
-    source = ItemSource(whole, FirstOfEach(items, key), scale)
-    return Listing({whole: Part(source, listed, numbers[whole])}, classes)
+    source = ItemSource(scale)
+    part = Part(source, source.add(whole, items, key), numbers[whole])
+    return Listing({whole: part}, classes)
 
 
 def read_features(dataset: object) -> tuple[str, list[str] | None, Sequence[str] | None]:

@@ -17,7 +17,7 @@ from transferkit._typing import Int64Array, UInt8Array
 from transferkit._validation import check_among, to_path, to_sides
 from transferkit.data.array_conversion import CHANNELS, TensorLike, to_numpy, to_one_array
 from transferkit.data.folder_layout import Tree
-from transferkit.data.image_data import ImageData, require_images, trusted_images
+from transferkit.data.image_data import ImageData, printable, require_images, trusted_images
 from transferkit.data.image_decoding import BROKEN, Reading, Resize, drop_alpha
 from transferkit.data.listing import FileSource, Part
 from transferkit.data.pixel_reader import Channels, ReadOptions, read_images, working_size
@@ -70,18 +70,14 @@ def load_images(
         >>> images
         ImageData(2 images 40x50x1, classes [], no labels)
     """
-    options = ReadOptions(
-        size=None if image_size is None else to_sides("image_size", image_size),
-        resize=resize,
-        bits=bits,
-        channels=channels,
-        progress=False,
-    )
+    size = None if image_size is None else to_sides("image_size", image_size)
+    options = ReadOptions(size, resize, bits, channels)
     names = list(map(str, list_files(paths)))
     parts = {"": Part(FileSource(Path(), DatasetScale(bits)), names, None)}
     images = read_images(parts, working_size(parts, options), options, options.store.reserve)
     report_depth(images.bits, bits, stacklevel=2)
-    return trusted_images(images.pixels, None, (), names, images.sizes, None, images.bits, resize)
+    shown = map(printable, names)
+    return trusted_images(images.pixels, None, (), shown, images.sizes, None, images.bits, resize)
 
 
 def list_files(paths: object) -> list[Path]:
@@ -199,7 +195,7 @@ class ImageStream:
             rows.setdefault(image.shape, []).append(row)
         for shape, own in rows.items():
             sizes = np.tile(np.array(shape[:2], np.int64), (len(own), 1))
-            names = [items[row][0] for row in own]
+            names = [printable(items[row][0]) for row in own]
             stack = np.stack([pixels[row] for row in own])
             images = trusted_images(stack, None, (), names, sizes, None, bits)
             yield first + np.array(own, np.int64), images

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transferkit._typing import Int64Array, UInt8Array
-from transferkit.data.array_conversion import in_natural_order, to_channels_last, to_one_array
+from transferkit.data.array_conversion import to_channels_last, to_one_array
 from transferkit.data.image_decoding import decode, drop_alpha, drop_equal_channels, probe
 from transferkit.data.split_names import SplitFolders
 from transferkit.data.value_range import DatasetScale
@@ -56,37 +56,8 @@ class FileSource:
         return probe(self.root / name)
 
 
-class ArraySource:
-    """Images of arrays (n, H, W, C), which may be memory maps; names are ``"train[17]"``."""
-
-    def __init__(self, scale: DatasetScale) -> None:
-        self.scale = scale
-        self.arrays: dict[str, NDArray[np.generic]] = {}
-
-    def add(self, stem: str, array: NDArray[np.generic], *, title: str) -> list[str]:
-        """Add an array and return the names of its images; a DataError begins with ``title``."""
-        try:
-            self.arrays[stem] = to_channels_last(array)
-            if array.dtype != np.uint8 and array.size:
-                self.scale.see(self.arrays[stem], title)
-        except DataError as error:
-            raise DataError(f"{title}: {error}") from error
-        return [f"{stem}[{row}]" for row in range(len(array))]
-
-    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
-        """Convert one image."""
-        stem, _, row = name[:-1].rpartition("[")
-        image = self.scale.convert(self.arrays[stem][int(row)])
-        return image if alpha else drop_equal_channels(drop_alpha(image))
-
-    def size(self, name: str) -> tuple[int, int] | None:
-        """Return the size of the array's images."""
-        array = self.arrays[name.rpartition("[")[0]]
-        return int(array.shape[1]), int(array.shape[2])
-
-
 class Items(Protocol):
-    """Images with a length and an index, PIL images, arrays or tensors, made when asked for."""
+    """Images with a length and an index, each alone, in a pair or in a mapping."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -95,34 +66,55 @@ class Items(Protocol):
         """One image."""
 
 
-@dataclass(frozen=True, slots=True)
 class ItemSource:
-    """Images of a dataset that makes them one by one; names are ``"train[17]"``."""
+    """Images of arrays (n, H, W, C) and of datasets; names are ``"train[17]"``."""
 
-    stem: str
-    items: Items
-    scale: DatasetScale
-    lock: Lock = field(default_factory=Lock)  # few datasets can be read by several threads
+    def __init__(self, scale: DatasetScale) -> None:
+        self.scale = scale
+        self.items: dict[str, tuple[Items, str | int]] = {}
+        self.lock = Lock()  # few datasets can be read by several threads
+
+    def add(self, stem: str, items: Items, key: str | int = 0) -> list[str]:
+        """Add a dataset and return the names of its images; ``key`` is the image's in an item."""
+        self.items[stem] = items, key
+        return [f"{stem}[{row}]" for row in range(len(items))]
+
+    def add_array(self, stem: str, array: NDArray[np.generic], title: str) -> list[str]:
+        """Add an array, which may be a memory map; a DataError begins with ``title``."""
+        try:
+            images = to_channels_last(array)
+            if array.dtype != np.uint8 and array.size:
+                self.scale.see(images, title)
+        except DataError as error:
+            raise DataError(f"{title}: {error}") from error
+        return self.add(stem, images)
 
     def take(self, name: str, *, alpha: bool) -> NDArray[np.generic]:
         """Return one image (H, W, C) as the dataset gives it."""
+        stem, _, row = name[:-1].rpartition("[")
+        items, key = self.items[stem]
+        if isinstance(items, np.ndarray):
+            image: NDArray[np.generic] = items[int(row)]
+            return image
         try:
             with self.lock:
-                item = self.items[int(name[len(self.stem) + 1 : -1])]
+                item = items[int(row)]
         except Exception as error:  # whatever code of the caller's raises
             raise DataError(f"{type(error).__name__}: {error}") from error
-        return to_one_array(name, item, 4 if alpha else 3)
-
-    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
-        """Make and convert one image."""
-        array = self.take(name, alpha=alpha)
+        if isinstance(item, tuple | list | Mapping):
+            item = cast(Mapping[object, object], item)[key]
+        array = to_one_array(name, item, 4 if alpha else 3)
         if array.dtype != np.uint8:
             self.scale.see(array[None])
-        image = self.scale.convert(array)
+        return array
+
+    def read(self, name: str, *, alpha: bool = False) -> UInt8Array:
+        """Take and convert one image."""
+        image = self.scale.convert(self.take(name, alpha=alpha))
         return image if alpha else drop_equal_channels(drop_alpha(image))
 
     def size(self, name: str) -> tuple[int, int] | None:
-        """Make one image to see its size."""
+        """Take one image to see its size."""
         try:
             height, width = self.take(name, alpha=False).shape[:2]
         except DataError:
@@ -169,24 +161,3 @@ class LayoutOptions:
     labels: object = None
     columns: Mapping[str, str] | None = None
     leave_out: Sequence[str] | None = None
-
-
-def number_labels(
-    place: str, texts: Mapping[str, Sequence[str] | None], classes: Sequence[str] | None = None
-) -> tuple[dict[str, Int64Array | None], tuple[str, ...]]:
-    """Number the labels of all splits by the classes of the first, which others must not exceed."""
-    first = next((split for split, own in texts.items() if own), None)
-    if first is None:
-        return dict.fromkeys(texts), ()
-    names = in_natural_order(texts[first] or ()) if classes is None else tuple(classes)
-    number = {name: place for place, name in enumerate(names)}
-    numbers: dict[str, Int64Array | None] = {}
-    for split, own in texts.items():
-        wrong = next((row for row, text in enumerate(own or ()) if text not in number), None)
-        if own is not None and wrong is not None:
-            raise DataError(
-                f"{place}: the label {own[wrong]!r} of {split}[{wrong}] is none of the classes "
-                f"{f'of {first}' if classes is None else 'named'}: {', '.join(names[:20])}."
-            )
-        numbers[split] = None if own is None else np.array([number[t] for t in own], np.int64)
-    return numbers, names

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
-from transferkit.data.array_conversion import to_group_name, to_group_names
+from transferkit.data.array_conversion import number_labels, to_group_name, to_group_names
 from transferkit.data.folder_layout import SUFFIXES, Tree, nfc
-from transferkit.data.listing import FileSource, LayoutOptions, Listing, Part, number_labels
+from transferkit.data.listing import FileSource, LayoutOptions, Listing, Part
 from transferkit.data.split_names import (
     assign_splits,
     search_path,
@@ -26,7 +26,7 @@ ROLES = ("path", "label", "split", "group")
 USUAL = {
     "label": (
         *("label", "labels", "class", "class name", "target", "diagnosis", "dx", "finding labels"),
-        *("category", "finding", "species", "y"),
+        *("category", "finding", "species", "breed", "classid", "class id", "y"),
     ),
     "split": ("split", "set", "subset", "partition", "phase"),
     "group": ("patient id", "patientid", "patient", "subject", "subject id", "group", "lesion id"),
@@ -111,6 +111,12 @@ def list_table(
     chosen = choose_columns(columns, title, find, given)
     paths = [find(value) or value for value in columns[chosen["path"]]]
     labels = label_column(columns, chosen, title)
+    if len(labels) > 20 and len(set(labels)) > len(labels) / 2:
+        raise DataError(
+            f"The column {chosen['label']} of {title} has {len(set(labels))} different values in "
+            f"{len(labels)} rows, so it holds no classes. Measurements cannot be learnt here; name "
+            'the column of classes: columns={"label": ...}.'
+        )
     splits = columns[chosen["split"]] if "split" in chosen else [whole] * len(paths)
     top = [path.partition("/")[0] for path in paths]
     if "split" not in chosen and len({split_of(name) for name in top} - {None}) > 1:
