@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from transferkit._sampling import group_codes
+from transferkit._sampling import shared_groups
 from transferkit._typing import BoolArray, Float64Array, FloatArray, Int64Array, UInt8Array
 from transferkit.audit.finding import BUDGET, AuditConfig, Evidence, Finding, Thresholds
 from transferkit.audit.gap import GapReport
@@ -159,7 +159,7 @@ class AuditData:
         labels = {name: self.labels[name] for name in three}
         features = {name: self.splits[name].features for name in three}
         count, groups = len(self.classes), self.groups
-        codes = {n: group_codes(own, len(own)) for n, own in (groups or {}).items()}
+        codes = {n: shared_groups(own, len(own)) for n, own in (groups or {}).items()}
         val, test = (
             ScoredSplit(labels[n], self.scores[n], codes.get(n), self.leaked(n)) for n in three[1:]
         )

@@ -18,7 +18,7 @@ from transferkit._format import (
     plain_fields,
     table,
 )
-from transferkit._sampling import group_codes
+from transferkit._sampling import shared_groups
 from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
 from transferkit._validation import (
     check_classes,
@@ -209,7 +209,7 @@ class Predictions(PlainResult):
             classes=check_classes(classes, num_classes),
             labels=truth,
             names=None if names is None else tuple(names),
-            groups=None if groups is None else group_codes(groups, n),
+            groups=shared_groups(groups, n),
         )
 
     def __len__(self) -> int:
