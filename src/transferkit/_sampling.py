@@ -33,6 +33,11 @@ def shared_groups(groups: ArrayLike | None, count: int) -> Int64Array | None:
     return codes if len(np.unique(codes)) < count else None
 
 
+def stream(purpose: str, seed: int) -> np.random.Generator:
+    """Source of the draws for one purpose; a user's own ``default_rng(seed)`` is another."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
 def rows_by_class(labels: Int64Array, rng: np.random.Generator | None = None) -> list[Int64Array]:
     """Rows of each class that occurs, classes ascending; shuffled within each class by ``rng``."""
     pools = [np.flatnonzero(labels == label) for label in np.unique(labels)]

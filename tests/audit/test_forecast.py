@@ -61,7 +61,7 @@ def test_on_the_source_itself_every_method_returns_its_accuracy() -> None:
 @pytest.mark.parametrize("shares", [EQUAL, (0.6, 0.3, 0.1)])
 def test_intervals_hold_the_accuracy_of_these_images(shares: tuple[float, ...]) -> None:
     held = []
-    for seed in range(50):
+    for seed in range(120):
         source, labels = draw(400, EQUAL, 2 * seed)
         target, truth = draw(300, shares, 2 * seed + 1)
         found = forecast(source, labels, target, samples=60, seed=seed)

@@ -335,3 +335,24 @@ def test_one_image_a_side_still_gives_a_report():
     assert report.gap.value == 0
     assert np.isnan(report.classes[1].val_recall)
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("epochs", ["equal", "rising"])
+def test_the_optimism_of_a_choice_is_that_of_many_draws(epochs):
+    """200 images of shared difficulty: the truth is what the best epoch loses on new images."""
+    levels = norm.ppf(np.full(20, 0.85) if epochs == "equal" else np.linspace(0.7, 0.9, 20))
+
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        difficulty = np.sqrt(0.8) * rng.normal(size=200)
+        return difficulty + np.sqrt(0.2) * rng.normal(size=(20, 200)) < levels[:, None]
+
+    lost = []
+    for seed in range(2000):
+        shares = drawn(seed).mean(axis=1)
+        lost.append(shares.max() - norm.cdf(levels)[shares.argmax()])
+    truth, runs = np.mean(lost), 60
+    found = [choice_optimism(drawn(seed), samples=60, seed=seed) for seed in range(runs)]
+    assert np.mean([estimate.value for estimate in found]) == pytest.approx(truth, abs=0.0035)
+    held = sum(estimate.interval[0] <= truth <= estimate.interval[1] for estimate in found)
+    assert held >= 0.93 * runs

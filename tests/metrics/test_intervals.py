@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
+from transferkit._sampling import stream
 from transferkit.metrics.intervals import (
     difference_interval,
     effective_size,
@@ -91,7 +92,7 @@ def test_intervals_by_group_cover(shape: str, groups: int, share: float) -> None
 
 def test_draws_keep_groups_whole() -> None:
     groups = np.array([0, 1, 1, 2, 2, 2, 0])
-    for drawn in resamples(7, samples=50, seed=0, groups=groups):
+    for drawn in resamples(7, samples=50, rng=np.random.default_rng(0), groups=groups):
         times = np.bincount(drawn, minlength=7)
         for group in range(3):
             assert len(set(times[groups == group].tolist())) == 1
@@ -99,5 +100,5 @@ def test_draws_keep_groups_whole() -> None:
 
 def test_the_global_random_state_is_left_alone() -> None:
     before = np.random.get_state()[1].copy()  # noqa: NPY002 - the legacy state is what is checked
-    list(resamples(5, samples=3, seed=0))
+    list(resamples(5, samples=3, rng=stream("test", 0)))
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002 - likewise

@@ -68,7 +68,7 @@ class AuditData:
     max_images: int = 2000
     seed: int = 0
     seeds: Sequence[int] = SEEDS
-    samples: int = 1000
+    samples: int = 200
     epoch_predictions: Int64Array | None = None  # of val (E, N)
 
     @cached_property

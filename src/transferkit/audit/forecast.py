@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import kolmogi, softmax, xlogy
 
 from transferkit._format import percent_interval
+from transferkit._sampling import stream
 from transferkit._typing import Float64Array, FloatArray, Int64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.domain_classifier import domain_classifier_test
@@ -211,7 +212,7 @@ def forecast_accuracy(
 
 def _forecast(name: str, scored: Scored, samples: int, seed: int) -> Forecast:
     method = METHODS[name]
-    rng = np.random.default_rng(seed)
+    rng = stream("forecast", seed)
     m = len(scored.target)
     # For the accuracy of these very images: each draw has the binomial noise of M images.
     drawn = [
@@ -234,7 +235,7 @@ def _doubt(scored: Scored, features: tuple[FloatArray, FloatArray] | None, seed:
     if not weights.any():
         weights = np.ones(len(weights))
     if features is not None:
-        drawn = np.random.default_rng(seed).random(len(weights))
+        drawn = stream("thinning", seed).random(len(weights))
         kept = np.flatnonzero(drawn < weights / weights.max())
         first, second = scored.groups
         groups = None if first is None or second is None else (np.asarray(first)[kept], second)

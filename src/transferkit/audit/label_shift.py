@@ -18,6 +18,7 @@ from scipy.optimize import brentq, minimize, nnls
 from scipy.special import log_softmax, softmax
 from scipy.stats import chi2, ncx2, random_table
 
+from transferkit._sampling import stream
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.audit.two_sample import (
     Groups,
@@ -268,6 +269,7 @@ def joint_shares(probabilities: Float64Array, labels: Int64Array) -> Float64Arra
 def paired_draws(scored: Scored, samples: int, seed: int) -> list[tuple[Int64Array, Int64Array]]:
     """Bootstrap draws of source and target rows, independent of each other."""
     of_source, of_target = scored.groups
-    first = resamples(len(scored.source), samples=samples, seed=seed, groups=of_source)
-    second = resamples(len(scored.target), samples=samples, seed=seed + 1, groups=of_target)
+    rngs = stream("source", seed), stream("target", seed)
+    first = resamples(len(scored.source), samples=samples, rng=rngs[0], groups=of_source)
+    second = resamples(len(scored.target), samples=samples, rng=rngs[1], groups=of_target)
     return list(zip(first, second, strict=True))

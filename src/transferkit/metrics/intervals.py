@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
 from transferkit._format import PlainResult, percent
-from transferkit._sampling import group_codes
+from transferkit._sampling import group_codes, stream
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 
 PRIOR = 0.25
@@ -123,14 +123,13 @@ def _t_quantile(units: float) -> float:
 
 
 def resamples(
-    n: int, *, samples: int, seed: int, groups: ArrayLike | None = None
+    n: int, *, samples: int, rng: np.random.Generator, groups: ArrayLike | None = None
 ) -> Iterator[Int64Array]:
     """Yield the indices of each bootstrap draw from N images; N of them where groups are equal."""
     group = group_codes(groups, n)
     order = np.argsort(group, kind="stable")
     sizes = np.bincount(group)
     starts = np.cumsum(sizes) - sizes
-    rng = np.random.default_rng(seed)
     for _ in range(samples):
         drawn = rng.choice(len(sizes), len(sizes))
         lengths = sizes[drawn]
@@ -206,7 +205,7 @@ def sign_flip_test(
     sums = a - b if groups is None else np.bincount(groups, a - b)
     # Groups of one difference are interchangeable: a binomial draw says how many keep their sign.
     kinds, counts = np.unique(np.round(np.abs(sums[sums != 0]), 9), return_counts=True)
-    drawn = 2 * np.random.default_rng(seed).binomial(counts, 0.5, (FLIPS, len(counts))) - counts
+    drawn = 2 * stream("signs", seed).binomial(counts, 0.5, (FLIPS, len(counts))) - counts
     extreme = np.abs(drawn @ kinds) >= abs(float(sums.sum())) - 1e-6
     return PairedTest(
         method="paired permutation" if groups is None else "paired permutation by group",

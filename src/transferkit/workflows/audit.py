@@ -148,7 +148,7 @@ def explain_gap(
     groups: GroupsOption = None,
     epoch_predictions: ArrayLike | None = None,
     seeds: Sequence[int] = SEEDS,
-    samples: int = 1000,
+    samples: int = 200,
     seed: int = 0,
     batch_size: int = 64,
     cache: Cache | Where | None = None,
@@ -172,7 +172,7 @@ def explain_gap(
             the model, to measure what choosing the best epoch adds; without them, choosing the
             best of five regularisation strengths of the probe is measured.
         seeds: Seeds of the reshuffle experiment, one re-split each.
-        samples: Bootstrap draws.
+        samples: Bootstrap draws of what choosing the best epoch adds.
         seed: Seed of everything drawn.
         batch_size: Batch size.
         cache: Where to keep the features for later calls; by default nowhere.
