@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import swa_utils
+from torchvision.transforms import v2
 
 import transferkit as tk
 from transferkit.errors import ConfigError, DataError, UnknownNameError
@@ -255,3 +258,100 @@ def test_a_trained_model_without_class_names_says_which_order_it_takes() -> None
     with pytest.warns(UserWarning, match=f"class 0 for '{second}'"):
         tk.linear_probe(trained, swapped, solver="lbfgs", progress=False)
     assert trained.classes == (second, first)
+
+
+def normalised(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """By torchvision."""
+    return v2.functional.normalize(
+        v2.functional.to_dtype(pixels, torch.float32, scale=True), mean, std
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean", "std"),
+    [(3, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]), (3, [0.5], [0.25]), (1, [0.5], [1 / 2048])],
+)
+def test_weights_bring_a_normalisation_of_their_own(
+    images: Tensor, tmp_path: Path, channels: int, mean: list[float], std: list[float]
+) -> None:
+    name, options = "transferkit/formula_resnet18", {"in_channels": channels, "image_size": 64}
+    model = tk.create_classifier(name, 2, mean=mean, std=std, **options)
+    pixels = images[:, :channels]
+    want = normalised(pixels, mean, std)
+    torch.testing.assert_close(model.preprocess(pixels), want, rtol=1e-5, atol=1e-3)
+
+    path = tmp_path / "m.safetensors"
+    tk.save_classifier(model, path)
+    again = tk.load_classifier(path)
+    assert torch.equal(again.preprocess(pixels), model.preprocess(pixels))
+    # as weights, a saved classifier brings its image size and normalisation too
+    start = tk.create_classifier(name, 5, weights=path, in_channels=channels).eval()
+    assert start.preprocess.image_size == (64, 64)
+    assert torch.equal(start.preprocess(pixels), again.preprocess(pixels))
+    assert torch.equal(start.features(pixels), again.features(pixels))
+    own = tk.create_classifier(name, 5, weights=path, mean=[0.4], std=[0.2], **options)
+    assert own.preprocess.recipe()["mean"] == [0.4]
+
+
+def test_a_changed_mean_goes_along_with_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    model = tk.create_classifier("googlenet", 2, weights=None, image_size=96)
+    model.preprocess.mean += 0.25
+    tk.save_classifier(model, path)
+    again = tk.create_classifier("googlenet", 3, weights=path)
+    assert torch.equal(again.preprocess.mean, model.preprocess.mean)
+    assert again.preprocess.image_size == (96, 96)
+    # with other channels GoogLeNet does not change the normalisation within, and takes one half
+    grey = tk.create_classifier("googlenet", 3, weights=path, in_channels=1)
+    assert grey.preprocess.recipe()["mean"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mean": [0.5]}, "together"),
+        ({"std": [0.5]}, "together"),
+        ({"mean": [0.5, 0.5], "std": [0.5]}, "each of 3 channels, or one for all"),
+        ({"mean": 0.5, "std": 0.5}, "each of 3 channels"),
+        ({"mean": [0.5], "std": [0.0]}, "above 0"),
+        ({"mean": [float("nan")], "std": [1.0]}, "finite"),
+    ],
+)
+def test_a_normalisation_that_is_none_is_refused(options: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        tk.create_classifier("resnet18", 2, weights=None, **options)
+
+
+def test_torch_vmap_maps_over_float_images() -> None:
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0).eval()
+    images = torch.rand(4, 1, 3, 40, 32)
+    mapped = torch.vmap(model)(images).squeeze(1)
+    torch.testing.assert_close(mapped, model(images.squeeze(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_wrapped_and_scripted_models_are_named() -> None:
+    splits = tk.phantom_splits(sizes=(20, 10, 10), image_size=32, seed=0)
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32).eval()
+    wrapped = (nn.DataParallel(model), torch.compile(model), swa_utils.AveragedModel(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch on tracing
+        traced = torch.jit.trace(model, torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    for given, says in (*((one, r"model\.module") for one in wrapped), (traced, "TorchScript")):
+        for use in (
+            lambda given=given: tk.audit_splits(splits, model=given),
+            lambda given=given: tk.explain_gap(splits, model=given),
+            lambda given=given: tk.evaluate(given, splits["test"]),
+        ):
+            with pytest.raises(ConfigError, match=says):
+                use()
+    for use in (tk.stages, tk.freeze, tk.summary, lambda given: tk.param_groups(given, 0.1)):
+        with pytest.raises(ConfigError, match="TorchScript"):
+            use(traced)
+
+
+@pytest.mark.parametrize("train", [tk.linear_probe, tk.fine_tune, tk.lr_find])
+def test_half_precision_weights_and_mixed_precision_do_not_mix(train) -> None:
+    splits = tk.phantom_splits(sizes=(20, 10, 10), image_size=32, seed=0)
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32).half()
+    with pytest.raises(ConfigError, match=r"got float16 ones\. Call model\.float\(\)"):
+        train(model, splits, precision="bfloat16", progress=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from functools import partial
 from pathlib import Path
 from types import MethodType
 
@@ -325,3 +327,90 @@ def test_a_classifier_loaded_in_inference_mode_can_be_trained(saved: Path, image
         model = tk.load_classifier(saved)
     model(images).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Act(nn.Module):
+    """An activation that is a setting, so that other functions have the same tensors."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.function(features)
+
+
+def head_with(function):
+    return lambda width, classes: nn.Sequential(
+        nn.Linear(width, 8), Act(function), nn.Linear(8, classes)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_head_that_computes_something_else_is_refused(make, tmp_path: Path, dtype) -> None:
+    path = tmp_path / "m.safetensors"
+    model = make("resnet18", head=head_with(torch.relu)).to(dtype)
+    tk.save_classifier(model, path)
+    for equal in (torch.relu, partial(torch.clamp, min=0), lambda x: x * (x > 0)):
+        assert tk.load_classifier(path, head=head_with(equal)).num_classes == 3
+    for other in (torch.tanh, lambda x: x.clamp(0, 6), lambda x: x, lambda x: -x):
+        with pytest.raises(ConfigError, match="computes something else"):
+            tk.load_classifier(path, head=head_with(other))
+    model.head[1].function = torch.tanh
+    with pytest.raises(ConfigError, match=r"head\.1\.function is"):
+        tk.save_classifier(model, path)
+    made = make("resnet18", head=head_with(lambda x: x.relu()))
+    made.head[1].function = lambda x: x.tanh()
+    with pytest.raises(ConfigError, match=r"head\.1\.function is .*<lambda>"):
+        tk.save_classifier(made, path)
+    random = make("resnet18", head=head_with(lambda x: nn.functional.dropout(x, 0.5)))
+    tk.save_classifier(random, path)  # nothing to compare
+    assert tk.load_classifier(path, head=head_with(torch.relu)).num_classes == 3
+
+
+def change_preprocess(**changes: object):
+    return lambda saved: saved | {"preprocess": saved["preprocess"] | changes}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: "[" * 100_000,
+        lambda _: "{" * 100_000,
+        lambda _: "[]",
+        lambda _: "3",
+        change_preprocess(in_channels=10**9),
+        change_preprocess(in_channels=10**9, mean=[0.5], std=[0.5]),
+        change_preprocess(in_channels="3"),
+        change_preprocess(in_channels=-1),
+        change_preprocess(mean=[float("nan")] * 3),
+        change_preprocess(std=[0.0] * 3),
+        change_preprocess(image_size=[10**9, 10**9]),
+        change_preprocess(image_size="wide"),
+        lambda saved: saved | {"classes": ["a"] * 100_000},
+        lambda saved: saved | {"frozen": ["a"] * 50},
+        lambda saved: saved | {"recipe": saved["recipe"] | {"backbone": 5}},
+        lambda saved: saved | {"recipe": saved["recipe"] | {"dropout": "much"}},
+        lambda saved: saved | {"head_logits": [1, 2]},
+    ],
+)
+def test_a_poisoned_recipe_is_refused_before_memory_is_taken(saved: Path, change) -> None:
+    with safe_open(saved, framework="pt") as file:
+        recipe = json.loads(file.metadata()["transferkit"])
+    changed = change(recipe)
+    text = changed if isinstance(changed, str) else json.dumps(changed)
+    save_file(load_file(saved), saved, metadata={"transferkit": text})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(tk.TransferkitError) as error:
+        tk.load_classifier(saved)
+    assert len(str(error.value)) < 500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: 1 GiB
+
+
+def test_integers_are_no_weights(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(saved)
+    save_file(tensors | {"head.weight": tensors["head.weight"].long()}, saved, metadata=metadata)
+    with pytest.raises(WeightsError, match=r"head.weight is of type torch.int64, expected"):
+        tk.load_classifier(saved)

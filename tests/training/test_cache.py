@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -212,3 +213,8 @@ def test_names_and_the_default_folder(small, monkeypatch, tmp_path):
     assert Cache().store().folder.is_relative_to(tmp_path)
     assert machine_memory() > 2**28
     assert Cache().memory_budget() <= machine_memory()
+    for failing in (ValueError, OSError, AttributeError):
+        monkeypatch.setattr(os, "sysconf", Mock(side_effect=failing))
+        assert machine_memory() > 2**28
+    monkeypatch.setattr(os, "sysconf", lambda _: -1)  # as where the system does not tell
+    assert machine_memory() > 2**28

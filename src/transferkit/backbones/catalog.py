@@ -30,6 +30,7 @@ from transferkit.backbones.spec import (
     WeightsSpec,
     packaged_rows,
 )
+from transferkit.backbones.weights import saved_facts
 from transferkit.errors import ConfigError, UnknownNameError
 
 # In the order in which a bare name is looked for. Each module holds one ``SOURCE`` and is
@@ -156,27 +157,30 @@ def build_network(
 ) -> Network:
     """Build a backbone, its own classifier removed; the options are those of ``create_classifier``.
 
-    With ``weights`` a file or None, a tag in the name gives the image size and the normalisation.
+    The image size and the normalisation are those of the weights: of a saved classifier as it was
+    saved; with another file or None, those of a tag in the name.
     """
     found = resolve(name)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     named = found.weights()
     if named is not None and weights in ("default", named.tag):
         weights, named = named.tag, None
-    if named is not None:
-        if weights in {spec.tag for spec in found.source.weights(found.name)}:
-            raise ConfigError(
-                f"{found.full_name}.{found.tag} names its weights already, got weights="
-                f"{weights!r} too. Leave one of them out."
-            )
-        size = size or named.input_size[1:]
+    if named is not None and weights in {spec.tag for spec in found.source.weights(found.name)}:
+        raise ConfigError(
+            f"{found.full_name}.{found.tag} names its weights already, got weights={weights!r} "
+            "too. Leave one of them out."
+        )
+    file = Path(weights) if weights is not None and Path(weights).is_file() else None
+    facts = (saved_facts(file) if file else None) or named
+    size = size or (facts.input_size[1:] if facts else None)
     network = found.source.build(
         found.name, weights=weights, in_channels=in_channels, image_size=size
     )
-    if named is not None:
-        network.mean = adapt_statistics(named.mean, in_channels)
-        network.std = adapt_statistics(named.std, in_channels)
-        network.interpolation = named.interpolation
+    # GoogLeNet and Inception normalise otherwise for other channels
+    if facts is not None and not (network.aux and facts.input_size[0] != in_channels):
+        network.mean = adapt_statistics(facts.mean, in_channels)
+        network.std = adapt_statistics(facts.std, in_channels)
+        network.interpolation = facts.interpolation
     return network
 
 

@@ -14,11 +14,23 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from transferkit._validation import check_number
 from transferkit.backbones.spec import InputSize
 from transferkit.backbones.stages import has_parameters, intercept_calls, record_calls
 from transferkit.errors import ConfigError
 
 RGB = 3
+
+
+def check_statistics(option: str, values: object, channels: int, *, above: float | None) -> None:
+    """Refuse a mean or deviation that is not one number for each channel, or one for all."""
+    if not isinstance(values, list | tuple) or len(values) not in (1, channels):
+        raise ConfigError(
+            f"{option} must hold a number for each of {channels} channels, or one for all, got "
+            f"{values!r}."
+        )
+    for value in values:
+        check_number(f"Each of {option}", value, above=above)
 
 
 def adapt_statistics(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

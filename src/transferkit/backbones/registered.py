@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from transferkit._validation import check_number, check_whole
+from transferkit._validation import check_whole
+from transferkit.backbones.channels import check_statistics
 from transferkit.backbones.skeleton import Size, check_size, output_shape
 from transferkit.backbones.source import Anatomy, Weights, assemble, describe, fill
 from transferkit.backbones.spec import BackboneSpec, InputSize, Network, WeightsSpec
@@ -53,13 +54,8 @@ def check_registration(build: object, input_size: object, mean: object, std: obj
         raise ConfigError(f"input_size must be (channels, height, width), got {input_size!r}.")
     for side in sides:
         check_whole("Each of input_size", side, least=1)
-    for option, values in (("mean", mean), ("std", std)):
-        if not isinstance(values, list | tuple) or len(values) != sides[0]:
-            raise ConfigError(
-                f"{option} must hold a number for each of {sides[0]} channels, got {values!r}."
-            )
-        for value in values:
-            check_number(f"Each of {option}", value)
+    check_statistics("mean", mean, sides[0], above=None)
+    check_statistics("std", std, sides[0], above=0)
 
 
 @dataclass(slots=True)

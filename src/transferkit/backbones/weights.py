@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import textwrap
@@ -14,15 +15,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from transferkit._validation import to_sides
+from transferkit.backbones.channels import check_statistics
 from transferkit.backbones.spec import LicenseWarning, WeightsSpec
-from transferkit.errors import UnknownNameError, WeightsError
+from transferkit.errors import ConfigError, UnknownNameError, WeightsError
 
 T = TypeVar("T")
 
 StateDict = OrderedDict[str, Tensor]
+
+SAVED = "transferkit"
+"""The entry of a saved classifier's metadata."""
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _TORCH = (b"PK", b"\x80")  # how a zip archive and a pickle begin
@@ -80,6 +87,28 @@ def read_state_dict(path: Path) -> StateDict:
             raise _unreadable(path, f"its tensor {key!r} is sparse, quantised or without numbers")
     cleaned = ((_PREFIXES.sub("", key), value) for key, value in state.items())
     return state_dict_of(state, ((key, _as_float32(value)) for key, value in cleaned))
+
+
+def saved_facts(path: Path) -> WeightsSpec | None:
+    """The image size and the normalisation of a saved classifier; None for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            entry = (file.metadata() or {}).get(SAVED)
+    except (OSError, SafetensorError):
+        return None
+    if entry is None:
+        return None
+    try:
+        settings = json.loads(entry)["preprocess"]
+        channels, mean, std = (settings[name] for name in ("in_channels", "mean", "std"))
+        check_statistics("mean", mean, channels, above=None)
+        check_statistics("std", std, channels, above=0)
+        size = (channels, *to_sides("image_size", settings["image_size"]))
+        how = settings["interpolation"]
+        return WeightsSpec(path.name, size, tuple(mean), tuple(std), how, num_classes=0)
+    except (ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
+        reason = textwrap.shorten(repr(error), 160)
+        raise WeightsError(f"The recipe in {path} cannot be read: {reason}.") from error
 
 
 def own_layout(state: StateDict, module: nn.Module) -> StateDict:

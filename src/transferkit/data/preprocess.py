@@ -74,7 +74,9 @@ class Preprocess(nn.Module):
         """Prepare a batch.
 
         Args:
-            images: uint8, or float in [0, 1]; (B, C, H, W), C being 1, 3 or ``in_channels``.
+            images: uint8, or float in [0, 1]; (B, C, H, W), C being 1, 3 or ``in_channels``. That
+                floats lie in [0, 1] is not checked under torch.compile, torch.export and
+                torch.vmap, which have no values to look at: 0 to 255 would give wrong results.
 
         Returns:
             float32 (B, in_channels, height, width), normalised; channels last in memory, which
@@ -167,7 +169,10 @@ def channel_values(values: Sequence[float], in_channels: int) -> Tensor:
 
 def check_unit_range(images: Tensor) -> None:
     """Raise unless float images lie in [0, 1], with slack for the overshoot of interpolation."""
-    low, high = (value.item() for value in images.detach().aminmax())
+    try:
+        low, high = (value.item() for value in images.detach().aminmax())
+    except RuntimeError:  # torch.vmap, like a graph that is being traced, has no values to look at
+        return
     if not (low >= -SLACK and high <= 1 + SLACK):
         raise DataError(
             f"Expected uint8 images or floats in [0, 1], got floats from {low:g} to {high:g}. Give "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transferkit._format import describe
 from transferkit._validation import check_text, check_whole, to_sides
 from transferkit.backbones.catalog import Resolved, build_network, resolve
+from transferkit.backbones.channels import check_statistics
 from transferkit.backbones.spec import Network
 from transferkit.backbones.stages import Stage, copy_structure, record_calls, trace_stages, unwrap
 from transferkit.data.image_data import ImageData, are_numbers
@@ -231,17 +231,6 @@ def _renew_auxiliary(network: Network, num_classes: int) -> None:
         network.aux = ()
 
 
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]], facts: str = "") -> str:
-    """A hash of the names, types, shapes and values of some tensors, and of ``facts``."""
-    digest = hashlib.blake2b(facts.encode(), digest_size=16)
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if not tensor.is_meta:
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def shared_copy(model: Classifier, *, buffers: bool = True) -> Classifier:
     """A copy of the modules of ``model`` that shares parameters, hooks and, by default, buffers."""
     # another thread that uses the model does not see changed modes or skipped calls of the copy
@@ -267,6 +256,8 @@ def require_classifier(value: object) -> Classifier:
         hint = f"Load it first: tk.load_classifier({str(value)!r})."
     elif isinstance(value, str):
         hint = f"Build it first: tk.create_classifier({value!r}, num_classes)."
+    elif isinstance(value, torch.jit.ScriptModule):
+        hint = "Give the classifier that the TorchScript module was made of."
     elif isinstance(value, nn.Module) and isinstance(unwrap(value), Classifier):
         hint = "Give the classifier inside: model.module, or model._orig_mod of a compiled one."
     elif isinstance(value, nn.Module):
@@ -306,6 +297,8 @@ def create_classifier(
     dropout: float = 0.0,
     in_channels: int = 3,
     image_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Classifier:
@@ -315,12 +308,16 @@ def create_classifier(
         name: A backbone: ``"resnet50"``, ``"torchvision/resnet50"``, ``"timm/resnet50"``.
         num_classes: Number K of classes, at least 2.
         weights: ``"default"``, a tag, None (random), or a ``.safetensors`` or ``.pth`` file in
-            the source library's key layout.
+            the source library's key layout, or of a saved classifier.
         head: ``"linear"``, ``"mlp"``, or a callable from (in_features, num_classes) to a module.
         dropout: Dropout of the head, in [0, 1).
         in_channels: Channels of the images; pretrained first layers are adapted.
         image_size: Height and width in pixels that images are resized to; None takes the
             weights' own.
+        mean: Mean of each channel, or one for all, to normalise images in [0, 1] with; None takes
+            that of the tag or of the saved classifier. Weights from elsewhere may need another:
+            wrong ones raise no error, only accuracy is lost.
+        std: Standard deviation, likewise; ``mean`` and ``std`` are given together.
         classes: Names of the classes; ``"0"`` to ``"K-1"`` by default.
         seed: Fixes the random initial values; None takes torch's own generator.
 
@@ -340,6 +337,16 @@ def create_classifier(
         torch.Size([5, 3])
         >>> model.features(images).shape
         torch.Size([5, 384])
+
+        Weights that were trained on values from -1024 to 1024, such as TorchXRayVision's: these
+        are (x - mean) / std of the images x in [0, 1]:
+
+        >>> model = tk.create_classifier(
+        ...     "resnet50", 2, weights=None, in_channels=1, mean=[0.5], std=[1 / 2048]
+        ... )
+        >>> white = torch.full((1, 1, 224, 224), 255, dtype=torch.uint8)
+        >>> model.preprocess(white).max().item(), model.preprocess(0 * white).min().item()
+        (1024.0, -1024.0)
     """
     check_text("name", name)
     check_whole("num_classes", num_classes, least=2)
@@ -350,6 +357,11 @@ def create_classifier(
         image_size = to_sides("image_size", image_size)
     if not (weights is None or isinstance(weights, str | Path)):
         raise ConfigError(f"weights must be 'default', a tag, None or a file, got {weights!r}.")
+    if (mean is None) != (std is None):
+        raise ConfigError(f"mean and std must be given together, got mean={mean!r}, std={std!r}.")
+    if mean is not None and std is not None:
+        check_statistics("mean", mean, in_channels, above=None)
+        check_statistics("std", std, in_channels, above=0)
     names = check_classes(classes or [str(k) for k in range(num_classes)], num_classes)
     found = resolve(name)
     kind = head if isinstance(head, str) else "custom"
@@ -358,6 +370,8 @@ def create_classifier(
         network = build_network(
             name, weights=weights, in_channels=in_channels, image_size=image_size
         )
+        if mean is not None and std is not None:
+            network.mean, network.std = tuple(mean), tuple(std)
         built = build_head(head, network.feature_dim, num_classes, dropout=dropout)
         return Classifier(network, built, classes=names, recipe=recipe)
 

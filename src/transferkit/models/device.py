@@ -59,6 +59,16 @@ def effective(precision: Precision, device: torch.device) -> Precision:
     return "bfloat16" if fast else "float32"
 
 
+def check_precision(precision: Precision, device: torch.device, model: nn.Module) -> None:
+    """Refuse mixed precision of float16 weights: batch norms cannot mix them with bfloat16."""
+    half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
+    if half and effective(precision, device) == "bfloat16":
+        raise ConfigError(
+            "Mixed precision takes a model with float32 or bfloat16 weights, got float16 ones. "
+            "Call model.float() first, or give precision='float32'."
+        )
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context of a forward pass in ``precision``."""
     if effective(precision, device) == "bfloat16":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from transferkit._format import describe
@@ -25,10 +26,11 @@ def plain_stages(model: nn.Module) -> tuple[Stage, ...]:
 
     A model without a classifier has an empty stage ``"head"``.
     """
-    if not isinstance(model, nn.Module):
+    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
         raise ConfigError(
             f"Expected a Classifier or another torch module, got {describe(model)}. Build one "
-            "with tk.create_classifier(name, num_classes)."
+            "with tk.create_classifier(name, num_classes), or give the module that a TorchScript "
+            "one was made of."
         )
     refusals = []
     for size in _input_sizes(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import warnings
@@ -19,7 +20,7 @@ from transferkit._validation import check_whole
 from transferkit.data.disk_cache import ArrayStore, CacheWarning, default_folder
 from transferkit.data.image_data import ImageData
 from transferkit.errors import ConfigError, DataError, OutputError, UnknownNameError
-from transferkit.models.classifier import Classifier, hash_tensors
+from transferkit.models.classifier import Classifier
 from transferkit.models.device import CPU, has_room, plain_context
 
 Where: TypeAlias = Literal["auto", "memory", "disk"]
@@ -133,9 +134,11 @@ def cache_named(cache: Cache | Where | None, *, shared: bool = False) -> Cache |
 
 def machine_memory() -> int:
     """Bytes of memory of this machine, or of the container that this process runs in."""
-    if not hasattr(os, "sysconf"):  # Windows
-        return _UNKNOWN_MEMORY
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        size, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows; systems that do not tell
+        size = pages = -1
+    total = size * pages if min(size, pages) > 0 else _UNKNOWN_MEMORY
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return min(total, int(Path(path).read_text()))
@@ -306,4 +309,9 @@ def prefix_key(model: Classifier, tensors: Mapping[str, Tensor], data: ImageData
     """
     preprocess = sorted(model.preprocess.recipe().items())
     facts = (torch.__version__, model.name, preprocess, data.fingerprint(), how)
-    return hash_tensors(tensors.items(), repr(facts))
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,17 +24,25 @@ from transferkit._typing import JSON
 from transferkit._validation import to_path
 from transferkit._version import __version__
 from transferkit.backbones.catalog import build_network
+from transferkit.backbones.channels import check_statistics
 from transferkit.backbones.skeleton import skeleton
+from transferkit.backbones.weights import SAVED
 from transferkit.data.preprocess import Preprocess
-from transferkit.errors import ConfigError, OutputError, UnknownNameError, WeightsError
-from transferkit.models.classifier import Classifier, Recipe, require_classifier
-from transferkit.models.device import place, plain_context, seeded
+from transferkit.errors import ConfigError, DataError, OutputError, UnknownNameError, WeightsError
+from transferkit.models.classifier import (
+    Classifier,
+    Recipe,
+    check_classes,
+    in_eval_mode,
+    require_classifier,
+)
+from transferkit.models.device import device_of, place, plain_context, seeded
 from transferkit.models.freezing import frozen_stages, unfreeze
 from transferkit.models.heads import HeadBuilder, HeadKind, build_head
 from transferkit.models.structure import differences, distinct_tensors, module_structure
 
 FORMAT_VERSION = 1
-_ENTRY = "transferkit"
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _LISTED = 5
 
 
@@ -46,6 +55,7 @@ class _Saved:
     preprocess: Preprocess
     frozen: tuple[str, ...]
     head_is_trained: bool
+    head_logits: list[list[float]] | None = None  # what a head of the user's own computes
 
     @classmethod
     def of(cls, model: Classifier) -> _Saved:
@@ -56,7 +66,9 @@ class _Saved:
                 f"{type(model.preprocess).__name__} as model.preprocess."
             )
         frozen = tuple(stage.name for stage in frozen_stages(model))
-        return cls(model.recipe, model.classes, model.preprocess, frozen, model.head_is_trained)
+        logits = _sample_logits(model) if model.recipe.head == "custom" else None
+        trained = model.head_is_trained
+        return cls(model.recipe, model.classes, model.preprocess, frozen, trained, logits)
 
     def to_json(self) -> dict[str, JSON]:
         """The metadata, ready for JSON."""
@@ -68,6 +80,7 @@ class _Saved:
             "preprocess": self.preprocess.recipe(),
             "frozen": list(self.frozen),
             "head_is_trained": self.head_is_trained,
+            "head_logits": cast(JSON, self.head_logits),
         }
 
 
@@ -91,7 +104,7 @@ def save_classifier(model: Classifier, path: str | Path) -> None:
     model = require_classifier(model)
     saved = _Saved.of(model)
     _check_loadable(model, saved)
-    metadata = {_ENTRY: json.dumps(saved.to_json())}
+    metadata = {SAVED: json.dumps(saved.to_json())}
     with replacing(path) as draft:
         try:
             save_file(_apart(distinct_tensors(model)), draft, metadata=metadata)
@@ -113,7 +126,8 @@ def load_classifier(
     Raises:
         WeightsError: There is no such file, it holds no classifier of transferkit or one of a
             newer format, or its tensors do not fit its recipe.
-        ConfigError: The head was built by a callable and ``head`` is missing, or the reverse.
+        ConfigError: The head was built by a callable and ``head`` is missing, or the reverse; or
+            ``head`` builds one that computes something else.
         UnknownNameError: The backbone was registered by the user, and is not registered here.
 
     Example:
@@ -129,9 +143,10 @@ def load_classifier(
         ('torchvision/resnet18', ('cat', 'dog'))
     """
     source = to_path("path", path)
-    saved, tensors = _read(source)
+    saved = _read(source)
     model = _build(saved, _head_maker(saved, head))
-    _fill(model, tensors, source)
+    _fill(model, source)
+    _check_head(model, saved)
     if not saved.head_is_trained:
         model._mark_head_as_untrained()
     if saved.frozen:
@@ -164,10 +179,6 @@ def _check_loadable(model: Classifier, saved: _Saved) -> None:
         )
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: f"of shape {tuple(tensor.shape)}" for name, tensor in tensors.items()}
-
-
 def _listed(problems: Sequence[str]) -> str:
     more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     return "; ".join(problems[:_LISTED]) + more
@@ -185,42 +196,83 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def _read(path: Path) -> tuple[_Saved, dict[str, Tensor]]:
-    """The metadata and the tensors of a file."""
+def _sample_logits(model: Classifier) -> list[list[float]] | None:
+    """Logits of some fixed features, small and large; None where they are random."""
+    features = torch.arange(4.0 * model.feature_dim).sin().view(4, -1)
+    features *= torch.tensor([[0.1], [1.0], [10.0], [100.0]])
+    still = in_eval_mode(model)
+    with torch.inference_mode():
+        first, second = (still.classify(features.to(device_of(model))).float() for _ in range(2))
+    return first.tolist() if torch.equal(first, second) else None
+
+
+def _check_head(model: Classifier, saved: _Saved) -> None:
+    """Refuse a callable that builds another head than the saved one, with tensors of its shapes."""
+    got = None if saved.head_logits is None else _sample_logits(model.eval())
+    if got is None or saved.head_logits is None:
+        return
+    expected, logits = torch.tensor(saved.head_logits), torch.tensor(got)
+    largest = expected.abs().amax(dim=1, keepdim=True)  # float32 and half precision round
+    close = (logits - expected).abs() <= largest * (1e-3 if _is_full(model.head) else 0.05)
+    if expected.isfinite().all() and not close.all():
+        raise ConfigError(
+            "The callable given as head builds one with the tensors of the saved head that "
+            "computes something else from them. Give the callable that built it."
+        )
+
+
+def _is_full(module: nn.Module) -> bool:
+    return all(parameter.element_size() > 2 for parameter in module.parameters())
+
+
+def _read(path: Path) -> _Saved:
+    """The metadata of a file."""
     if not path.is_file():
         raise WeightsError(f"No classifier at {path}: there is no such file.")
     try:
         with safe_open(path, framework="pt") as file:
-            saved = _parse(file.metadata() or {}, path)
-            names = list(file.keys())
-            return saved, {name: file.get_tensor(name) for name in names}
+            names, metadata = list(file.keys()), file.metadata() or {}
+            widest = max((size for n in names for size in file.get_slice(n).get_shape()), default=0)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from error
+    return _parse(metadata, path, widest)
 
 
-def _parse(metadata: Mapping[str, str], path: Path) -> _Saved:
-    if _ENTRY not in metadata:
+def _parse(metadata: Mapping[str, str], path: Path, widest: int) -> _Saved:
+    """The recipe, typed; no tensor of the file is larger than ``widest`` in any dimension."""
+    if SAVED not in metadata:
         raise WeightsError(
             f"{path} holds tensors but no recipe, so it is not a saved classifier. To start a "
             f"backbone from it, use create_classifier(..., weights={str(path)!r})."
         )
     try:
-        described = json.loads(metadata[_ENTRY])
+        described = json.loads(metadata[SAVED])
         if described["format"] > FORMAT_VERSION:
             raise WeightsError(
                 f"{path} is of format {described['format']}, written by transferkit "
                 f"{described.get('version')}; this is transferkit {__version__}, which reads up "
                 f"to format {FORMAT_VERSION}. Upgrade it: pip install --upgrade transferkit."
             )
+        settings = described["preprocess"]
+        if settings["in_channels"] > widest:  # before memory is taken for so many
+            raise ValueError("no layer takes so many channels as in_channels says")
+        check_statistics("mean", settings["mean"], settings["in_channels"], above=None)
+        check_statistics("std", settings["std"], settings["in_channels"], above=0)
+        classes, logits = tuple(described["classes"]), described.get("head_logits")
         return _Saved(
             recipe=Recipe(**described["recipe"]),
-            classes=tuple(described["classes"]),
-            preprocess=Preprocess(**described["preprocess"]),
+            classes=check_classes(classes, len(classes)),
+            preprocess=Preprocess(**settings),
             frozen=tuple(described["frozen"]),
             head_is_trained=described.get("head_is_trained", True),
+            head_logits=None if logits is None else torch.tensor(logits).view(4, -1).tolist(),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"The recipe in {path} cannot be read: {error!r}") from error
+    except (
+        *(ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError),
+        *(RecursionError, ConfigError, DataError),
+    ) as error:
+        reason = textwrap.shorten(repr(error), 160)
+        raise WeightsError(f"The recipe in {path} cannot be read: {reason}.") from error
 
 
 def _head_maker(saved: _Saved, builder: HeadBuilder | None) -> Callable[[int], nn.Module]:
@@ -258,11 +310,24 @@ def _build(saved: _Saved, make_head: Callable[[int], nn.Module]) -> Classifier:
     return model
 
 
-def _fill(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _fill(model: Classifier, path: Path) -> None:
     """Set the tensors of the model to those of a file, which must fit exactly."""
     own = distinct_tensors(model)
-    wrong = differences(_shapes(tensors), _shapes(own))
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        shapes = {name: _shape(file.get_slice(name).get_shape()) for name in names}
+        wrong = differences(shapes, {name: _shape(tensor.shape) for name, tensor in own.items()})
+        tensors = {} if wrong else {name: file.get_tensor(name) for name in own}
+    wrong += [
+        f"{name} is of type {tensor.dtype}, expected {own[name].dtype}"
+        for name, tensor in tensors.items()
+        if not (tensor.dtype == own[name].dtype or {tensor.dtype, own[name].dtype} <= _FLOATS)
+    ]
     if wrong:
         raise WeightsError(f"The tensors in {path} do not fit {model.name}: {_listed(wrong)}.")
     for name, tensor in own.items():
         tensor.data = tensors[name]
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return f"of shape {tuple(sizes)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -67,4 +68,9 @@ def _setting(value: object) -> str | None:
 
 def _callable_name(value: object) -> str:
     """The name of a function, a method or a class; of another callable, that of its class."""
-    return str(getattr(value, "__qualname__", type(value).__qualname__))
+    if isinstance(value, partial):
+        return f"partial of {_callable_name(value.func)} {value.args} {value.keywords}"
+    name = str(getattr(value, "__qualname__", type(value).__qualname__))
+    # functions without a name of their own are told apart by their code, within this process
+    code = getattr(value, "__code__", None)
+    return f"{name} ({hash(code):x})" if code and name.endswith(">") else name

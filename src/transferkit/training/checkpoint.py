@@ -12,7 +12,7 @@ from transferkit._typing import JSON
 from transferkit.data.image_data import are_numbers
 from transferkit.errors import TrainingError
 from transferkit.models.classifier import Classifier, require_classifier
-from transferkit.models.device import place, training_device
+from transferkit.models.device import check_precision, place, training_device
 from transferkit.models.freezing import stages, trained_tensors, unfreeze
 from transferkit.training.history import EpochRecord, History
 from transferkit.training.optimizer import (
@@ -81,6 +81,7 @@ class Run:
         self.model = require_classifier(model)
         self.options = options
         self.device = place(model, training_device(options.device, model))
+        check_precision(options.precision, self.device, model)
         self.history = History(monitor=options.monitor)
         self.step = 0
         self.images: int | None = None

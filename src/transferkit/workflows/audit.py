@@ -29,7 +29,13 @@ from transferkit.data.array_conversion import to_group_names
 from transferkit.data.image_data import ImageData
 from transferkit.data.splits import Splits, groups_from_names, require_splits
 from transferkit.errors import ConfigError, DataError
-from transferkit.models.classifier import Classifier, create_classifier, in_eval_mode, match_classes
+from transferkit.models.classifier import (
+    Classifier,
+    create_classifier,
+    in_eval_mode,
+    match_classes,
+    require_classifier,
+)
 from transferkit.models.device import device_of, plain_context
 from transferkit.models.features import extract_features
 from transferkit.models.prefix_cache import Cache, Where
@@ -289,6 +295,8 @@ def _features(
     elif not isinstance(model, type | nn.Module) and callable(model):
         title = "a function of yours"
     else:
+        if isinstance(model, nn.Module):
+            require_classifier(model)  # says what to give instead
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
             f"got {describe(model)}."
@@ -314,7 +322,7 @@ def _logits(model: Classifier, features: Mapping[str, FloatArray]) -> dict[str, 
     classify, device = in_eval_mode(model).classify, device_of(model)
     with plain_context(device), torch.inference_mode():
         logits = {n: classify(torch.from_numpy(own).to(device)) for n, own in features.items()}
-    return {name: own.double().cpu().numpy() for name, own in logits.items()}
+    return {name: own.cpu().double().numpy() for name, own in logits.items()}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from transferkit.data.image_data import ImageData
 from transferkit.data.splits import require_splits
 from transferkit.errors import ConfigError, TrainingError
 from transferkit.models.classifier import Classifier, match_classes, require_classifier
-from transferkit.models.device import place, plain_context, seeded, training_device
+from transferkit.models.device import check_precision, place, plain_context, seeded, training_device
 from transferkit.training.batches import Loader, augmented, reader_of_images, shuffled_batches
 from transferkit.training.optimizer import build_optimizer, scale_rates
 from transferkit.training.options import Options, TrainOptions, check_option_names
@@ -107,6 +107,7 @@ def lr_find(
     with plain_context():
         twin = copy.deepcopy(model)
     device = place(twin, training_device(chosen.device, twin))
+    check_precision(chosen.precision, device, twin)
     rates = np.geomspace(lowest, highest, steps)
     with plain_context(device), seeded((chosen.seed, 0, 1), device):
         losses = _losses(twin.train(), train, rates, chosen, device)
