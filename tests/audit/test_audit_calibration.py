@@ -18,6 +18,7 @@ audit_draws, audit_images, audit_null, audit_planted, audit_power, audit_tables 
     import_module,
     ("audit_draws", "audit_images", "audit_null", "audit_planted", "audit_power", "audit_tables"),
 )
+audit_families = import_module("audit_families")
 sys.path.remove(str(FOLDER))
 
 
@@ -105,6 +106,13 @@ def test_the_images_move_as_they_should() -> None:
     assert {int(np.argmax(one[4])) for one in turned} == {2, 6}
     wide = np.concatenate([audit_images.Moves(shift=0.2)(image, rng) for _ in range(20)])
     assert len({int(one.argmax()) for one in wide}) > 5
+
+
+def test_audits_without_a_shift_alarm_rarely() -> None:
+    header, *rows = audit_families.null(3)
+    assert header[2:] == ("alarms of shift", "alarms of class shares")
+    assert [row[0] for row in rows] == ["independent", "groups", "straddling"]
+    assert sum(int(alarms) for row in rows for alarms in row[2:]) <= 2
 
 
 def test_the_page_says_what_the_tables_say(tmp_path: Path) -> None:

@@ -103,3 +103,65 @@ def test_the_autocast_of_the_caller_changes_no_number() -> None:
     plain = tk.explain_gap(splits, seeds=range(2), samples=50)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
         assert tk.explain_gap(splits, seeds=range(2), samples=50) == plain
+
+
+def patients(count, seed, *, brighter=0.0, shares=(0.5, 0.5)):
+    """Patients of one to three images, alike in brightness and label."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(count), rng.integers(1, 4, count))
+    labels = rng.choice(2, count, p=shares)[groups]
+    level = brighter + 15 * rng.normal(size=count)[groups] + 20 * labels
+    images = 110 + level[:, None, None, None] + rng.normal(0, 25, (len(groups), 24, 24, 1))
+    return ImageData(
+        np.clip(images, 0, 255).astype(np.uint8),
+        labels,
+        classes=["a", "b"],
+        names=[f"{seed}/{i}.png" for i in range(len(groups))],
+        groups=[f"{seed}/{group}" for group in groups],
+    )
+
+
+def doubled(data):
+    """Every image twice, the copy of the same patient."""
+    rows = np.tile(np.arange(len(data)), 2)
+    return ImageData(
+        data.images[rows],
+        data.labels[rows],
+        classes=data.classes,
+        names=[f"{i}.{data.names[row]}" for i, row in enumerate(rows)],
+        groups=[data.groups[row] for row in rows],
+    )
+
+
+GROUPED = ("statistics_shift", "embedding_shift", "label_shift")
+"""Checks whose p-values and intervals count patients, not images."""
+
+
+def test_copies_of_the_same_patient_lower_no_p_value_and_narrow_no_interval():
+    p_values, widths = {name: [] for name in GROUPED}, {name: [] for name in GROUPED}
+    for seed in range(0, 12, 3):
+        splits = {
+            "train": patients(50, seed),
+            "val": patients(25, seed + 1, brighter=6),
+            "test": patients(40, seed + 2, brighter=10, shares=(0.3, 0.7)),
+        }
+        copied = {name: doubled(data) for name, data in splits.items()}
+        once, twice = (
+            {
+                (f.check, f.splits, f.class_name): f
+                for f in tk.audit_splits(
+                    part, model=thirds, seeds=[0], near_duplicates=False
+                ).results
+            }
+            for part in (splits, copied)
+        )
+        for key, finding in twice.items():
+            if key[0] in GROUPED and key in once:
+                p_values[key[0]].append((once[key].p_value, finding.p_value))
+                widths[key[0]].append(np.ptp(finding.interval) / np.ptp(once[key].interval))
+    for name in GROUPED:
+        before, after = np.array(p_values[name]).T
+        assert len(before) >= 12, name
+        assert np.mean(after - before) > -0.03, name
+        assert np.median(widths[name]) > 0.95, name
+        assert min(widths[name]) > 0.75, name

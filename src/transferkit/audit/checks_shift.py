@@ -244,6 +244,8 @@ def _scope_finding(data: AuditData, scope: ScopeShift, classes: Sequence[str]) -
     images = "images" if scope.class_name is None else f"{scope.class_name} images"
     if not rejecting:
         message = f"No shift between the {images} of {a} and {b}."
+        if scope.pair.groups is not None and sum(scope.pair.units) > scope.pair.groups.max() + 1:
+            message += " Groups that lie in both make this test cautious."
     else:
         method = TEST_NAMES[test.test] + (f" ({test.note})" if test.note else "")
         little = ", but by little" if severity == "info" else ""
