@@ -6,7 +6,7 @@
 
 The images are noise whose brightness, the features and the labels may be common to a group.
 ``--draws`` says how many audits stand behind a rate. An audit alarms where any adjusted p-value is
-at most 5 %; its shift tests are handed half of that, its tests of class shares a tenth.
+at most 5 %; tests of shift and of class shares are handed a part of that, their ``BUDGET``.
 """
 
 from __future__ import annotations
