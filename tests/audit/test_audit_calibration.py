@@ -14,9 +14,9 @@ if not (FOLDER / "audit_calibration.py").is_file():
     pytest.skip("the benchmarks are not here", allow_module_level=True)
 pytest.importorskip("matplotlib")
 sys.path.append(str(FOLDER))
-audit_draws, audit_images, audit_null, audit_planted, audit_power, audit_tables = map(
-    import_module,
-    ("audit_draws", "audit_images", "audit_null", "audit_planted", "audit_power", "audit_tables"),
+names = ("draws", "images", "null", "planted", "power", "rate", "tables")
+audit_draws, audit_images, audit_null, audit_planted, audit_power, audit_rate, audit_tables = (
+    import_module(f"audit_{name}") for name in names
 )
 audit_families = import_module("audit_families")
 sys.path.remove(str(FOLDER))
@@ -136,3 +136,9 @@ def test_the_figures_are_as_good_as_is_claimed() -> None:
     planted = audit_planted.read_planted(audit_planted.PLANTED)
     assert all(abs(row.mean - row.truth) < 0.02 for row in planted)
     assert all(row.covered >= 0.93 * row.repetitions for row in planted)
+
+
+@pytest.mark.parametrize("case", ["200 images", "50 patients of 4 images"])
+def test_reports_on_one_source_hardly_ever_warn_of_a_difference(case: str) -> None:
+    warned = [bool(checks) for checks in audit_rate.false_alarms(audit_rate.CASES[case], 10)]
+    assert sum(warned) <= audit_null.bounds(10)[1]

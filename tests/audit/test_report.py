@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from transferkit.audit.finding import Evidence, Finding
+from transferkit.audit.gap import waterfall
 from transferkit.audit.gap_parts import ScoredSplit, explain_scores
+from transferkit.audit.image_statistics import thumbnail
 from transferkit.audit.report import (
     AuditError,
     AuditReport,
@@ -20,8 +22,6 @@ from transferkit.audit.report import (
     bar_ends,
     data_uri,
     numbers,
-    thumbnail,
-    waterfall,
 )
 from transferkit.errors import ConfigError, OutputError, TransferkitError
 
@@ -319,3 +319,10 @@ def test_many_classes_do_not_widen_the_table_of_the_splits():
     text = str(AuditReport((), (SplitSummary("train", 19900, (8, 8, 1), counts),)))
     assert "0 to 199" in text
     assert max(map(len, text.splitlines())) <= 96
+
+
+def test_the_rate_of_false_alarms_is_said(tmp_path):
+    told = report(settings={"alpha": "0.05"})
+    said = "Of reports on splits from one source, at most 5 % warn of what a test found."
+    assert said in str(told)
+    assert said in told.to_html(tmp_path / "a.html").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from scipy import stats
 
@@ -15,6 +15,8 @@ from transferkit.audit.finding import BUDGET, AuditConfig, Evidence, Finding, js
 from transferkit.audit.reshuffle import SPLITS, Reshuffle, Score, Swap
 
 PRIOR_SHIFT = "prior shift"
+MOST_CLASSES = 8
+"""Classes that are listed in full; of more, those with the largest parts."""
 
 
 class Estimate(NamedTuple):
@@ -110,6 +112,16 @@ class GapReport(PlainResult):
             return f"There is no gap to explain: the score on {test} is higher than on {val}."
         return "There is no gap beyond the noise of the samples."
 
+    def largest_parts(self, most: int = MOST_CLASSES) -> dict[str, Estimate]:
+        """Return the largest parts; the rest as one, without an interval, so that the sum stays."""
+        if len(self.parts) <= most:
+            return dict(self.parts)
+        order = sorted(self.parts, key=lambda name: -abs(self.parts[name].value))
+        rest = order[most - 1 :]
+        shown = {name: part for name, part in self.parts.items() if name not in rest}
+        value = sum(self.parts[name].value for name in rest)
+        return shown | {f"{len(rest)} other parts": Estimate(value, (math.nan, math.nan))}
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as rows of a title and a formatted number."""
         val, test = self.splits
@@ -117,7 +129,7 @@ class GapReport(PlainResult):
             (f"score on {val}", percent_interval(self.val_score, self.val_interval)),
             (f"score on {test}", percent_interval(self.test_score, self.test_interval)),
             ("gap", points(self.gap)),
-            *((f"  {name}", points(part)) for name, part in self.parts.items()),
+            *((f"  {name}", points(part)) for name, part in self.largest_parts().items()),
             ("a moved threshold would bring back", points(self.threshold)),
             ("apart by chance in 95 of 100 cases", f"±{100 * self.sampling_noise:.1f} points"),
         ]
@@ -139,6 +151,9 @@ class GapReport(PlainResult):
             [c.name, *(percent(None if math.isnan(share) else share) for share in astuple(c)[1:])]
             for c in self.classes
         ]
+        if len(self.classes) > MOST_CLASSES:
+            shares = [row for row in shares if f"within {row[0]}" in self.largest_parts()]
+            shares.append([f"and {len(self.classes) - len(shares)} others", *["-"] * 4])
         titles = ["class", f"share {val}", f"share {test}", f"recall {val}", f"recall {test}"]
         return "\n\n".join(
             [
@@ -167,6 +182,57 @@ def resplit_score(score: Score) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"  # nothing lost is +0.0, never -0.0
+
+
+class Bar(NamedTuple):
+    """One bar of the gap's figure, ``[start, end]`` and ``whisker`` on the scale of accuracy."""
+
+    title: str
+    kind: Literal["score", "loss", "gain", "other"]
+    span: tuple[float, float]
+    text: str
+    whisker: tuple[float, float] | None = None
+
+
+def waterfall(gap: GapReport) -> dict[str, object]:
+    """Lay out how val's score becomes test's: bars, ticks, and x: accuracy to place, 0 to 1."""
+    bars = list(_bars(gap))
+    values = [v for bar in bars for v in (*bar.span, *(bar.whisker or ()))]
+    lowest = min((v for v in values if math.isfinite(v) and v > 0), default=0.0)
+    low = max(0.0, math.floor((lowest - 0.05) * 10) / 10)  # the axis begins a little below it
+    step = 0.1 if 1 - low > 0.3 else 0.05
+    return {
+        "bars": bars,
+        "ticks": [low + step * i for i in range(round((1 - low) / step) + 1)],
+        "x": lambda value: (min(1.0, max(low, value)) - low) / (1 - low),
+    }
+
+
+def _bars(gap: GapReport) -> Iterator[Bar]:
+    val, test = gap.splits
+    yield _score_bar(f"score on {val}", "score", gap.val_score, gap.val_interval)
+    at = gap.val_score
+    for name, part in gap.largest_parts().items():
+        yield _change_bar(name, at, -part.value)
+        at -= part.value
+    yield _score_bar(f"score on {test}", "score", gap.test_score, gap.test_interval)
+    yield _change_bar("with a moved threshold", gap.test_score, gap.threshold.value)
+    for how, again in (("at random", gap.reshuffled), ("by group", gap.reshuffled_by_group)):
+        if again is not None:
+            yield _score_bar(f"re-split {how}", "other", again.score, again.interval)
+
+
+def _change_bar(title: str, start: float, change: float) -> Bar:
+    kind: Literal["loss", "gain"] = "loss" if change < 0 else "gain"
+    return Bar(title, kind, (start, start + change), f"{100 * change + 0.0:+.1f}")
+
+
+def _score_bar(
+    title: str, kind: Literal["score", "other"], score: float, interval: tuple[float, float]
+) -> Bar:
+    if not known(interval):
+        return Bar(title, kind, (0.0, score), f"{percent(score)}, one re-split")
+    return Bar(title, kind, (0.0, score), percent_interval(score, interval), interval)
 
 
 def gap_findings(gap: GapReport, config: AuditConfig, alpha: float = 0.05) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from transferkit._typing import Float64Array, FloatArray, Int64Array, UInt8Array
 _PIXELS_AT_ONCE = 8_000_000
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _CORNER = 0.2  # of the shorter side
+_SIDE = 128  # longest side of a thumbnail, in pixels
 SIZE_STATISTICS = ("height", "width", "aspect")
 
 
@@ -55,6 +57,18 @@ def to_picture(image: UInt8Array) -> Image.Image:
     """Return an image (H, W, C) for Pillow: channels that are no colours as their mean."""
     pixels = image if image.shape[2] == 3 else image.mean(axis=2).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def thumbnail(image: UInt8Array) -> bytes:
+    """Shrink an image (H, W, C), and make it a JPEG; a PNG if it is small already."""
+    picture = to_picture(image)
+    buffer = io.BytesIO()
+    if max(picture.size) <= _SIDE // 2:
+        picture.save(buffer, "PNG")
+    else:
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+        picture.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
 
 
 def _to_grey(images: UInt8Array) -> FloatArray:

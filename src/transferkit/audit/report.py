@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import re
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from PIL import Image
 
 from transferkit._files import replacing
-from transferkit._format import PlainResult, Table, percent, percent_interval, plain, table
-from transferkit._typing import JSON, UInt8Array
+from transferkit._format import PlainResult, Table, percent, plain, table
+from transferkit._typing import JSON
 from transferkit._validation import check_among
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import (
@@ -31,8 +29,8 @@ from transferkit.audit.finding import (
     order_by_cost,
     some,
 )
-from transferkit.audit.gap import GapReport, points
-from transferkit.audit.image_statistics import to_picture
+from transferkit.audit.gap import GapReport, points, waterfall
+from transferkit.audit.image_statistics import thumbnail
 from transferkit.errors import TransferkitError
 
 END_OF_SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")
@@ -156,6 +154,7 @@ class AuditReport:
         page = _template().render(
             report=self,
             outline=_Outline.of(self.findings),
+            rate=_rate(self.settings),
             classes=_class_names(self.splits),
             waterfall=None if self.gap is None else waterfall(self.gap),
         )
@@ -176,7 +175,8 @@ class AuditReport:
         outline = _Outline.of(self.findings)
         parts = [f"Audit {outline.verdict}: {outline.counts}.\n{textwrap.fill(self.summary, 96)}"]
         parts += [_split_table(self.splits), *map(_block, (*outline.grave, *outline.answers))]
-        parts += [_passed(outline.passed), str(self.gap) if self.gap is not None else ""]
+        parts += [_passed(outline.passed), _rate(self.settings)]
+        parts += [str(self.gap)] if self.gap is not None else []
         return "\n\n".join(filter(None, parts))
 
 
@@ -322,27 +322,19 @@ def _passed(findings: Sequence[Finding]) -> str:
     return textwrap.fill(text, 96, subsequent_indent="  ") if findings else ""
 
 
+def _rate(settings: Mapping[str, str]) -> str:
+    """Say how often a report warns of a difference where there is none."""
+    if "alpha" not in settings:
+        return ""
+    rate = percent(float(settings["alpha"]), digits=0)
+    return f"Of reports on splits from one source, at most {rate} warn of what a test found."
+
+
 def _write_text(path: str | Path, text: str) -> Path:
     """Write text as UTF-8; names that are not valid Unicode stay readable."""
     with replacing(path) as file:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
-
-
-SIDE = 128
-"""Longest side of a thumbnail, in pixels."""
-
-
-def thumbnail(image: UInt8Array) -> bytes:
-    """Shrink an image (H, W, C), and make it a JPEG; a PNG if it is small already."""
-    picture = to_picture(image)
-    buffer = io.BytesIO()
-    if max(picture.size) <= SIDE // 2:
-        picture.save(buffer, "PNG")
-    else:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-        picture.save(buffer, "JPEG", quality=82)
-    return buffer.getvalue()
 
 
 @cache
@@ -373,65 +365,3 @@ def bar_ends(finding: Finding) -> tuple[float, float, float] | None:
     ends = interval if interval is not None and known(interval) else (effect, effect)
     low, high = sorted(min(1.0, max(0.0, end if effect >= 0 else -end)) for end in ends)
     return low, min(1.0, abs(effect)), high
-
-
-class Bar(NamedTuple):
-    """One bar of the gap's figure, ``[start, end]`` and ``whisker`` on the scale of accuracy."""
-
-    title: str
-    kind: Literal["score", "loss", "gain", "other"]
-    span: tuple[float, float]
-    text: str
-    whisker: tuple[float, float] | None = None
-
-
-def waterfall(gap: GapReport) -> dict[str, object]:
-    """Lay out how val's score becomes test's: bars, ticks, and x: accuracy to place, 0 to 1."""
-    bars = list(_bars(gap))
-    values = [v for bar in bars for v in (*bar.span, *(bar.whisker or ()))]
-    lowest = min((v for v in values if math.isfinite(v) and v > 0), default=0.0)
-    low = max(0.0, math.floor((lowest - 0.05) * 10) / 10)  # the axis begins a little below it
-    step = 0.1 if 1 - low > 0.3 else 0.05
-    return {
-        "bars": bars,
-        "ticks": [low + step * i for i in range(round((1 - low) / step) + 1)],
-        "x": lambda value: (min(1.0, max(low, value)) - low) / (1 - low),
-    }
-
-
-def _bars(gap: GapReport) -> Iterator[Bar]:
-    val, test = gap.splits
-    yield _score_bar(f"score on {val}", "score", gap.val_score, gap.val_interval)
-    at = gap.val_score
-    for name, value in _largest_parts(gap):
-        yield _change_bar(name, at, -value)
-        at -= value
-    yield _score_bar(f"score on {test}", "score", gap.test_score, gap.test_interval)
-    yield _change_bar("with a moved threshold", gap.test_score, gap.threshold.value)
-    for how, again in (("at random", gap.reshuffled), ("by group", gap.reshuffled_by_group)):
-        if again is not None:
-            yield _score_bar(f"re-split {how}", "other", again.score, again.interval)
-
-
-def _change_bar(title: str, start: float, change: float) -> Bar:
-    kind: Literal["loss", "gain"] = "loss" if change < 0 else "gain"
-    return Bar(title, kind, (start, start + change), f"{100 * change + 0.0:+.1f}")
-
-
-def _score_bar(
-    title: str, kind: Literal["score", "other"], score: float, interval: tuple[float, float]
-) -> Bar:
-    if not known(interval):
-        return Bar(title, kind, (0.0, score), f"{percent(score)}, one re-split")
-    return Bar(title, kind, (0.0, score), percent_interval(score, interval), interval)
-
-
-def _largest_parts(gap: GapReport, most: int = 8) -> list[tuple[str, float]]:
-    """Return the largest parts of the gap; the rest as one, so that the sum stays."""
-    parts = {name: part.value for name, part in gap.parts.items()}
-    if len(parts) <= most:
-        return list(parts.items())
-    order = sorted(parts, key=lambda name: -abs(parts[name]))
-    rest = order[most - 1 :]
-    shown = [(name, value) for name, value in parts.items() if name not in rest]
-    return [*shown, (f"{len(rest)} other parts", sum(parts[name] for name in rest))]

@@ -95,7 +95,8 @@ def audit_splits(
         groups: What must not straddle splits: a regular expression whose match in a file name is
             the group, or a mapping of split to one group per image; None takes the groups of the
             data, if there are.
-        alpha: Chance of a false alarm among all shift tests together.
+        alpha: Of the reports on splits from one source, at most this share carries a warning or
+            an error that rests on a test.
         config: Severity thresholds.
         near_duplicates: Whether to look for edited copies, the slowest of the checks.
         seeds: Seeds of the reshuffle experiment, one re-split each.
