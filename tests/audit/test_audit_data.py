@@ -76,8 +76,8 @@ def test_hashes_tell_pixels_and_shape():
     assert content_hashes(one_bit)[0] != hashes[0]
 
 
-def test_what_leaked_from_train_is_its_pixels_and_its_groups():
+def test_what_leaked_from_train_is_its_pixels_its_copies_and_its_groups():
     train, val = split(20, 0, groups=["p"] * 20), split(8, 1, groups=["q"] * 7 + ["p"])
-    val.images[2] = train.images[5]
+    val.images[2], val.images[4] = train.images[5], train.images[6] // 2
     data = AuditData({"train": train, "val": val}, ("a", "b"))
-    assert np.flatnonzero(data.leaked("val")).tolist() == [2, 7]
+    assert np.flatnonzero(data.leaked("val")).tolist() == [2, 4, 7]

@@ -9,6 +9,7 @@ from transferkit.audit.checks_splits import (
     empty_classes,
     exact_duplicates,
     few_images,
+    look_alikes,
     missing_labels,
     near_duplicates,
     repeated_images,
@@ -140,8 +141,8 @@ def test_near_duplicates_should_agree_too(pool, audit_of, monkeypatch):
         np.array([0, 0, 0]),
         np.array([1, 2, 3]),
         np.array([0.99, 0.99, 0.9]),
-        np.array([True, True, False]),
         ("", "", ""),
+        limit=0.95,
     )
     monkeypatch.setattr(AuditData, "copies", near)
     (found,) = conflicting_labels(
@@ -152,8 +153,9 @@ def test_near_duplicates_should_agree_too(pool, audit_of, monkeypatch):
 
 def test_pairs_that_are_not_certain_to_be_copies_only_look_alike(pool, audit_of, monkeypatch):
     one = np.array([0]), np.array([1]), np.array([0.8])
-    monkeypatch.setattr(AuditData, "copies", DuplicatePairs(*one, np.array([False]), ("",)))
-    nothing, unsure = near_duplicates(audit_of({"train": pool}))
+    monkeypatch.setattr(AuditData, "copies", DuplicatePairs(*one, ("",), limit=0.9))
+    data = audit_of({"train": pool})
+    (nothing,), (unsure,) = near_duplicates(data), look_alikes(data)
     assert (nothing.check, nothing.statistic) == ("near_duplicates", 0)
     assert (unsure.check, unsure.severity, unsure.statistic) == ("look_alikes", "info", 1)
     assert [item.names for item in unsure.evidence] == [("train/0.png", "train/1.png")]

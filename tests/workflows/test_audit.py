@@ -164,10 +164,12 @@ def test_planted_gaps_come_back_within_two_points():
     assert small.worst_class == "normal"
 
 
-def test_planted_leaks_are_what_they_add():
+@pytest.mark.parametrize("lighter", [0, 3])
+def test_planted_leaks_are_what_they_add(lighter):
     """The probe learns noise by heart: right on what it has seen, a coin on the rest."""
     train, val = noise(200), noise(200, seed=1)
-    val = ImageData(np.concatenate([train.images[:100], val.images[100:]]), val.labels)
+    leaks = np.minimum(train.images[:100], 255 - lighter) + np.uint8(lighter)
+    val = ImageData(np.concatenate([leaks, val.images[100:]]), val.labels)
     splits = {"train": ImageData(train.images, train.labels), "val": val}
     splits["test"] = ImageData(noise(200, seed=2).images, val.labels)
     gap = tk.explain_gap(splits, model=lambda x: x.reshape(len(x), -1) / 255, seeds=[0])

@@ -94,6 +94,11 @@ class AuditData:
         return [name for part in self.splits.values() for name in part.names]
 
     @cached_property
+    def split_of(self) -> NDArray[np.str_]:
+        """Split of each of all images, numbered through the splits."""
+        return np.repeat(list(self.splits), [len(part) for part in self.splits.values()])
+
+    @cached_property
     def statistics(self) -> dict[str, dict[str, Float64Array]]:
         """Brightness, contrast, size and the like of every image."""
         return {n: image_statistics(p.images, sizes=p.sizes) for n, p in self.splits.items()}
@@ -221,11 +226,16 @@ class AuditData:
         )
 
     def leaked(self, split: str) -> BoolArray:
-        """Mark the images (N,) that are pixel-identical to one of train, or of its groups."""
+        """Mark the images (N,) that train has too: identical, as a certain copy, or by group."""
         leaked = np.isin(self.hashes[split], self.hashes["train"])
         if self.groups is not None:
             own, train = (np.array(self.groups[name], np.str_) for name in (split, "train"))
             leaked |= np.isin(own, train)
+        if self.copies is not None:
+            pairs = np.stack([self.copies.first, self.copies.second])[:, self.copies.certain]
+            for a, b in (pairs, pairs[::-1]):
+                across = (self.split_of[a] == split) & (self.split_of[b] == "train")
+                leaked |= np.isin(np.flatnonzero(self.split_of == split), a[across])
         return leaked
 
 

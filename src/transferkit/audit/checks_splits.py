@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from transferkit._typing import Int64Array
+from transferkit._typing import BoolArray, Int64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import Evidence, Finding, nothing_found
 from transferkit.audit.near_duplicates import DuplicatePairs
@@ -163,23 +163,15 @@ def _first_twins(hashes: NDArray[np.bytes_]) -> Int64Array:
 
 
 def near_duplicates(data: AuditData) -> Iterator[Finding]:
-    """Edited copies between every two splits and within each; identical images are left out.
-
-    Pairs that are alike, but no more than different images of the data may be, are counted apart.
-    """
-    copies = data.copies
-    if copies is None:
+    """Edited copies between every two splits and within each; identical images are left out."""
+    if data.copies is None:
         return
-    split_of = np.repeat(list(data.splits), [len(part) for part in data.splits.values()])
-    hashes = np.concatenate(list(data.hashes.values()))
-    first, second = copies.first, copies.second
-    alike = hashes[first] != hashes[second]
-    edited = alike & copies.certain
+    copies, split_of, edited = data.copies, data.split_of, _edited(data, data.copies)
+    first, second, edited = copies.first, copies.second, edited & copies.certain
     for a, b in [*combinations(data.splits, 2), *((split, split) for split in data.splits)]:
         pairs = np.flatnonzero((split_of[first] == a) & (split_of[second] == b) & edited)
         if not len(pairs):
             continue
-        pairs = pairs[np.argsort(-copies.correlation[pairs])]
         members = np.unique(np.concatenate([first[pairs], second[pairs]]))
         concerned, total = int((split_of[members] == b).sum()), len(data.splits[b])
         others = "other images of it" if a == b else f"images of {a}"
@@ -187,7 +179,7 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
             "near_duplicates",
             data.config.repeats if a == b else data.config.near_leak,
             (a,) if a == b else (a, b),
-            [_edited_pair(data.names, copies, pair) for pair in pairs.tolist()],
+            _best_pairs(data, copies, pairs),
             f"{concerned} of {total} images of {b} are edited copies of {others}.",
             "Look at the pairs, and keep "
             + ("one image of each." if a == b else "the images of a pair in one split."),
@@ -197,25 +189,43 @@ def near_duplicates(data: AuditData) -> Iterator[Finding]:
     if not edited.any():
         message = "No image is an edited copy of another."
         yield nothing_found("near_duplicates", tuple(data.splits), message)
-    unsure = np.flatnonzero(alike & ~copies.certain)
-    if len(unsure):
-        unsure = unsure[np.argsort(-copies.correlation[unsure])][: data.config.evidence]
+
+
+def look_alikes(data: AuditData) -> Iterator[Finding]:
+    """Images that may be copies, but are no more alike than different images of the data may be."""
+    if data.copies is None:
+        return
+    pairs = np.flatnonzero(_edited(data, data.copies) & ~data.copies.certain)
+    if len(pairs):
         yield Finding(
             check="look_alikes",
             severity="info",
             splits=tuple(data.splits),
-            statistic=int((alike & ~copies.certain).sum()),
-            message=f"{(alike & ~copies.certain).sum()} pairs of images look alike, but no more "
-            "than different images of these data may: nothing tells copies among them.",
-            evidence=tuple(_edited_pair(data.names, copies, pair) for pair in unsure.tolist()),
+            statistic=len(pairs),
+            message=f"{len(pairs)} pairs of images look alike, but no more than different images "
+            "of these data may: nothing tells whether there are copies among them.",
+            evidence=tuple(_best_pairs(data, data.copies, pairs)[: data.config.evidence]),
         )
 
 
-def _edited_pair(names: Sequence[str], copies: DuplicatePairs, pair: int) -> Evidence:
-    note = f"fine detail correlates by {copies.correlation[pair]:.2f}"
-    if copies.change[pair]:
-        note = f"{copies.change[pair]}, {note}"
-    return Evidence((names[copies.first[pair]], names[copies.second[pair]]), note)
+def _edited(data: AuditData, copies: DuplicatePairs) -> BoolArray:
+    """Which pairs (P,) are not identical."""
+    hashes = np.concatenate(list(data.hashes.values()))
+    edited: BoolArray = hashes[copies.first] != hashes[copies.second]
+    return edited
+
+
+def _best_pairs(data: AuditData, copies: DuplicatePairs, pairs: Int64Array) -> list[Evidence]:
+    """Evidence of some pairs (B,), the most alike first."""
+    evidence = []
+    for pair in pairs[np.argsort(-copies.correlation[pairs])].tolist():
+        note = (
+            f"fine detail correlates by {copies.correlation[pair]:.2f}, that of different images "
+        )
+        note = f"{note}by less than {copies.limit:.2f}"
+        names = data.names[copies.first[pair]], data.names[copies.second[pair]]
+        evidence.append(Evidence(names, ", ".join(filter(None, (copies.change[pair], note)))))
+    return evidence
 
 
 def conflicting_labels(data: AuditData) -> Iterator[Finding]:

@@ -68,8 +68,8 @@ class GapReport(PlainResult):
             classified with the threshold that is best on other test images.
         sampling_noise: How far val and test of these sizes lie apart by chance in 95 of 100
             draws from one source.
-        leakage: Gain in the scores of val and test by images that also lie in train; empty
-            where there are none, or nothing else, or they were not looked for.
+        leakage: Gain in the scores of val and test by images that train has too (identical, as
+            certain copies, or of its groups); empty where there are none, or nothing else.
         optimism: Gain in the val score by choosing the best epoch, or setting, on it, or None.
         reshuffled: Test score after pooling and re-splitting at random, and where one more such
             score would lie, or None if the experiment was not run.
@@ -247,7 +247,10 @@ def gap_findings(gap: GapReport, config: AuditConfig, alpha: float = 0.05) -> It
         if gap.group_gain is not None:
             yield _group_gain(gap.experiment, gap.group_gain, config)
     for split, leaked in gap.leakage.items():
-        message = f"Images of {split} that also lie in train change its score by {points(leaked)}."
+        message = (
+            f"Images of {split} that train has too, edited copies and groups included, change "
+        )
+        message += f"its score by {points(leaked)}."
         advice = f"Score {split} without them."
         yield _graded("score_without_leaks", (split,), *leaked, config, message, advice)
     if gap.optimism is not None:

@@ -48,8 +48,13 @@ class DuplicatePairs:
     first: Int64Array  # the smaller index of each pair
     second: Int64Array
     correlation: Float64Array  # of their fine detail
-    certain: BoolArray  # more alike than different images of this data ever are
     change: tuple[str, ...]  # how one is flipped or turned against the other; empty if it is not
+    limit: float  # that different images of this data do not reach
+
+    @property
+    def certain(self) -> BoolArray:
+        """Which pairs are copies (P,); the others only look alike."""
+        return self.correlation >= self.limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,8 +109,8 @@ def near_duplicate_pairs(parts: Sequence[UInt8Array]) -> DuplicatePairs:
         first[order],
         second[order],
         detail[order].astype(np.float64),
-        detail[order] >= limit,
         tuple(", ".join(filter(None, ("negative" * neg, _WAYS[way]))) for way, neg in changes),
+        limit,
     )
 
 

@@ -53,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     checks_splits.exact_duplicates,
     checks_splits.repeated_images,
     checks_splits.near_duplicates,
+    checks_splits.look_alikes,
     checks_splits.straddling_groups,
     checks_splits.conflicting_labels,
     checks_images.corrupt_files,
