@@ -31,10 +31,10 @@ from .models.freezing import freeze, param_groups, stages, summary, unfreeze
 from .models.prefix_cache import Cache
 from .models.save_load import load_classifier, save_classifier
 from .selection.ranking import Ranking
+from .training.checkpoint import TrainState
 from .training.evaluate import evaluate, predict
 from .training.history import EpochRecord, History
 from .training.options import TrainOptions
-from .training.train_state import TrainState
 from .training.trainer import Trainer
 from .workflows.advise import Advice, advise
 from .workflows.audit import audit_splits, explain_gap

@@ -261,6 +261,31 @@ def test_a_val_split_that_is_made_keeps_patients_whole(
     assert not (tmp_path / "out").exists()
 
 
+def test_labels_may_stand_in_a_table(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tk.Splits] = []
+
+    def stopped(splits: tk.Splits, **options: object) -> None:
+        seen.append(splits)
+        raise tk.DataError("Stop here.")
+
+    monkeypatch.setattr("transferkit.workflows.audit.audit_splits", stopped)
+    lines = ["file,finding"]
+    for row in range(20):
+        pixels = np.full((16, 16), 200 * row, np.uint16)  # up to 3800
+        Image.fromarray(pixels).save(tmp_path / f"{row}.png")
+        lines.append(f"{row}.png,{('sick', 'well')[row % 2]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which columns were read
+        run("audit", tmp_path, "--labels", "labels.csv", "--bits", 16, "--val-share", 0.25)
+    (splits,) = seen
+    assert splits.classes == ("sick", "well")
+    assert splits.bits == 16
+    assert len(splits["val"]) == len(splits["test"]) == 5
+
+
 def test_audit_by_groups_finds_no_straddling_patient(run: Run, patients: Path, tmp_path: Path):
     file = tmp_path / "audit.json"
     result = run("audit", patients, "--groups", r"p[a-z]+\d+", "--json", file)
@@ -284,6 +309,7 @@ def test_messages_name_the_options_of_the_command(train: Run, data_file: Path, t
     assert "got --steps 3 and --epochs 1" in train(data_file, tmp_path, *steps).output
     context = click.Context(main, info_name="transferkit")
     context.invoked_subcommand = "train"
+    assert in_shell(context, "With on_error='skip' they go.") == "With --skip-broken they go."
     said = in_shell(context, "Use weights=None, or create_classifier(..., weights=None).")
     assert said == "Use --weights none, or create_classifier(..., weights=None)."
 

@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 import transferkit as tk
 from transferkit.errors import ConfigError, DataError, OutputError, TrainingError
 from transferkit.models.freezing import freeze, unfreeze
+from transferkit.training.checkpoint import TrainState
 from transferkit.training.options import Options
-from transferkit.training.train_state import TrainState
 from transferkit.training.trainer import Trainer
 
 OPTIONS = {"lr": 0.05, "batch_size": 8, "warmup": 3, "progress": False, "device": "cpu"}

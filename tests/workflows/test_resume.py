@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import transferkit as tk
-from transferkit.training import train_epoch, train_state
+from transferkit.training import checkpoint, train_epoch
 
 QUIET = {"progress": False, "device": "cpu"}
 STRATEGIES = {
@@ -131,11 +131,11 @@ def test_a_state_of_another_run_is_refused_by_what_differs(network, pictures, tm
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     turned = pictures["train"].subset(range(48)[::-1])
     others = {
-        "batch_size=32, and this trainer with batch_size=8": {"batch_size": 8},
+        "batch_size=32, and this run has batch_size=8": {"batch_size": 8},
         "made with lr=0.01": {"lr": 0.02},
-        "with other epochs: 2, not 3": {"epochs": 3},
-        "with other frozen stages: 'stem, body', not ''": {"upto": None},
-        "with other train images": {"data": pictures.with_split("train", turned)},
+        "epochs=2, and this run has epochs=3": {"epochs": 3},
+        "frozen stages='stem, body', and this run has frozen stages=''": {"upto": None},
+        "made with train images=": {"data": pictures.with_split("train", turned)},
     }
     for message, options in others.items():
         with pytest.raises(tk.TrainingError, match=f"{message}.* give another folder"):
@@ -146,7 +146,7 @@ def test_a_state_of_another_run_is_refused_by_what_differs(network, pictures, tm
 def test_a_full_disk_ends_no_run(network, pictures, tmp_path, monkeypatch):
     whole = trained("fine_tune", pictures)
     saves = []
-    real = train_state.save_file
+    real = checkpoint.save_file
 
     def full(tensors, path, **options):
         saves.append(path)
@@ -154,7 +154,7 @@ def test_a_full_disk_ends_no_run(network, pictures, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         real(tensors, path, **options)
 
-    monkeypatch.setattr(train_state, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.warns(UserWarning, match="No space left .* goes on without this checkpoint"):
         again = trained("fine_tune", pictures, checkpoint=tmp_path)
     assert_same(whole, again)

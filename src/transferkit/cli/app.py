@@ -36,11 +36,13 @@ class Application(click.Group):
 def in_shell(context: click.Context, message: str) -> str:
     """A message with options as the command takes them: ``--weights none`` for weights=None."""
     command = main.get_command(context, context.invoked_subcommand or "")
-    options = {option.name: option.opts[0] for option in command.params} if command else {}
+    known = {one.name: one for one in command.params} if command else {}
 
     def shell(found: re.Match[str]) -> str:
-        name, value = options.get(found[1], ""), found[2].strip("'\"").lower()
-        return f"{name} {value}" if name.startswith("--") else found[0]
+        option, value = known.get(found[1]), found[2].strip("'").lower()
+        if not isinstance(option, click.Option):
+            return found[0]
+        return option.opts[0] if option.is_flag else f"{option.opts[0]} {value}"
 
     # not the arguments of a call, such as create_classifier(..., dropout=0.5)
     return re.sub(r"(?<![(,] )(?<![(\w])(\w+)=(None|'\w+'|[\d.]*\d)", shell, message)

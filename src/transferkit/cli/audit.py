@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,6 @@ import transferkit.cli.options as options
 from transferkit._files import make_folder
 
 if TYPE_CHECKING:
-    from transferkit._typing import FloatArray, UInt8Array
     from transferkit.models.prefix_cache import Where
     from transferkit.workflows.audit import Embedder
 
@@ -87,9 +87,5 @@ def features_of(
     from transferkit.models.features import extract_features
 
     classifier = create_classifier(backbone, 2, weights=weights, seed=0)
-
-    def embed(images: UInt8Array) -> FloatArray:
-        data = ImageData(images)
-        return extract_features(classifier, data, batch_size=batch_size, cache=cache).features
-
-    return embed
+    extract = partial(extract_features, classifier, batch_size=batch_size, cache=cache)
+    return lambda images: extract(ImageData(images)).features

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -60,40 +61,49 @@ def known_backbone(
     return name
 
 
+def _note(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value is not None:
+        context.meta.setdefault(__name__, {})[option.name] = value
+
+
+_noted = partial(click.option, expose_value=False, callback=_note)
+_LOADING = (
+    _noted(
+        "--labels",
+        help="A table of the labels (CSV, TSV), or a regular expression whose match in a file's "
+        "name is its class.  [default: the names of the folders]",
+    ),
+    _noted(
+        "--groups",
+        help="Regular expression; its match in a file's name, or else in its folders, is the "
+        "image's group (patient, film). A val split that is made keeps each group whole.",
+    ),
+    _noted(
+        "--val-share",
+        type=float,
+        help="Share of train that becomes val where there is none.  [default: 0.2]",
+    ),
+    _noted(
+        "--resize",
+        type=click.Choice(["squash", "crop", "pad"]),
+        help="How images of mixed shapes come to one size; crop and pad keep the aspect ratio, "
+        "and predict does the same.  [default: squash]",
+    ),
+    _noted("--bits", type=int, help="Bit depth of 16-bit images.  [default: by their values]"),
+    _noted(
+        "--skip-broken",
+        "on_error",
+        flag_value="skip",
+        help="Skip images that cannot be read, and count them.",
+    ),
+)
+
+
 def loading(command: Command) -> Command:
     """Add the options of reading DATA, which :func:`load` takes."""
-    for name, settings in reversed(_LOADING.items()):
-        option = click.option(name, expose_value=False, callback=_note, **settings)
+    for option in reversed(_LOADING):
         command = option(command)
     return command
-
-
-_LOADING: dict[str, dict[str, Any]] = {
-    "--groups": {
-        "help": "Regular expression; its match in a file's name, or else in its folders, is the "
-        "image's group (patient, film). A val split that is made keeps each group whole."
-    },
-    "--val-share": {
-        "type": float,
-        "help": "Share of train that becomes val where there is none.  [default: 0.2]",
-    },
-    "--resize": {
-        "type": click.Choice(["squash", "crop", "pad"]),
-        "help": "How images of mixed shapes come to one size; crop and pad keep the aspect ratio, "
-        "and predict does the same.  [default: squash]",
-    },
-    "--skip-broken": {
-        "flag_value": "skip",
-        "help": "Skip images that cannot be read, and count them.",
-    },
-}
-_NAMES = {"skip_broken": "on_error"}
-
-
-def _note(context: click.Context, option: click.Parameter, value: object) -> None:
-    if value is not None and option.name is not None:
-        name = _NAMES.get(option.name, option.name)
-        context.meta.setdefault(__name__, {})[name] = value
 
 
 def load(data: Path, *, seed: int = 0) -> Splits:

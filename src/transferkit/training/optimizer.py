@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from transferkit.errors import TrainingError
 from transferkit.models.freezing import param_groups
 from transferkit.training.options import OptimizerName, Options, Schedule, ScheduleName
-from transferkit.training.train_state import Moments
+
+Moments: TypeAlias = dict[str, dict[str, Tensor]]
+"""The optimizer's state: by kind, such as ``exp_avg``, and by the parameter's name."""
 
 _WEIGHT_DECAY: dict[OptimizerName, float] = {"adamw": 1e-2, "adam": 0.0, "sgd": 0.0}
 

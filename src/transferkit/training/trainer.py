@@ -23,12 +23,11 @@ from transferkit.models.classifier import Classifier, take_classes
 from transferkit.models.device import plain_context
 from transferkit.models.freezing import frozen_stages
 from transferkit.training.batches import Loaders, shuffled_batches
-from transferkit.training.checkpoint import Run
+from transferkit.training.checkpoint import Run, TrainState, save_newest, states_in
 from transferkit.training.history import EpochRecord, History, progress_line
 from transferkit.training.optimizer import warm_up_steps
 from transferkit.training.options import Options, TrainOptions, check_option_names
 from transferkit.training.train_epoch import train_epoch
-from transferkit.training.train_state import TrainState, save_newest, states_in
 
 
 def labelled_splits(splits: Mapping[str, ImageData]) -> Splits:

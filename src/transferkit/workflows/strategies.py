@@ -15,7 +15,7 @@ from typing import Unpack
 from torch import nn
 
 from transferkit._validation import check_number, check_whole
-from transferkit.data.image_data import ImageData, trusted_images
+from transferkit.data.image_data import ImageData
 from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 from transferkit.models.classifier import (
@@ -221,13 +221,7 @@ def with_outputs(splits: Splits, outputs: int | None) -> Splits:
             f"outputs must be {splits.num_classes} or more, one for each class, got {outputs}."
         )
     more = (f"unused {i + 1}" for i in range(outputs - splits.num_classes))
-    classes = (*splits.classes, *more)
-    return Splits(
-        {
-            name: trusted_images(d.images, d.labels, classes, d.names, d.sizes, d.groups)
-            for name, d in splits.items()
-        }
-    )
+    return splits.with_classes((*splits.classes, *more))
 
 
 def _run_explicit(
