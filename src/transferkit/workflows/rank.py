@@ -176,17 +176,10 @@ def rank_backbones(
     check_whole("repeats", repeats, least=2)
     check_whole("seed", seed)
     (train,) = require_splits(splits).require("train")
-    sample = Sample.of(train, max_images, seed, purpose="Ranking backbones")
-    fewest = np.bincount(sample.labels).min()
-    if fewest < 4 or fewest == len(sample.labels):
-        raise DataError(
-            "A ranking needs at least two classes of four images each, got "
-            f"{sample.labels.max() + 1} with at least {fewest}."
-        )
+    sample = _sample(train, max_images, seed)
     extract, kept = partial(features_of, batch_size=batch_size, device=device), cache_named(cache)
     entrants, failed = _build(names, weights, image_size, seed)
-    images, rounds = len(sample.labels), list[tuple[int, int]]()
-    dropped: list[RankingRow] = []
+    images, rounds, dropped = len(sample.labels), list[tuple[int, int]](), list[RankingRow]()
     for size in _sizes(len(entrants), finalists, images, FEWEST * train.num_classes):
         rounds.append((size, len(entrants)))
         for entrant in entrants:
@@ -198,18 +191,33 @@ def rank_backbones(
             keep = max(finalists, -(-len(entrants) // 2))
             dropped = [entrant.row(sample, by) for entrant in entrants[keep:]] + dropped
             entrants = entrants[:keep]
-    found = score_uncertainty(
-        [entrant.features for entrant in entrants],
-        *sample.first(images),
-        by=by,
-        repeats=repeats,
-        seed=seed,
-    )
-    final = [
+    rows = (*_final(entrants, sample, by, repeats, seed), *dropped, *failed)
+    return Ranking(by, rows, tuple(rounds))
+
+
+def _sample(train: ImageData, max_images: int, seed: int) -> Sample:
+    """The images to rank on: four at least of each of two classes."""
+    sample = Sample.of(train, max_images, seed, purpose="Ranking backbones")
+    fewest = np.bincount(sample.labels).min()
+    if fewest < 4 or fewest == len(sample.labels):
+        raise DataError(
+            "A ranking needs at least two classes of four images each, got "
+            f"{sample.labels.max() + 1} with at least {fewest}."
+        )
+    return sample
+
+
+def _final(
+    entrants: Sequence[_Entrant], sample: Sample, by: RankBy, repeats: int, seed: int
+) -> list[RankingRow]:
+    """The rows of the last round, with the uncertainty of their order."""
+    features = [entrant.features for entrant in entrants]
+    known = sample.first(len(sample.labels))
+    found = score_uncertainty(features, *known, by=by, repeats=repeats, seed=seed)
+    return [
         replace(entrant.row(sample, by), interval=interval, best_share=best_share)
         for entrant, (interval, best_share) in zip(entrants, found, strict=True)
     ]
-    return Ranking(by, (*final, *dropped, *failed), tuple(rounds))
 
 
 def features_of(
