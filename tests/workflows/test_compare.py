@@ -141,6 +141,7 @@ def test_copies_in_a_group_narrow_nothing():
     once = comparison_of(hits, None)
     often = comparison_of(np.repeat(hits, 5, axis=2), np.repeat(np.arange(120), 5))
     free = comparison_of(np.repeat(hits, 5, axis=2), None)
+    assert comparison_of(hits, np.arange(120)).rows == once.rows  # a group each is none at all
 
     def width(interval: tuple[float, float]) -> float:
         return interval[1] - interval[0]

@@ -170,7 +170,6 @@ def rank_backbones(
     """
     if str(by) not in FEATURE_SCORES:
         raise UnknownNameError.among("score", str(by), FEATURE_SCORES)
-    check_backbones("names", names, weights)
     check_whole("max_images", max_images, least=1)
     check_whole("finalists", finalists, least=1)
     check_whole("repeats", repeats, least=2)
@@ -248,6 +247,7 @@ def _build(
     seed: int,
 ) -> tuple[list[_Entrant], list[RankingRow]]:
     """The networks; those that cannot be built are recorded, unless that is all of them."""
+    check_backbones("names", names, weights)
     entrants, failed, errors = [], [], []
     for name in dict.fromkeys(names):
         try:
