@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from transferkit.data.load import load_splits
@@ -325,3 +331,33 @@ def test_the_kermany_subset(shared_path):
     groups = [set(data.groups or ()) for data in splits.values()]
     assert not groups[0] & groups[1]
     assert sum(map(len, (groups[0] | groups[1], groups[2]))) == 2110
+
+
+PLACES = [(split, title) for split in ("train", "test") for title in ("cat", "dog")]
+PLACES += [(), ("train",), ("notes",), ("train", "cat", "x"), ("test", "dog", "masks"), ("@eaDir",)]
+FILES = ["a.png", "b.PNG", "c.txt", "d", "e.npy", ".hidden.png", "f.dcm", "Thumbs.db"]
+TREES = st.sets(st.tuples(st.sampled_from(PLACES), st.sampled_from(FILES)), max_size=14)
+
+
+@given(TREES)
+@settings(max_examples=60, deadline=None)
+def test_every_file_is_read_or_listed_or_the_load_stops(files):
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        files = files | {(place, "first.png") for place in PLACES[:3]}
+        for above, name in files:
+            place = Path(folder, *above)
+            place.mkdir(parents=True, exist_ok=True)
+            if name.lower().endswith(("png", "d")):
+                Image.new("L", (3, 3)).save(place / name, "PNG")
+            else:
+                (place / name).write_bytes(b"x")
+        try:
+            splits = load_splits(folder, val_share=0, leave_out=[])
+        except DataError:
+            return
+        seen = [name for data in splits.values() for name in data.names]
+        listed = [file.path for file in splits.skipped]
+        junk = {"Thumbs.db", ".hidden.png", "@eaDir"}
+        wanted = {"/".join((*above, name)) for above, name in files if not junk & {*above, name}}
+        assert sorted([*seen, *listed]) == sorted(wanted)

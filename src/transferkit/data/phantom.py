@@ -13,8 +13,19 @@ from numpy.typing import NDArray
 from transferkit._typing import BoolArray, Int64Array, UInt8Array
 from transferkit._validation import check_number, check_whole
 from transferkit.data.image_data import ImageData, trusted_images
-from transferkit.data.phantom_anatomy import ANATOMY, POSE, Maps, attenuation, draw, draw_lesions
-from transferkit.data.phantom_imaging import AWAY, HOME, PhantomSite, column, expose
+from transferkit.data.phantom_imaging import (
+    ANATOMY,
+    AWAY,
+    HOME,
+    POSE,
+    Maps,
+    PhantomSite,
+    attenuation,
+    column,
+    draw,
+    draw_lesions,
+    expose,
+)
 from transferkit.data.splits import Splits
 from transferkit.errors import ConfigError
 
