@@ -109,7 +109,7 @@ def test_mistakes_are_named() -> None:
     register_backbone("tiny", Tiny, input_size=(3, 32, 32), replace=True)
     assert get_backbone_spec("tiny").feature_dim == 16
     with pytest.raises(ConfigError, match="3 channels"):
-        register_backbone("grey", Tiny, mean=(0.5, 0.5), std=(0.5,))
+        register_backbone("grey", Tiny, mean=(0.5,), std=(0.5,))
     with pytest.raises(ConfigError, match="images of 4 x 4"):
         build_network("tiny", image_size=4)
     with pytest.raises(UnknownNameError, match="tiny"):

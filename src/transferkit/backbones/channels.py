@@ -22,15 +22,19 @@ from transferkit.errors import ConfigError
 RGB = 3
 
 
-def check_statistics(option: str, values: object, channels: int, *, above: float | None) -> None:
-    """Refuse a mean or deviation that is not one number for each channel, or one for all."""
-    if not isinstance(values, list | tuple) or len(values) not in (1, channels):
-        raise ConfigError(
-            f"{option} must hold a number for each of {channels} channels, or one for all, got "
-            f"{values!r}."
-        )
-    for value in values:
-        check_number(f"Each of {option}", value, above=above)
+def check_statistics(mean: object, std: object, channels: int, *, shared: bool) -> None:
+    """Refuse what is not one number for each channel, or, if ``shared``, one for all."""
+    for option, values, above in (("mean", mean, None), ("std", std, 0)):
+        if not isinstance(values, list | tuple) or len(values) not in {
+            channels,
+            shared or channels,
+        }:
+            raise ConfigError(
+                f"{option} must hold a number for each of {channels} channels"
+                f"{', or one for all' if shared else ''}, got {values!r}."
+            )
+        for value in values:
+            check_number(f"Each of {option}", value, above=above)
 
 
 def adapt_statistics(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

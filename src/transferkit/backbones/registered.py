@@ -54,8 +54,7 @@ def check_registration(build: object, input_size: object, mean: object, std: obj
         raise ConfigError(f"input_size must be (channels, height, width), got {input_size!r}.")
     for side in sides:
         check_whole("Each of input_size", side, least=1)
-    check_statistics("mean", mean, sides[0], above=None)
-    check_statistics("std", std, sides[0], above=0)
+    check_statistics(mean, std, sides[0], shared=False)
 
 
 @dataclass(slots=True)

@@ -173,7 +173,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     # By torch's and timm's two names for it: their classes take a second to import, or differ
     # between versions. A wrapper of the user's own stays: it may do more than hold the network.
     # What is no module has no children, and is refused later.
-    children: dict[str, nn.Module] = dict(getattr(model, "named_children", dict)())
+    children: dict[str, nn.Module] = dict(getattr(model, "_modules", {}).items())
     inner = children.get("module", children.get("_orig_mod"))
     if inner is None or len(children) > 1:
         return model

@@ -101,8 +101,7 @@ def saved_facts(path: Path) -> WeightsSpec | None:
     try:
         settings = json.loads(entry)["preprocess"]
         channels, mean, std = (settings[name] for name in ("in_channels", "mean", "std"))
-        check_statistics("mean", mean, channels, above=None)
-        check_statistics("std", std, channels, above=0)
+        check_statistics(mean, std, channels, shared=True)
         size = (channels, *to_sides("image_size", settings["image_size"]))
         how = settings["interpolation"]
         return WeightsSpec(path.name, size, tuple(mean), tuple(std), how, num_classes=0)

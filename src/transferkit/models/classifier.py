@@ -252,6 +252,11 @@ def require_classifier(value: object) -> Classifier:
     """Refuse a model that is no classifier, saying how to get one."""
     if isinstance(value, Classifier):
         return value
+    raise ConfigError(f"Expected a Classifier as the model, got {describe_model(value)}")
+
+
+def describe_model(value: object) -> str:
+    """What was given in place of a classifier, and in a second sentence how to get one."""
     if isinstance(value, str | Path) and Path(value).suffix == ".safetensors":
         hint = f"Load it first: tk.load_classifier({str(value)!r})."
     elif isinstance(value, str):
@@ -264,7 +269,7 @@ def require_classifier(value: object) -> Classifier:
         hint = "Give a network of your own a name with tk.register_backbone, and build on that."
     else:
         hint = "Build one with tk.create_classifier(name, num_classes)."
-    raise ConfigError(f"Expected a Classifier as the model, got {describe(value)}. {hint}")
+    return f"{describe(value)}. {hint}"
 
 
 def match_classes(model: Classifier, data: Data) -> Data:
@@ -360,8 +365,7 @@ def create_classifier(
     if (mean is None) != (std is None):
         raise ConfigError(f"mean and std must be given together, got mean={mean!r}, std={std!r}.")
     if mean is not None and std is not None:
-        check_statistics("mean", mean, in_channels, above=None)
-        check_statistics("std", std, in_channels, above=0)
+        check_statistics(mean, std, in_channels, shared=True)
     names = check_classes(classes or [str(k) for k in range(num_classes)], num_classes)
     found = resolve(name)
     kind = head if isinstance(head, str) else "custom"

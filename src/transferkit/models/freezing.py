@@ -260,9 +260,9 @@ def param_groups(
     check_number("decay", decay, above=0, most=1)
     check_number("weight_decay", weight_decay, least=0)
     model = unwrap(model)
-    parameters = dict(model.named_parameters())
+    parts, parameters = layout(model), dict(model.named_parameters())
     groups: list[ParamGroup] = []
-    for distance, stage in enumerate(reversed(layout(model))):
+    for distance, stage in enumerate(reversed(parts)):
         trainable = [p for p in map(parameters.__getitem__, stage.parameters) if p.requires_grad]
         matrices = [p for p in trainable if p.ndim > 1 or not weight_decay]
         vectors = [p for p in trainable if p.ndim <= 1 and weight_decay]
@@ -344,10 +344,10 @@ def summary(model: nn.Module) -> Summary:
         ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     model = unwrap(model)
-    parameters = dict(model.named_parameters())
+    parts, parameters = layout(model), dict(model.named_parameters())
     name = model.name if isinstance(model, Classifier) else type(model).__name__
     rows = []
-    for stage in layout(model):
+    for stage in parts:
         own = [parameters[key] for key in stage.parameters]
         trainable = sum(p.numel() for p in own if p.requires_grad)
         rows.append(StageSummary(stage.name, sum(p.numel() for p in own), trainable))

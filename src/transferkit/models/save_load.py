@@ -256,8 +256,8 @@ def _parse(metadata: Mapping[str, str], path: Path, widest: int) -> _Saved:
         settings = described["preprocess"]
         if settings["in_channels"] > widest:  # before memory is taken for so many
             raise ValueError("no layer takes so many channels as in_channels says")
-        check_statistics("mean", settings["mean"], settings["in_channels"], above=None)
-        check_statistics("std", settings["std"], settings["in_channels"], above=0)
+        mean, std, channels = (settings[name] for name in ("mean", "std", "in_channels"))
+        check_statistics(mean, std, channels, shared=True)
         classes, logits = tuple(described["classes"]), described.get("head_logits")
         return _Saved(
             recipe=Recipe(**described["recipe"]),

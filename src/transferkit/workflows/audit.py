@@ -32,9 +32,9 @@ from transferkit.errors import ConfigError, DataError
 from transferkit.models.classifier import (
     Classifier,
     create_classifier,
+    describe_model,
     in_eval_mode,
     match_classes,
-    require_classifier,
 )
 from transferkit.models.device import device_of, plain_context
 from transferkit.models.features import extract_features
@@ -297,11 +297,9 @@ def _features(
     elif not isinstance(model, type | nn.Module) and callable(model):
         title = "a function of yours"
     else:
-        if isinstance(model, nn.Module):
-            require_classifier(model)  # says what to give instead
         raise ConfigError(
             "model must be a Classifier, the name of a backbone, a function of images or None, "
-            f"got {describe(model)}."
+            f"got {describe_model(model)}"
         )
     features = {}
     for name, part in splits.items():
