@@ -238,6 +238,8 @@ def test_a_waterfall_of_many_classes_sums_up_the_small_ones():
         ScoredSplit(labels, wrong),
         classes=[f"c{i}" for i in range(20)],
     )
+    assert len(str(many).splitlines()) < 45
+    assert "and 14 others" in str(many)
     titles = [bar.title for bar in waterfall(many)["bars"]]
     assert "within c3" in titles
     assert "14 other parts" in titles
