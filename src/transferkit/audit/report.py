@@ -193,6 +193,8 @@ def _summary(report: AuditReport) -> Iterator[str]:
             f"Accuracy is {percent(gap.val_score)} on {val} and {percent(gap.test_score)} on "
             f"{test}: {gap.verdict[0].lower()}{gap.verdict[1:]}"
         )
+    elif forecast := next((f for f in outline.answers if f.check == "accuracy_forecast"), None):
+        yield forecast.message
     elif len(outline.grave) > 1:
         others = some([finding.check.replace("_", " ") for finding in outline.grave[1:]])
         yield f"Beside it there is: {others}."
