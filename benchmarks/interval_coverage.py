@@ -204,8 +204,8 @@ def gap_table(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def write_tables() -> None:
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+def write_tables(page: Path = PAGE) -> None:
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     scores, gaps = (read(RESULTS / f"{name}_coverage.csv") for name in ("score", "gap"))
     made = f"""### Scores
 
@@ -225,7 +225,7 @@ and accuracies of about 99, 95 and 70 % on val; {gaps[0]["runs"]} draws each.
 
 {gap_table(gaps)}
 """
-    PAGE.write_text(f"{before}{BEGIN}\n\n{made}{END}{rest.split(END)[1]}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{made}{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

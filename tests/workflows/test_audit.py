@@ -180,6 +180,25 @@ def test_planted_leaks_are_what_they_add(lighter):
     assert "test" not in gap.leakage
 
 
+@pytest.mark.parametrize("brighter", [0, 3])
+def test_edited_copies_cost_what_the_same_images_do(brighter):
+    """Labels that nothing tells: a quarter of test is known by heart, the same or 3 levels off."""
+    images = tk.phantom_splits(sizes=(240, 120, 120), image_size=32, shift=0, seed=0)
+    labels = np.random.default_rng(0).permutation(np.arange(240) % 2)
+    train = ImageData(images["train"].images, labels)
+    copied = np.clip(train.images[:60].astype(int) + brighter, 0, 255).astype(np.uint8)
+    test = np.concatenate([copied, images["test"].images[60:]])
+    splits = {
+        "train": train,
+        "val": ImageData(images["val"].images, labels[:120]),
+        "test": ImageData(test, labels[:120]),
+    }
+    gap = tk.explain_gap(splits, model=lambda x: x.reshape(len(x), -1) / 255, seeds=[0])
+    assert list(gap.leakage) == ["test"]
+    assert gap.leakage["test"].value == pytest.approx(0.25, abs=0.1)
+    assert gap.leakage["test"].interval[0] > 0.1
+
+
 def test_one_resplit_has_no_interval_and_says_so(tmp_path):
     splits = phantom((120, 60, 60), images_per_patient=2)
     report = tk.audit_splits(splits, model=pixels, seeds=[0], near_duplicates=False)

@@ -69,8 +69,8 @@ def share_interval(values: Float64Array, groups: Int64Array | None = None) -> tu
 # (2002). The size is that of independent images of the same variance, s (1 - s) / V, of which t
 # quantiles for the number of groups take their part: E. Korn and B. Graubard, Survey Methodology 24
 # (1998). Unequal groups of n_g images count as (sum n_g)^2 / sum n_g^2, and near 0 and 1, where
-# few groups speak, a quarter of a group is assumed whose images are all alike; docs/audit.md has
-# the coverage beside that of the bootstrap.
+# few groups speak, a quarter of a group is assumed whose images are all alike. The coverage beside
+# that of the bootstrap is in docs/intervals.md.
 def effective_size(values: Float64Array, groups: Int64Array | None) -> float:
     """Number of independent images whose mean of values in [0, 1] (N,) would be as certain."""
     n = len(values)

@@ -76,10 +76,8 @@ def solve_path(
     smoothed = np.full((len(labels), num_classes), label_smoothing / num_classes)
     smoothed[np.arange(len(labels)), labels] += 1 - label_smoothing
     weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
-    targets, shares = (
-        torch.as_tensor(array.astype(dtype), device=device)
-        for array in (smoothed, (weights / weights.sum())[:, None])
-    )
+    given = smoothed, (weights / weights.sum())[:, None]
+    targets, shares = (torch.as_tensor(each.astype(dtype), device=device) for each in given)
     start = np.zeros(num_classes * (inputs.shape[1] + 1))
     for penalty in penalties:
         found = minimize(
