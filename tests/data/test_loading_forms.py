@@ -95,6 +95,10 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"junk")
         with pytest.raises(tk.DataError, match="no readable archive"):
             tk.load_splits(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    path = shutil.make_archive(str(tmp_path / "none"), "zip", tmp_path / "empty")
+    with pytest.raises(tk.DataError, match=r"^none.zip has no folders and no images"):
+        tk.load_splits(path)
 
 
 def test_an_archive_of_a_table_or_of_arrays(tmp_path: Path) -> None:
@@ -150,6 +154,22 @@ def test_what_is_left_out_is_listed_with_its_reason_and_counted(
         "test/locked": "cannot be read: Permission denied",
     }
     assert "8 files skipped (" in str(splits)
+
+
+@pytest.mark.parametrize("place", ["train", "train/dog", "test"])
+def test_a_folder_that_cannot_be_read_is_named(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path) == folders / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(tk.DataError, match=f"{place} .*cannot be read: Permission denied"):
+        tk.load_splits(folders)
 
 
 @pytest.mark.parametrize("name", ["a.avif", "a.jp2", "a.tga", "a.mpo", "a.TIFF", "picture"])
@@ -364,6 +384,29 @@ def test_a_file_of_the_same_name_in_another_folder_is_another_file(tmp_path: Pat
         tk.load_splits(tmp_path / "t.csv", columns=columns)
 
 
+def test_a_name_that_several_files_have_is_asked_about(tmp_path: Path) -> None:
+    root = flat(tmp_path)
+    save(root / "masks" / "img_003.png", 0, 0)
+    path = table_of(root, "t.csv", "id,label", lambda n: (f"img_{n:03d}", CLASSES[n % 2]))
+    columns = {"path": "id", "label": "label"}
+    with pytest.raises(
+        tk.DataError, match=r"img_003 of t.csv may be any of .*leave_out=\['masks'\]"
+    ):
+        tk.load_splits(path, columns=columns)
+    splits = tk.load_splits(path, columns=columns, leave_out=["masks"])
+    check(splits, {"train": 12, "val": 4, "test": 4})
+
+
+def test_lists_of_files_and_labels(tmp_path: Path) -> None:
+    root = flat(tmp_path)
+    for split, first in (("train", 0), ("test", 12)):
+        rows = [f"images/img_{n:03d}.png {CLASSES[n % 2]}" for n in range(first, first + 8)]
+        (root / f"{split}.txt").write_text("\n".join(rows))
+    parts = {split: root / f"{split}.txt" for split in ("train", "test")}
+    columns = {"path": "column 1", "label": "column 2"}
+    check(tk.load_splits(parts, columns=columns, val_share=0), {"train": 8, "test": 8})
+
+
 def test_a_split_of_a_table_without_labels(tmp_path: Path) -> None:
     row = lambda n: (f"img_{n:03d}", CLASSES[n % 2] if n < 14 else "", ("train", "test")[n > 13])  # noqa: E731
     columns = {"path": "id", "label": "label", "split": "split"}
@@ -420,6 +463,35 @@ def test_options_of_tables_that_cannot_work(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("file,é\n".encode("latin-1"))
     with pytest.raises(tk.DataError, match="no readable table in UTF-8"):
         tk.load_splits(tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"leave_out": "masks"}, "leave_out must be a list"),
+        ({"leave_out": [3]}, "leave_out must be a string"),
+        ({"columns": 3}, "columns must map roles"),
+        ({"columns": {"path": ["a"]}}, "columns must map roles"),
+        ({"columns": {"label": "dx"}}, "columns means nothing for images without a table"),
+        ({"groups": 3}, "groups must be a string"),
+    ],
+)
+def test_options_of_the_wrong_kind(folders: Path, options, message: str) -> None:
+    with pytest.raises(tk.ConfigError, match=message):
+        tk.load_splits(folders, **options)
+
+
+def test_options_that_mean_nothing_are_refused(folders: Path) -> None:
+    np.savez(folders / "x.npz", images=np.zeros((4, 5, 5)))
+    table = table_of(flat(folders.parent), "t.csv", "id,label", lambda n: (f"img_{n:03d}", n % 2))
+    for data, options in (
+        (folders / "x.npz", {"labels": "t.csv"}),
+        (Pairs(), {"split_folders": {"train": "a"}}),
+        (Frame(id=["a"]), {"leave_out": ["x"]}),
+        (table, {"labels": "t.csv"}),
+    ):
+        with pytest.raises(tk.ConfigError, match="means nothing for"):
+            tk.load_splits(data, **options)
 
 
 def test_labels_in_file_names(tmp_path: Path) -> None:

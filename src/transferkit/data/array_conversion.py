@@ -269,7 +269,7 @@ def to_one_array(name: str, item: object, channels: int) -> NDArray[np.generic]:
         elif isinstance(item, np.ndarray | TensorLike):
             array = to_numpy(item)
         else:
-            raise DataError(f"Expected a path, a PIL image or an array, got {describe(item)}.")
+            raise DataError(f"expected a path, a PIL image or an array, got {describe(item)}.")
     except BROKEN as error:
         raise DataError(f"Cannot read {name}: {str(error).rstrip('.')}.") from error
     if array.ndim == 2:

@@ -124,7 +124,9 @@ class Tree:
     def _refused(self, error: OSError) -> None:
         if str(error.filename) == str(self.root):
             raise DataError(f"Cannot read the folder {self.root}: {error.strerror}.") from error
-        self.left_out[self._relative(error.filename)] = f"cannot be read: {error.strerror}"
+        path = self._relative(error.filename)
+        self.left_out[path] = f"cannot be read: {error.strerror}"
+        self.folders[path] = []
 
 
 def nfc(text: str) -> str:
@@ -305,6 +307,7 @@ def list_images(
 
 def census(tree: Tree, folder: str) -> str:
     """Count what is left out below a folder, as a sentence; empty if there is nothing."""
-    kinds = Counter(tree.others(folder).values())
+    itself = [tree.left_out[folder]] if folder in tree.left_out else []
+    kinds = Counter([*itself, *tree.others(folder).values()])
     listed = ", ".join(f"{count} files: {reason}" for reason, count in kinds.most_common(5))
     return f" Left out: {listed}." if listed else ""

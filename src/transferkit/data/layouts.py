@@ -69,7 +69,9 @@ def list_images_of(
     if isinstance(data, Mapping):
         return list_mapping(data, options, scale)
     if is_frame(data):
+        options.refuse("a data frame", "labels", "class_files", "leave_out")
         return list_table(read_frame(data), "the table", None, options, scale, whole)
+    options.refuse("a dataset", "split_folders", "class_files", "labels", "columns", "leave_out")
     return list_dataset(data, whole, scale)
 
 
@@ -81,12 +83,18 @@ def list_path(path: Path, options: LayoutOptions, scale: DatasetScale, whole: st
     if path.is_dir():
         return list_below(path, options, scale, whole)
     if name.endswith(".npz"):
+        options.refuse("an .npz file", "class_files", "labels", "columns", "leave_out")
         return list_arrays(path.name, load_npz(path), options.split_folders, scale, whole)
     if name.endswith(TABLES):
+        options.refuse("a table", "labels", "class_files")
         tree = Tree(path.parent, options.leave_out)
         return list_table(read_table(path), path.name, tree, options, scale, whole)
     if name.endswith(ARCHIVES):
-        return list_path(unpack(path, options.stack), options, scale, whole)
+        place = unpack(path, options.stack)
+        try:
+            return list_path(place, options, scale, whole)
+        except DataError as error:
+            raise DataError(str(error).replace(str(place), path.name)) from error
     raise DataError(
         f"{path.name} is neither a folder nor a file of a known kind: .npz, {', '.join(TABLES)}, "
         f"{', '.join(ARCHIVES)}. For other tables give a data frame, for other archives the folder."
@@ -113,6 +121,7 @@ def list_below(root: Path, options: LayoutOptions, scale: DatasetScale, whole: s
         columns = label_pattern(tree.images, os.fspath(labels))
         roles = replace(options, columns={"path": "path", "label": "label"})
         return list_table(columns, "the file names", tree, roles, scale, whole)
+    options.refuse("images without a table", "columns")
     if options.class_files is not None or (not tree.images and any(root.glob("*.npy"))):
         arrays = map_npy_files(root)
         roles_found = [found[1] for found in map(split_and_role, arrays) if found]
@@ -206,7 +215,9 @@ def unpack(path: Path, stack: ExitStack) -> Path:
 
 def list_dataset(dataset: object, whole: str, scale: DatasetScale) -> Listing:
     """List the images of a dataset as one part; its labels are read at once, its images later."""
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+    if isinstance(dataset, bytes) or not (
+        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    ):
         inner = " For a DataLoader give its .dataset." if hasattr(dataset, "batch_size") else ""
         raise ConfigError(
             "Expected the path of a folder or file, a table, a dataset with a length and an index, "

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transferkit._typing import Int64Array, UInt8Array
+from transferkit._validation import check_sequence, check_text
 from transferkit.data.array_conversion import to_channels_last, to_one_array
 from transferkit.data.image_decoding import decode, drop_alpha, drop_equal_channels, probe
 from transferkit.data.split_names import SplitFolders
 from transferkit.data.value_range import DatasetScale
-from transferkit.errors import DataError
+from transferkit.errors import ConfigError, DataError
 
 
 class Source(Protocol):
@@ -103,7 +104,10 @@ class ItemSource:
             raise DataError(f"{type(error).__name__}: {error}") from error
         if isinstance(item, tuple | list | Mapping):
             item = cast(Mapping[object, object], item)[key]
-        array = to_one_array(name, item, 4 if alpha else 3)
+        try:
+            array = to_one_array(name, item, 4 if alpha else 3)
+        except DataError as error:
+            raise DataError(str(error).removeprefix(f"Cannot read {name}: ")) from error
         if array.dtype != np.uint8:
             self.scale.see(array[None])
         return array
@@ -161,3 +165,21 @@ class LayoutOptions:
     labels: object = None
     columns: Mapping[str, str] | None = None
     leave_out: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.leave_out is not None:
+            check_sequence("leave_out", self.leave_out)
+            for pattern in self.leave_out:
+                check_text("leave_out", pattern)
+        pairs = self.columns if isinstance(self.columns, Mapping) else {"": self.columns}
+        if self.columns is not None and not all(isinstance(n, str) for n in pairs.values()):
+            raise ConfigError(
+                'columns must map roles to columns, such as {"path": "file", "label": "dx"}, got '
+                f"{self.columns!r}."
+            )
+
+    def refuse(self, what: str, *names: str) -> None:
+        """Raise if one of the options is given, since it means nothing for this form of data."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name} means nothing for {what}; leave it out.")

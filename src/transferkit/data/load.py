@@ -13,7 +13,7 @@ import numpy as np
 
 from transferkit._sampling import quotas
 from transferkit._typing import Int64Array, UInt8Array
-from transferkit._validation import check_number, check_whole, to_path, to_sides
+from transferkit._validation import check_number, check_text, check_whole, to_path, to_sides
 from transferkit.data.decoded_cache import read_or_map
 from transferkit.data.image_data import ImageData, printable, trusted_images
 from transferkit.data.image_decoding import Resize
@@ -164,6 +164,7 @@ def with_groups(parts: Mapping[str, Part], pattern: str | None) -> Mapping[str, 
     """Give the images of files the groups that their names tell."""
     if pattern is None:
         return parts
+    check_text("groups", pattern)
     if not all(isinstance(part.source, FileSource) for part in parts.values()):
         raise ConfigError("groups reads file names, but these images have none; leave it out here.")
     names = [name for part in parts.values() for name in part.names]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 from transferkit.data.array_conversion import number_labels, to_group_name, to_group_names
-from transferkit.data.folder_layout import SUFFIXES, Tree, nfc
+from transferkit.data.folder_layout import SUFFIXES, Tree, join, nfc
 from transferkit.data.listing import FileSource, LayoutOptions, Listing, Part
 from transferkit.data.split_names import (
     assign_splits,
@@ -44,7 +45,7 @@ def read_table(path: Path) -> Columns:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
             file.seek(0)
-            delimiter = max("\t,;", key=head.count)
+            delimiter = next((mark for mark in "\t;," if mark in head), " ")
             rows = [row for row in csv.reader(file, delimiter=delimiter) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path.name} is no readable table in UTF-8: {error}.") from error
@@ -106,10 +107,10 @@ def list_table(
     With a tree, paths are relative to its root, or names of files below it, with or without a
     suffix; without one they are relative to the working folder.
     """
-    find = finder(tree)
+    finder = Finder(tree)
     given = options.columns or {}
-    chosen = choose_columns(columns, title, find, given)
-    paths = [find(value) or value for value in columns[chosen["path"]]]
+    chosen = choose_columns(columns, title, finder, given)
+    paths = finder.paths(columns[chosen["path"]], title)
     labels = label_column(columns, chosen, title)
     if len(labels) > 20 and len(set(labels)) > len(labels) / 2:
         raise DataError(
@@ -157,42 +158,54 @@ def label_pattern(images: Sequence[str], pattern: str) -> Columns:
             f"labels {pattern!r} is no file and matches no part of {len(missing)} of "
             f"{len(images)} paths, such as {(missing or ['(no image)'])[0]}."
         )
-    return {"path": images, "label": [hit[min(1, finder.groups)] for hit in hits if hit]}
+    return {"path": images, "label": [hit[min(1, finder.groups)] or "" for hit in hits if hit]}
 
 
-def finder(tree: Tree | None) -> Callable[[str], str | None]:
-    """Return a function from a value of a table to the path of a file, or None."""
-    if tree is None:
-        return lambda value: value if value and Path(value).is_file() else None
-    known: dict[str, str | None] = {}
-    for path in tree.images:
-        name = path.rpartition("/")[2]
-        stem = name.rpartition(".")[0] or name
-        for key in {path, name, stem, f"{path.rpartition('/')[0]}/{stem}"}:
-            known[nfc(key)] = None if nfc(key) in known else path
-    known |= {nfc(path): path for path in tree.images}
+class Finder:
+    """Finds the files that a table names, below a folder, or from the working folder."""
 
-    root = tree.root.absolute()
+    def __init__(self, tree: Tree | None) -> None:
+        self.root = None if tree is None else tree.root.absolute()
+        self.known: dict[str, list[str]] = {}  # by path and by name, with and without a suffix
+        images = [] if tree is None else tree.images
+        for path in images:
+            folder, _, name = path.rpartition("/")
+            stem = name.rpartition(".")[0] or name
+            for key in {name, stem, join(folder, stem)}:
+                self.known.setdefault(nfc(key), []).append(path)
+        self.known |= {nfc(path): [path] for path in images}
 
-    def find(value: str) -> str | None:
+    def files(self, value: str) -> list[str]:
+        """Return the file of this path, or all files of this name."""
         whole = Path(value)
-        if whole.is_absolute() and whole.is_file():
-            inside = whole.is_relative_to(root)
-            return whole.relative_to(root).as_posix() if inside else value
+        if (self.root is None or whole.is_absolute()) and value and whole.is_file():
+            if self.root is None or not whole.is_relative_to(self.root):
+                return [value]
+            return [whole.relative_to(self.root).as_posix()]
         path = nfc(value.replace("\\", "/"))
-        while path not in known and "/" in path:  # such as the name of the dataset, or the root
+        while path not in self.known and "/" in path:  # the name of the dataset, or another root
             path = path.partition("/")[2]
-            if "/" not in path and known.get(path) != path:
-                return None  # a file of that name in another folder is another file
-        return known.get(path)
+            if "/" not in path and self.known.get(path) != [path]:
+                return []  # a file of that name in another folder is another file
+        return self.known.get(path, [])
 
-    return find
+    def paths(self, values: Sequence[str], title: str) -> list[str]:
+        """Return the one file of each value, or the value if there is none, for reading to say."""
+        found = list(map(self.files, values))
+        for value, files in zip(values, found, strict=True):
+            if len(files) > 1:
+                folder = files[-1].rpartition("/")[0]
+                raise DataError(
+                    f"{value} of {title} may be any of {', '.join(files[:3])}. Give paths, or "
+                    f"leave out the others, such as leave_out=[{folder!r}]."
+                )
+        return [files[0] if files else value for value, files in zip(values, found, strict=True)]
 
 
 def choose_columns(
     columns: Columns,
     title: str,
-    find: Callable[[str], str | None],
+    finder: Finder,
     roles: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the column of each role: as named by the caller, else by content and usual names."""
@@ -205,7 +218,7 @@ def choose_columns(
     chosen = dict(roles)
     if "path" not in chosen:
         some = slice(None, None, max(1, len(next(iter(columns.values()))) // 1000))
-        files = {name: {*map(find, values[some])} - {None} for name, values in columns.items()}
+        files = {n: {*chain(*map(finder.files, own[some]))} for n, own in columns.items()}
         best = max(files, key=lambda name: len(files[name]))
         if not files[best]:
             raise DataError(
@@ -231,13 +244,12 @@ def choose_columns(
 def paths_in_table(path: Path) -> list[Path]:
     """Return the image files that a table lists, in its order."""
     columns, tree = read_table(path), Tree(path.parent, ())
-    find = finder(tree)
-    listed = columns[choose_columns(columns, path.name, find, {})["path"]]
-    found = [find(value) for value in listed]
-    for value, name in zip(listed, found, strict=True):
-        if name is None:
+    finder = Finder(tree)
+    listed = columns[choose_columns(columns, path.name, finder, {})["path"]]
+    for value in listed:
+        if not finder.files(value):
             raise DataError(f"There is no file {value}, which {path.name} lists.")
-    return [tree.root / name for name in found if name]
+    return [tree.root / name for name in finder.paths(listed, path.name)]
 
 
 def label_column(columns: Columns, chosen: dict[str, str], title: str) -> Sequence[str]:
