@@ -58,6 +58,25 @@ def test_odd_sizes_by_area_and_by_aspect(audit_of):
     assert [item.names[0] for item in found.evidence] == ["test/7.png", "test/8.png"]
 
 
+def test_a_few_taller_images_of_a_small_split_are_no_error(audit_of):
+    sizes = np.random.default_rng(0).integers(990, 1010, (43, 2))
+    sizes[:12, 0] += 600
+    data = audit_of({"test": {"images": pictures(43), "sizes": sizes}})
+    (found,) = (f for f in broken_and_odd_images(data) if f.check == "odd_sized_images")
+    assert (found.statistic, found.severity) == (12, "warning")  # 28 %, proven: 17 %
+
+
+def test_images_unlike_the_others_are_told_by_kind(audit_of):
+    images = pictures(200)
+    images[:3] = np.clip(images[:3].astype(int) + 70, 0, 255)
+    data = audit_of({"train": images})
+    (found,) = (f for f in broken_and_odd_images(data) if f.check == "outlying_images")
+    assert found.message.startswith("3 images of train are unlike the others of their split: ")
+    assert "high brightness" in found.message
+    assert {item.names[0] for item in found.evidence} == {f"train/{i}.png" for i in range(3)}
+    assert found.advice
+
+
 def test_sizes_that_differ_between_splits_are_an_error(audit_of):
     (found,) = image_sizes(audit_of({"train": pictures(20), "test": pictures(20, side=28)}))
     assert (found.check, found.severity, found.splits) == (

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transferkit.audit.finding import (
+    BUDGET,
     AuditConfig,
     Evidence,
     Finding,
@@ -168,3 +169,7 @@ def test_pictures_of_all_parts_are_shown_the_strongest_of_each_first():
     (found,) = by_question(parts, 4)
     shown = [item.names[0] for item in found.evidence]
     assert shown == ["train0.png", "val0.png", "train1.png", "val1.png"]
+
+
+def test_the_questions_of_a_report_spend_alpha_once():
+    assert sum(BUDGET.values()) == pytest.approx(1)

@@ -329,3 +329,12 @@ def test_the_rate_of_false_alarms_is_said(tmp_path):
     said = "Of reports on splits from one source, at most 5 % warn of what a test found."
     assert said in str(told)
     assert said in told.to_html(tmp_path / "a.html").read_text()
+
+
+def test_a_few_odd_images_are_shown_though_they_are_no_fault(tmp_path):
+    said = "2 images of train are unlike the others."
+    odd = Finding(check="outlying_images", severity="info", message=said, advice="look")
+    told = report(findings=(odd,))
+    assert f"INFO     outlying_images\n  {said}\n  -> look" in str(told)
+    assert "0 checks without complaint" in str(told)
+    assert said in told.to_html(tmp_path / "a.html").read_text()

@@ -25,6 +25,11 @@ BUDGET = {
     "shortcut": 0.05,
 }
 """Share of alpha that the tests of each question may spend: together the report's whole alpha."""
+SHIFTS = ("statistics_shift", "embedding_shift", "output_shift", "image_size_shift")
+DISTANCES = ("shift", *SHIFTS, "label_shift", "shortcut")
+"""Checks whose effect is a distance: neither accuracy nor a share of images."""
+ANSWERS = ("accuracy_forecast", "label_shift_estimate", "shift_drivers")
+"""Checks that answer a question rather than complain, or not: each result stands for itself."""
 
 
 def known(interval: tuple[float, float] | None) -> bool:
@@ -207,15 +212,6 @@ def _cost(finding: Finding) -> tuple[int, bool, float]:
     proven = abs(effect) if finding.interval is None else _nearest_to_zero(finding.interval)
     grave = SEVERITIES.index(finding.severity)
     return grave, finding.check not in DISTANCES, proven if math.isfinite(proven) else 0.0
-
-
-SHIFTS = ("statistics_shift", "embedding_shift", "output_shift", "image_size_shift")
-DISTANCES = ("shift", *SHIFTS, "label_shift", "shortcut")
-"""Checks whose effect is a distance: neither accuracy nor a share of images."""
-
-
-ANSWERS = ("accuracy_forecast", "label_shift_estimate", "shift_drivers")
-"""Checks that answer a question rather than complain, or not: each result stands for itself."""
 
 
 def by_question(results: Iterable[Finding], evidence: int) -> list[Finding]:

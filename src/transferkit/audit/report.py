@@ -249,14 +249,15 @@ class _Outline(NamedTuple):
     verdict: str
     counts: str
     grave: list[Finding]
-    answers: list[Finding]  # what was asked for: neither a fault nor a passed check
+    answers: list[Finding]  # what was asked for, or is worth a look, and is no fault
     passed: list[Finding]
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Outline:
         grave = [f for f in findings if f.severity != "info"]
-        answers = [f for f in findings if f.severity == "info" and f.check in ANSWERS]
-        passed = [f for f in findings if f.severity == "info" and f.check not in ANSWERS]
+        info = [f for f in findings if f.severity == "info"]
+        answers = [f for f in info if f.check in ANSWERS or f.advice]
+        passed = [f for f in info if f not in answers]
         errors = sum(f.severity == "error" for f in findings)
         counted = {"error": errors, "warning": len(grave) - errors, "check": len(passed)}
         counts = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in counted.items())
