@@ -341,9 +341,8 @@ def test_tables_of_public_datasets(tmp_path: Path, form: str, delimiter: str) ->
     if "group" in roles:
         groups = [set(data.groups) for data in splits.values()]
         assert sum(map(len, groups)) == len(set.union(*groups)) == 5
-    if "," not in shown["label"]:
-        again = tk.load_splits(tmp_path, labels=path, columns=shown)
-        assert again["train"].fingerprint() == splits["train"].fingerprint()
+    again = tk.load_splits(tmp_path, labels=path, columns=shown)
+    assert again["train"].fingerprint() == splits["train"].fingerprint()
     with pytest.warns(UserWarning, match="columns were read as"):
         assert tk.load_splits(path)["train"].names == splits["train"].names
 
@@ -513,6 +512,19 @@ def test_split_folders_count_where_a_table_or_a_pattern_tells_the_labels(
         (folders / "t.csv").write_text("\n".join(["path,label", *rows]))
         labels, options = "t.csv", {"columns": {"path": "path", "label": "label"}}
     check(tk.load_splits(folders, labels=labels, **options), SIZES)
+    if by == "table":
+        with pytest.warns(UserWarning, match="columns were read as") as caught:
+            tk.load_splits(folders, labels=labels)
+        shown = eval(re.search(r"columns=(\{.*?\})", str(caught[0].message))[1])
+        check(tk.load_splits(folders, labels=labels, columns=shown), SIZES)
+
+
+def test_nothing_is_guessed_beside_named_columns(tmp_path: Path) -> None:
+    row = lambda n: (f"img_{n:03d}", CLASSES[n % 2], "train", n // 4, "x" * 300)  # noqa: E731
+    path = table_of(flat(tmp_path), "t.csv", "id,label,split,patient_id,text", row)
+    splits = tk.load_splits(path, columns={"path": "id", "label": "label"})
+    check(splits, {"train": 12, "val": 4, "test": 4})
+    assert splits["train"].groups is None
 
 
 def test_numbers_that_are_labels_are_no_file_names(tmp_path: Path) -> None:
@@ -562,6 +574,9 @@ def test_data_frames(tmp_path: Path, make, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(set(groups)) == 4 + 4
     assert "3" in groups
     monkeypatch.chdir(root)
+    long = make(file=["x" * 5000], label=["cat"])
+    with pytest.raises(tk.DataError, match="names images that are there"):
+        tk.load_splits(long)
     alone = tk.load_splits(frame, columns=columns)
     assert alone["train"].names == splits["train"].names
 

@@ -112,21 +112,13 @@ def list_table(
     chosen = choose_columns(columns, title, finder, given)
     paths = finder.paths(columns[chosen["path"]], title)
     labels = label_column(columns, chosen, title)
-    if len(labels) > 20 and len(set(labels)) > len(labels) / 2:
-        raise DataError(
-            f"The column {chosen['label']} of {title} has {len(set(labels))} different values in "
-            f"{len(labels)} rows, so it holds no classes. Measurements cannot be learnt here; name "
-            'the column of classes: columns={"label": ...}.'
-        )
-    splits = columns[chosen["split"]] if "split" in chosen else [whole] * len(paths)
-    top = [path.partition("/")[0] for path in paths]
-    if "split" not in chosen and len({split_of(name) for name in top} - {None}) > 1:
-        chosen["split"], splits = "(folders)", top
     groups = columns[chosen["group"]] if "group" in chosen else None
+    splits, named = [whole] * len(paths), {whole: [whole]}
+    top = [path.partition("/")[0] for path in paths]
+    if "split" in chosen or len({split_of(name) for name in top} - {None}) > 1:
+        splits = list(columns[chosen["split"]]) if "split" in chosen else top
+        named = name_splits(splits, chosen.get("split"), title, options)
     rows = distinct_rows(paths, labels, splits, title)
-    named = {whole: [whole]}
-    if "split" in chosen:
-        named = name_splits(list(dict.fromkeys(splits)), chosen["split"], title, options)
     members = {s: [row for row in rows if splits[row] in own] for s, own in named.items()}
     texts = {split: split_labels(labels, own, split, title) for split, own in members.items()}
     numbers, classes = number_labels(title, texts)
@@ -178,7 +170,7 @@ class Finder:
     def files(self, value: str) -> list[str]:
         """Return the file of this path, or all files of this name."""
         whole = Path(value)
-        if (self.root is None or whole.is_absolute()) and value and whole.is_file():
+        if (self.root is None or whole.is_absolute()) and is_file(whole):
             if self.root is None or not whole.is_relative_to(self.root):
                 return [value]
             return [whole.relative_to(self.root).as_posix()]
@@ -202,6 +194,14 @@ class Finder:
         return [files[0] if files else value for value, files in zip(values, found, strict=True)]
 
 
+def is_file(path: Path) -> bool:
+    """Whether a text of any length is the path of a file."""
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
+
+
 def choose_columns(
     columns: Columns,
     title: str,
@@ -210,12 +210,15 @@ def choose_columns(
 ) -> dict[str, str]:
     """Return the column of each role: as named by the caller, else by content and usual names."""
     for role, name in roles.items():
-        if role not in ROLES or name not in columns:
+        names = name.split(", ") if role == "label" and name not in columns else [name]
+        if role not in ROLES or not set(names) <= columns.keys():
             raise ConfigError(
                 f"columns must map {', '.join(ROLES)} to columns of {title}, which are "
                 f"{', '.join(columns)}; got {role!r}: {name!r}."
             )
     chosen = dict(roles)
+    if {"path", "label"} <= chosen.keys():
+        return chosen
     if "path" not in chosen:
         some = slice(None, None, max(1, len(next(iter(columns.values()))) // 1000))
         files = {n: {*chain(*map(finder.files, own[some]))} for n, own in columns.items()}
@@ -254,39 +257,47 @@ def paths_in_table(path: Path) -> list[Path]:
 
 def label_column(columns: Columns, chosen: dict[str, str], title: str) -> Sequence[str]:
     """Return the labels as texts; without a column of labels, from one column of 0 and 1 each."""
-    if "label" in chosen:
-        labels = columns[chosen["label"]]
-        several = [label for label in labels if "|" in label]
-        if several and {part for label in several for part in label.split("|")} & {*labels}:
+    label = chosen.get("label", "")
+    if label not in columns:
+        free = label.split(", ") if label else [n for n in columns if n not in chosen.values()]
+        marks = [name for name in free if {"0", "1", "0.0", "1.0"} >= {*columns[name]}]
+        rows = range(len(columns[chosen["path"]]))
+        hot = [[name for name in marks if float(columns[name][row]) == 1] for row in rows]
+        if len(marks) > 1 and all(len(names) == 1 for names in hot):
+            chosen["label"] = ", ".join(marks)
+            return [names[0] for names in hot]
+        if len(free) != 1:
             raise DataError(
-                f"{len(several)} of {len(labels)} labels of {title} name several classes, such as "
-                f"{several[0]!r}. An image has one class here: leave these rows out of the table."
+                f"No column of {title} is known to hold the labels: {', '.join(free) or 'none'}. "
+                'Name it: columns={"label": ...}.'
             )
-        return labels
-    free = [name for name in columns if name not in chosen.values()]
-    marks = [name for name in free if {"0", "1", "0.0", "1.0"} >= {*columns[name]}]
-    count = len(columns[chosen["path"]])
-    hot = [[name for name in marks if float(columns[name][row]) == 1] for row in range(count)]
-    if len(marks) > 1 and all(len(names) == 1 for names in hot):
-        chosen["label"] = ", ".join(marks)
-        return [names[0] for names in hot]
-    if len(free) == 1:
-        chosen["label"] = free[0]
-        return columns[free[0]]
-    raise DataError(
-        f"No column of {title} is known to hold the labels: {', '.join(free) or 'none is left'}. "
-        'Name it: columns={"label": ...}.'
-    )
+        chosen["label"] = label = free[0]
+    labels = columns[label]
+    several = [text for text in labels if "|" in text]
+    if several and {part for text in several for part in text.split("|")} & {*labels}:
+        raise DataError(
+            f"{len(several)} of {len(labels)} labels of {title} name several classes, such as "
+            f"{several[0]!r}. An image has one class here: leave these rows out of the table."
+        )
+    if len(labels) > 20 and len(set(labels)) > len(labels) / 2:
+        raise DataError(
+            f"The column {label} of {title} has {len(set(labels))} different values in "
+            f"{len(labels)} rows, so it holds no classes. Measurements cannot be learnt here; name "
+            'the column of classes: columns={"label": ...}.'
+        )
+    return labels
 
 
 def name_splits(
-    values: Sequence[str], column: str, title: str, options: LayoutOptions
+    splits: Sequence[str], column: str | None, title: str, options: LayoutOptions
 ) -> dict[str, list[str]]:
-    """Return the values of the column of splits that make each split."""
-    named = assign_splits(f"{title}, column {column}", values, options.split_folders)
+    """Return the values, of a column or the names of folders, that make each split."""
+    values = list(dict.fromkeys(splits))
+    place = f"{'The folders' if column is None else f'The column {column}'} of {title}"
+    named = assign_splits(place, values, options.split_folders)
     if not named:
         raise DataError(
-            f"{title}: the column {column} names no splits: {', '.join(values[:9])}. "
+            f"{place} names no splits: {', '.join(values[:9])}. "
             'Say which are which: split_folders={"train": ..., "test": ...}.'
         )
     return named
