@@ -13,7 +13,7 @@ from transferkit._validation import check_among, check_number
 from transferkit.data.preprocess import LUMINANCE
 from transferkit.errors import DataError
 
-CALLS, COPIES = 32, 4
+CALLS, COPIES = 16, 4
 """How often a function of images is tried, each time on so many copies of one image."""
 
 ALIKE = 0.75
