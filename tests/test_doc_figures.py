@@ -210,8 +210,20 @@ def of_the_model_card() -> list[str]:
     ]
 
 
+def of_comparing() -> list[str]:
+    lines = (RESULTS / "ranking.md").read_text("utf-8").splitlines()[2:]
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    ten = [row for row in rows if row[2] == "10"]
+    equal, better = ([int(row[place].split(" %")[0]) for row in ten] for place in (4, 5))
+    return [
+        f"over 95 % sure in {min(equal)} to {max(equal)} % of the draws",
+        f"10 % would be right), and the better of two in {min(better)} to {max(better)} %",
+    ]
+
+
 MADE = {
     "audit.md": of_the_audit,
+    "comparing.md": of_comparing,
     "model_card.md": of_the_model_card,
     "results.md": of_results,
 }
