@@ -16,8 +16,7 @@ from transferkit._files import replacing
 from transferkit._format import Table, csv_text
 from transferkit._sampling import shared_groups
 from transferkit._typing import JSON, BoolArray, Int64Array
-from transferkit._validation import check_among
-from transferkit.errors import ConfigError, DataError, UnknownNameError
+from transferkit.errors import DataError, UnknownNameError
 from transferkit.metrics.claims import Claim, judge_claim
 from transferkit.metrics.intervals import PairedTest, holm, mcnemar, sign_flip_test
 from transferkit.training.history import History
@@ -31,7 +30,6 @@ from transferkit.workflows.comparison_rows import (
     row_of,
 )
 
-PairedMethod: TypeAlias = Literal["auto", "mcnemar", "permutation"]
 SplitName: TypeAlias = Literal["val", "test"]
 
 STYLE = (
@@ -109,27 +107,19 @@ class Comparison:
         return {n: cells[0].history for n, cells in firsts.items() if cells and cells[0].history}
 
     def paired_test(
-        self,
-        first: str,
-        second: str,
-        *,
-        split: SplitName = "test",
-        method: PairedMethod = "auto",
-        seed: int = 0,
+        self, first: str, second: str, *, split: SplitName = "test", seed: int = 0
     ) -> PairedTest:
         """Compare the accuracies of two rows on the same images.
 
-        The trained models are fixed: images are resampled, seeds are not. The variation over
-        seeds is the ``deviation`` of a row's score.
+        McNemar's exact test where each row has one seed; else, and where images have groups, a
+        permutation test of each image's mean hits over seeds, which flips the signs of whole
+        groups. The trained models are fixed: the variation over seeds is the ``deviation`` of a
+        row's score.
 
         Args:
             first: Name of a row: ``"torchvision/resnet50, fine_tune"``.
             second: Name of another.
             split: The images.
-            method: ``"mcnemar"`` compares one model with one; ``"permutation"`` compares the mean
-                over seeds of each image's hits, by groups where the data have them, and flips
-                signs at random. ``"auto"`` takes McNemar's test where each row has one seed and
-                there are no groups.
             seed: Seed of the permutations.
 
         Returns:
@@ -138,17 +128,9 @@ class Comparison:
         Raises:
             UnknownNameError: No such row.
             DataError: A row has no scores on the split.
-            ConfigError: McNemar's test was asked for with several seeds, or no such method.
         """
-        check_among("method", method, ("auto", "mcnemar", "permutation"))
         (a, groups), (b, _) = (self._hits(name, split) for name in (first, second))
-        single = len(a) == len(b) == 1
-        if method == "mcnemar" and not single:
-            raise ConfigError(
-                f"McNemar's test compares two models; {first!r} has {len(a)} seeds and "
-                f"{second!r} {len(b)}. Use method='permutation'."
-            )
-        if method == "mcnemar" or (method == "auto" and single and groups is None):
+        if len(a) == len(b) == 1 and groups is None:
             return mcnemar(a[0], b[0])
         return sign_flip_test(a.mean(axis=0), b.mean(axis=0), groups=groups, seed=seed)
 

@@ -121,7 +121,7 @@ def lr_find(
 
 
 def steepest(rates: Float64Array, losses: Float64Array) -> float:
-    """The rate of steepest fall in log(rate) before the lowest loss; both ``(S,)``, even."""
+    """Rate of steepest fall in log(rate) before the lowest loss; both ``(S,)``, evenly spaced."""
     # The slope is that of a line fitted to an eighth of the steps. The first steps are left out:
     # their smoothed loss is the mean of a few batches, and falls or rises by chance.
     window = max(3, len(losses) // 8 | 1)
