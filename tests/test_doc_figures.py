@@ -38,6 +38,7 @@ SETTINGS = {
     "audit.md": ["99 %", "80 %", "5 %"],
     "comparing.md": ["5 %"],
     "coverage.md": ["0.1 %", "2 GB"],
+    "intervals.md": ["95 %"],
     "loading.md": ["20 GB", "16 MB"],
     "model_card.md": ["0.05", "0.002", "0.5, deviation 0.25", "0.5", "0.25", "50 and 1000 of 128"],
     "results.md": ["4.0", "1.1", "95 %"],
