@@ -178,7 +178,9 @@ def image_sizes(data: AuditData) -> Iterator[Finding]:
         codes = np.unique(sizes[a] + sizes[b], return_inverse=True)[1]
         groups = None if data.groups is None else (data.groups[a], data.groups[b])
         n_a, corrected = len(sizes[a]), data.comparisons("image_size_shift", len(pairs))
-        test = chi_square_test(codes[:n_a], codes[n_a:], groups=groups, seed=data.seed)
+        enough = max(1999, round(2 * corrected / data.alpha) - 1)
+        parts = codes[:n_a], codes[n_a:]
+        test = chi_square_test(*parts, groups=groups, permutations=enough, seed=data.seed)
         p_value = min(1.0, test.p_value * corrected)
         severity = data.config.shift.severity(1.0, p_value=p_value, alpha=data.alpha)
         most = [Counter(sizes[split]).most_common(1)[0][0] for split in (a, b)]
