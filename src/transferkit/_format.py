@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the command line formats its help without NumPy
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Align ``rows`` under ``header``: the first ``left`` columns flush left, the rest right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -27,6 +28,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
         return "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in pairs).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which file names may hold, as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class Table:
         alignment = tuple(":--" if i < self.left else "--:" for i in range(len(self.header)))
 
         def line(cells: tuple[str, ...]) -> str:
-            escaped = (cell.replace("|", r"\|").replace("\n", " ") for cell in cells)
+            one_line = (cell.replace("|", r"\|").replace("\n", " ") for cell in cells)
+            escaped = (escape(cell, quote=False) for cell in one_line)
             return f"| {' | '.join(escaped)} |"
 
         return "\n".join(map(line, (self.header, alignment, *self.rows)))
@@ -93,16 +100,12 @@ def percent_interval(value: float, interval: tuple[float, float], *, digits: int
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table as CSV, which no spreadsheet runs and no terminal obeys.
-
-    A text that begins as a formula gets an apostrophe before it (OWASP, "CSV injection"), and
-    control characters, which file names may hold, are written as escapes.
-    """
+    """A table as CSV; a text that begins as a formula gets an apostrophe before it (OWASP)."""
 
     def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+        shown = printable(value)
         return f"'{shown}" if re.match(r"[=+\-@].", shown) else shown
 
     file = io.StringIO()

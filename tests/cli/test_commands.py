@@ -310,8 +310,9 @@ def test_messages_name_the_options_of_the_command(train: Run, data_file: Path, t
     context = click.Context(main, info_name="transferkit")
     context.invoked_subcommand = "train"
     assert in_shell(context, "With on_error='skip' they go.") == "With --skip-broken they go."
-    said = in_shell(context, "Use weights=None, or create_classifier(..., weights=None).")
-    assert said == "Use --weights none, or create_classifier(..., weights=None)."
+    offline = "Pass weights='a/B.pth' (or .pth), weights=None, or f(..., weights=None)."
+    said = "Pass --weights a/B.pth (or .pth), --weights none, or f(..., weights=None)."
+    assert in_shell(context, offline) == said
 
 
 def test_warnings_are_plain_lines(

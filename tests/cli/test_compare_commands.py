@@ -29,7 +29,7 @@ def compare(run: Run) -> Run:
 def test_compare_writes_tables_and_figures(compare: Run, data_file: Path, tmp_path: Path) -> None:
     result = compare(data_file, tmp_path, "--seeds", "0,1")
     assert result.exit_code == 0, result.output
-    for word in ("linear_probe", "fine_tune", "paired bootstrap", "looked at 4 times"):
+    for word in ("linear_probe", "fine_tune", "paired permutation", "looked at 4 times"):
         assert word in result.output
     names = {path.name for path in tmp_path.iterdir()}
     tables = {f"comparison.{form}" for form in ("txt", "csv", "md", "html", "json")}

@@ -199,6 +199,7 @@ def test_csv_is_neither_a_formula_nor_a_command_to_the_terminal():
     predictions = Predictions.of(
         [[0.25, 0.75], [1, 0]], classes=["=1+1", "-cmd|' /C calc'!A0"], names=["@a\x1b[31m", "b,c"]
     )
+    assert "\x1b" not in str(predictions)
     rows = list(csv.reader(io.StringIO(predictions.to_csv())))
     assert rows[0] == ["image", "predicted", "p_=1+1", "p_-cmd|' /C calc'!A0"]
     assert rows[1] == ["'@a\\x1b[31m", "'-cmd|' /C calc'!A0", "0.250000", "0.750000"]

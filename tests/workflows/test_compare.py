@@ -353,7 +353,7 @@ def test_names_are_escaped_in_html(pictures):
     evil = tk.Strategy(name="<script>|x", method="linear_probe")
     found = tk.compare(["test-three"], [evil], pictures, **RUN)
     assert "<script>" not in found.to_html()
-    assert r"<script>\|x" in found.to_markdown()
+    assert r"&lt;script&gt;\|x" in found.to_markdown()
 
 
 def test_the_figures_take_a_comparison(grid, tmp_path):

@@ -39,13 +39,15 @@ def in_shell(context: click.Context, message: str) -> str:
     known = {one.name: one for one in command.params} if command else {}
 
     def shell(found: re.Match[str]) -> str:
-        option, value = known.get(found[1]), found[2].strip("'").lower()
+        option = known.get(found["name"])
         if not isinstance(option, click.Option):
             return found[0]
+        value = "none" if found["value"] == "None" else found["value"].strip("'")
         return option.opts[0] if option.is_flag else f"{option.opts[0]} {value}"
 
-    # not the arguments of a call, such as create_classifier(..., dropout=0.5)
-    return re.sub(r"(?<![(,] )(?<![(\w])(\w+)=(None|'\w+'|[\d.]*\d)", shell, message)
+    # the arguments of a call stay, such as those of create_classifier(..., dropout=0.5)
+    setting = r"\w\([^()]*\)|\b(?P<name>\w+)=(?P<value>None|'[^']*'|[\d.]*\d)"
+    return re.sub(setting, shell, message)
 
 
 @click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})

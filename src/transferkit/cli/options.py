@@ -62,7 +62,7 @@ def known_backbone(
 
 
 def _note(context: click.Context, option: click.Parameter, value: object) -> None:
-    if value is not None:
+    if value not in (None, ()):
         context.meta.setdefault(__name__, {})[option.name] = value
 
 
@@ -90,6 +90,11 @@ _LOADING = (
         "and predict does the same.  [default: squash]",
     ),
     _noted("--bits", type=int, help="Bit depth of 16-bit images.  [default: by their values]"),
+    _noted(
+        "--leave-out",
+        multiple=True,
+        help="Name or pattern of files and folders to leave out, such as masks. May be repeated.",
+    ),
     _noted(
         "--skip-broken",
         "on_error",
