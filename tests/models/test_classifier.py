@@ -309,8 +309,8 @@ def test_a_changed_mean_goes_along_with_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"mean": [0.5]}, "together"),
-        ({"std": [0.5]}, "together"),
+        ({"mean": [0.5]}, "std must hold a number for each of 3"),
+        ({"std": [0.5]}, "mean must hold a number for each of 3"),
         ({"mean": [0.5, 0.5], "std": [0.5]}, "each of 3 channels, or one for all"),
         ({"mean": 0.5, "std": 0.5}, "each of 3 channels"),
         ({"mean": [0.5], "std": [0.0]}, "above 0"),

@@ -24,11 +24,9 @@ RGB = 3
 
 def check_statistics(mean: object, std: object, channels: int, *, shared: bool) -> None:
     """Refuse what is not one number for each channel, or, if ``shared``, one for all."""
+    counts = (1, channels) if shared else (channels,)
     for option, values, above in (("mean", mean, None), ("std", std, 0)):
-        if not isinstance(values, list | tuple) or len(values) not in {
-            channels,
-            shared or channels,
-        }:
+        if not isinstance(values, list | tuple) or len(values) not in counts:
             raise ConfigError(
                 f"{option} must hold a number for each of {channels} channels"
                 f"{', or one for all' if shared else ''}, got {values!r}."

@@ -362,9 +362,7 @@ def create_classifier(
         image_size = to_sides("image_size", image_size)
     if not (weights is None or isinstance(weights, str | Path)):
         raise ConfigError(f"weights must be 'default', a tag, None or a file, got {weights!r}.")
-    if (mean is None) != (std is None):
-        raise ConfigError(f"mean and std must be given together, got mean={mean!r}, std={std!r}.")
-    if mean is not None and std is not None:
+    if mean is not None or std is not None:
         check_statistics(mean, std, in_channels, shared=True)
     names = check_classes(classes or [str(k) for k in range(num_classes)], num_classes)
     found = resolve(name)
