@@ -189,6 +189,7 @@ def test_a_file_is_read_by_its_content_and_not_by_its_suffix(
         ({0: torch.ones(2)}, "key 0 is not a string"),
         ({"state_dict": {("a", 1): torch.ones(2)}}, "is not a string"),
         ({"weight": torch.empty(2, device="meta")}, "'weight' is sparse, quantised or without"),
+        ({"weight": torch.zeros(1).expand(10**6, 10**6)}, "'weight' repeats a few numbers"),
         (nn.Linear(2, 2), "Python objects"),
     ],
 )

@@ -36,6 +36,7 @@ _TORCH = (b"PK", b"\x80")  # how a zip archive and a pickle begin
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _PREFIXES = re.compile(r"^(_orig_mod\.|module\.)+")  # of compiled and parallel modules
 _COUNTER = "num_batches_tracked"  # a batch norm's step count: absent from old files, unused here
+_LARGEST_VIEW = 2**26  # bytes of a tensor that the file holds less of, as of an expanded one
 _SHOWN = 5
 _REACH_SECONDS = 10.0
 
@@ -83,8 +84,11 @@ def read_state_dict(path: Path) -> StateDict:
             raise _unreadable(path, f"its key {key!r} is not a string")
         if not isinstance(value, Tensor):
             raise _unreadable(path, f"its entry {key!r} is of type {type(value).__name__}")
-        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+        odd = value.is_meta or value.is_quantized or value.is_nested
+        if odd or value.layout is not torch.strided:
             raise _unreadable(path, f"its tensor {key!r} is sparse, quantised or without numbers")
+        if value.nbytes > max(value.untyped_storage().nbytes(), _LARGEST_VIEW):
+            raise _unreadable(path, f"its tensor {key!r} repeats a few numbers in {value.shape}")
     cleaned = ((_PREFIXES.sub("", key), value) for key, value in state.items())
     return state_dict_of(state, ((key, _as_float32(value)) for key, value in cleaned))
 
