@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import transferkit as tk
 from transferkit.backbones import catalog
 from transferkit.backbones.catalog import (
     build_network,
@@ -169,3 +170,14 @@ def test_no_head_is_seen_where_there_is_none() -> None:
     ):
         register_backbone("net", build, input_size=(3, 32, 32), feature_dim=width, replace=True)
         build_network("net")  # pytest makes an error of any warning
+
+
+def test_a_saved_classifier_brings_its_normalisation(tmp_path: Path) -> None:
+    register_backbone("first", Tiny, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    file = tmp_path / "m.safetensors"
+    tk.save_classifier(tk.create_classifier("user/first", 2), file)
+    register_backbone("second", Tiny, weights=file)
+    network = build_network("user/second")
+    assert (network.mean, network.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    register_backbone("third", Tiny, weights=file, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert build_network("user/third").mean == (0.5,) * 3

@@ -364,7 +364,11 @@ def test_a_head_that_computes_something_else_is_refused(make, tmp_path: Path, dt
     with pytest.raises(ConfigError, match=r"head\.1\.function is .*<lambda>"):
         tk.save_classifier(made, path)
     random = make("resnet18", head=head_with(lambda x: nn.functional.dropout(x, 0.5)))
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
     tk.save_classifier(random, path)  # nothing to compare
+    assert torch.equal(torch.rand(1), expected)
     assert tk.load_classifier(path, head=head_with(torch.relu)).num_classes == 3
 
 
@@ -392,6 +396,7 @@ def change_preprocess(**changes: object):
         lambda saved: saved | {"recipe": saved["recipe"] | {"backbone": 5}},
         lambda saved: saved | {"recipe": saved["recipe"] | {"dropout": "much"}},
         lambda saved: saved | {"head_logits": [1, 2]},
+        lambda saved: saved | {"head_logits": [[1.0] * 7] * 4},
     ],
 )
 def test_a_poisoned_recipe_is_refused_before_memory_is_taken(saved: Path, change) -> None:

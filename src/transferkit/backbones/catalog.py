@@ -190,8 +190,8 @@ def register_backbone(
     *,
     feature_dim: int | None = None,
     input_size: InputSize = (3, 224, 224),
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     interpolation: str = "bilinear",
     weights: str | Path | None = None,
     old_head: str | Sequence[str] = (),
@@ -206,8 +206,9 @@ def register_backbone(
             features (B, D); tokens (B, N, D) and maps (B, D, H, W) are averaged to that.
         feature_dim: Width D of the features, checked if given, else measured.
         input_size: Channels, height and width of the images that it is made for.
-        mean: Mean of each channel to normalise images with.
-        std: Standard deviation of each channel to normalise images with.
+        mean: Mean of each channel to normalise images with; by default that of a saved classifier
+            given as ``weights``, else ImageNet's.
+        std: Standard deviation of each channel, likewise.
         interpolation: How images are resized: ``"bilinear"`` or ``"bicubic"``.
         weights: A ``.safetensors`` or ``.pth`` file that ``weights="default"`` loads; without
             one, ``"default"`` keeps what ``build`` returns.
@@ -234,12 +235,15 @@ def register_backbone(
     """
     check_text("name", name)
     prefix, bare = _own_name(name)
+    path = None if weights is None else to_path("weights", weights)
+    saved = saved_facts(path) if path is not None and path.is_file() else None
+    mean = (saved.mean if saved else IMAGENET_MEAN) if mean is None else mean
+    std = (saved.std if saved else IMAGENET_STD) if std is None else std
     check_registration(build, input_size, mean, std)
     source = _registered.get(prefix, RegisteredSource(prefix))
     if bare in source.entries and not replace:
         raise ConfigError(f"{prefix}/{bare} is registered. Pass replace=True to replace it.")
     facts = WeightsSpec(_FILE_TAG, input_size, mean, std, interpolation, num_classes=0)
-    path = None if weights is None else to_path("weights", weights)
     heads = (old_head,) if isinstance(old_head, str) else old_head
     check_sequence("old_head", heads)
     source.entries[bare] = Registration(build, feature_dim, facts, path, tuple(heads))
