@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferkit.data.image_decoding import probe
+from transferkit.data.image_decoding import probe, quiet_pillow
 from transferkit.data.listing import FileSource, Listing, Part
 from transferkit.data.split_names import (
     FILLERS,
@@ -158,8 +158,11 @@ def ignored(name: str) -> bool:
 def why_no_image(path: Path) -> str | None:
     """Return why a file is not taken for an image, or None if it is; without a suffix, look."""
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES or (not suffix and probe(path) is not None):
+    if suffix in SUFFIXES:
         return None
+    with quiet_pillow():
+        if not suffix and probe(path) is not None:
+            return None
     if path.is_symlink() and not path.exists():
         return "the link leads nowhere"
     return OTHERS.get(suffix, f"no image ({suffix or 'no suffix'})")

@@ -72,6 +72,8 @@ def decode(path: Path, *, alpha: bool = False) -> NDArray[np.generic]:
     except BROKEN as error:
         empty = path.is_file() and path.stat().st_size == 0
         reason = "the file is empty" if empty else str(error) or type(error).__name__
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"{reason.rstrip('.')}; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
         raise DataError(reason.replace(str(path), path.name)) from error
 
 
