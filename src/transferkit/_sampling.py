@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from transferkit._typing import Float64Array, Int64Array
+from transferkit._typing import Float64Array, GroupsLike, Int64Array
 from transferkit.errors import DataError
 
 
-def group_codes(groups: ArrayLike | None, count: int) -> Int64Array:
-    """Number of each row's group ``(N,)``, from 0 in sorted order; without groups, each its own.
+def group_codes(groups: GroupsLike | None, count: int) -> Int64Array:
+    """Number of each row's group ``(N,)``, from 0 in sorted order; a row without one has its own.
 
     Raises:
         DataError: Not one group per row.
@@ -24,10 +23,16 @@ def group_codes(groups: ArrayLike | None, count: int) -> Int64Array:
         raise DataError(
             f"Expected groups of shape ({count},), one value per image, got {array.shape}."
         )
-    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+    if array.dtype != object:
+        return np.unique(array, return_inverse=True)[1].astype(np.int64)
+    missing = np.array([group is None for group in array])
+    names, codes = np.unique(array[~missing].astype(np.str_), return_inverse=True)
+    numbers = len(names) - 1 + np.cumsum(missing)
+    numbers[~missing] = codes
+    return numbers.astype(np.int64)
 
 
-def shared_groups(groups: ArrayLike | None, count: int) -> Int64Array | None:
+def shared_groups(groups: GroupsLike | None, count: int) -> Int64Array | None:
     """Group codes ``(N,)``, or None where no two rows share a group."""
     codes = group_codes(groups, count)
     return codes if len(np.unique(codes)) < count else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -24,9 +23,6 @@ CHANNELS = (1, 3, 4)
 
 MISSING = frozenset({"None", "nan", "NaN", "<NA>", "NaT"})
 """Missing values as text: NumPy writes them so into an array of texts."""
-
-UNGROUPED = count()
-"""Numbers for images without a group, which image names alone may not tell apart."""
 
 
 @runtime_checkable
@@ -240,12 +236,9 @@ def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({*names}, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n)))
 
 
-def to_group_names(groups: Iterable[object], images: Sequence[str]) -> list[str]:
-    """Return one group name per image; a missing group gets a name that no other image has."""
-    return [
-        to_group_name(group) or f"{image} (no group, {next(UNGROUPED):09d})"
-        for group, image in zip(groups, images, strict=True)
-    ]
+def to_group_names(groups: Iterable[object]) -> list[str | None]:
+    """Return one group name per image, or None where the group is missing."""
+    return [to_group_name(group) or None for group in groups]
 
 
 def to_group_name(group: object) -> str:

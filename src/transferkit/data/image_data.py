@@ -52,7 +52,8 @@ class ImageData:
         classes: K class names.
         names: N file names, relative to the folder that holds the splits, or ``"train[17]"``.
         sizes: int64 (N, 2), the height and width of each image before it came to one size.
-        groups: N group names (patients, films), or None. A group must not straddle splits.
+        groups: N group names (patients, films), or None; None too for an image without one, which
+            is a group of its own. A group must not straddle splits.
         bits: Bit depth that the values had before they became uint8: 8, or up to 16.
         resize: How files of other sizes were brought to this one; None where they were arrays.
 
@@ -74,7 +75,7 @@ class ImageData:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     sizes: Int64Array
-    groups: tuple[str, ...] | None
+    groups: tuple[str | None, ...] | None
     bits: int
     resize: Resize | None
 
@@ -140,7 +141,7 @@ class ImageData:
         )
         if numbers is not None:
             check_label_range(numbers, titles, named)
-        grouping = None if groups is None else tuple(to_group_names(groups, named))
+        grouping = None if groups is None else tuple(to_group_names(groups))
         set_fields(self, pixels, numbers, titles, named, originals, grouping, depth, None)
 
     def __len__(self) -> int:
@@ -267,7 +268,7 @@ def trusted_images(
     classes: tuple[str, ...],
     names: Iterable[str],
     sizes: Int64Array,
-    groups: Iterable[str] | None,
+    groups: Iterable[str | None] | None,
     bits: int = 8,
     resize: Resize | None = None,
 ) -> ImageData:

@@ -133,7 +133,7 @@ class Part:
     source: Source
     names: Sequence[str]
     labels: Int64Array | None
-    groups: Sequence[str] | None = None
+    groups: Sequence[str | None] | None = None
 
     def take(self, rows: Int64Array) -> Part:
         """Keep some of the images."""

@@ -171,7 +171,9 @@ class Splits(Mapping[str, ImageData]):
                     "images": len(data),
                     "size": list(data.images.shape[1:]),
                     "class_counts": None if data.labels is None else data.class_counts().tolist(),
-                    "groups": None if data.groups is None else len(set(data.groups)),
+                    "groups": None
+                    if data.groups is None
+                    else int(group_codes(data.groups, len(data)).max()) + 1,
                 }
                 for name, data in self.items()
             },
@@ -265,7 +267,7 @@ def pool(splits: Splits) -> ImageData:
     )
 
 
-def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str] | None:
+def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str | None] | None:
     """Return one group for each image, or None, from the ``groups`` option of ``resplit``."""
     if groups is None:
         return None
@@ -282,10 +284,10 @@ def resolve_groups(pooled: ImageData, groups: object) -> Sequence[str] | None:
         )
     if len(groups) != len(pooled):
         raise DataError(f"{len(pooled)} images but {len(groups)} groups; give one for each image.")
-    return to_group_names(groups, pooled.names)
+    return to_group_names(groups)
 
 
-def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:
+def groups_from_names(names: Sequence[str], pattern: str) -> list[str | None]:
     """Return the match of ``pattern`` in each file name, else in its folders, else the path."""
     try:
         finder = re.compile(pattern)
@@ -295,11 +297,10 @@ def groups_from_names(names: Sequence[str], pattern: str) -> list[str]:
     if names and not any(found):
         raise ConfigError(f"groups {pattern!r} matches no file name, such as {names[0]!r}.")
     times = Counter(names)  # images of arrays may share a name, such as image[0]
-    groups = [
+    return [
         hit.group(0) if hit else name if times[name] == 1 else None
         for hit, name in zip(found, names, strict=True)
     ]
-    return to_group_names(groups, names)
 
 
 def divide(
@@ -307,7 +308,7 @@ def divide(
     sizes: Sequence[int] | Int64Array,
     *,
     seed: int,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str | None] | None = None,
 ) -> list[Int64Array]:
     """Divide rows into parts of ``sizes``, with the class shares of the whole, in ascending order.
 

@@ -128,7 +128,7 @@ def list_table(
         names = [paths[row] for row in own]
         grouping = None
         if groups is not None:
-            grouping = to_group_names([groups[row] for row in own], names)
+            grouping = to_group_names([groups[row] for row in own])
         parts[split] = Part(source, names, numbers[split], grouping)
     listed = set(paths)
     lost = {} if tree is None else {n: f"not in {title}" for n in tree.images if n not in listed}

@@ -19,7 +19,7 @@ from transferkit._format import (
     table,
 )
 from transferkit._sampling import shared_groups
-from transferkit._typing import JSON, BoolArray, Float64Array, Int64Array
+from transferkit._typing import JSON, BoolArray, Float64Array, GroupsLike, Int64Array
 from transferkit._validation import (
     check_classes,
     check_labels,
@@ -189,7 +189,7 @@ class Predictions(PlainResult):
         labels: ArrayLike | None = None,
         classes: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
-        groups: ArrayLike | None = None,
+        groups: GroupsLike | None = None,
     ) -> Predictions:
         """Build predictions from checked probabilities ``(N, K)``.
 
@@ -275,7 +275,7 @@ def evaluate_probabilities(
     labels: ArrayLike,
     *,
     classes: Sequence[str] | None = None,
-    groups: ArrayLike | None = None,
+    groups: GroupsLike | None = None,
 ) -> Evaluation:
     """Check probabilities ``(N, K)``, labels and groups ``(N,)``, and compute every score."""
     return Predictions.of(probabilities, labels=labels, classes=classes, groups=groups).evaluation()

@@ -199,7 +199,7 @@ def _distance(
     own: Float64Array,
     reference: Float64Array,
     own_groups: Int64Array | None,
-    reference_groups: Sequence[str] | None,
+    reference_groups: Sequence[str | None] | None,
     seed: int,
 ) -> Evidence:
     groups = None

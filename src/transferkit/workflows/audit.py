@@ -263,7 +263,15 @@ def audit_data(
 
 
 def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
-    """Return one group per image of the splits that have groups."""
+    """One group per image of the splits that have groups; a missing one gets a name of its own."""
+    found = _given_groups(splits, groups)
+    return {
+        name: [f"{name}[{row}], no group" if g is None else g for row, g in enumerate(own)]
+        for name, own in found.items()
+    }
+
+
+def _given_groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str | None]]:
     if groups is None:
         return {name: part.groups for name, part in splits.items() if part.groups is not None}
     if isinstance(groups, str):
@@ -282,7 +290,7 @@ def _groups(splits: Splits, groups: GroupsOption) -> dict[str, Sequence[str]]:
                 f"Expected one group for each of the {len(part)} images of the split {name}, "
                 f"got {describe(came)}."
             )
-    return {name: to_group_names(groups[name], part.names) for name, part in splits.items()}
+    return {name: to_group_names(groups[name]) for name in splits}
 
 
 def _features(
