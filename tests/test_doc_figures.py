@@ -316,6 +316,8 @@ def made_again(name: str, copy: Path) -> None:
     """Make anew what stands between the marks of a page, from the results."""
     if name == "audit.md":
         import_module("audit_tables").write_tables(copy, copy.parent)
+    elif name == "intervals.md":
+        import_module("interval_coverage").write_tables(copy)
     elif name == "speed.md":
         page = import_module("speed.page")
         page.write_page(RESULTS / "speed.csv", copy, copy.parent / "speed.svg")
@@ -325,7 +327,7 @@ def made_again(name: str, copy: Path) -> None:
         summary.put(copy, weights.START, weights.summary())
 
 
-@pytest.mark.parametrize("name", ["audit.md", "coverage.md", "speed.md"])
+@pytest.mark.parametrize("name", ["audit.md", "coverage.md", "intervals.md", "speed.md"])
 def test_what_commands_put_on_a_page_is_what_they_would_put_now(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
@@ -96,3 +100,28 @@ def test_copies_of_a_patient_do_not_narrow_an_interval():
         widths = [np.ptp(getattr(result, f"{name}_interval")) for result in (once, often)]
         assert 0.999 * widths[0] <= widths[1] <= 1.1 * widths[0]
         assert getattr(often, name) == pytest.approx(getattr(once, name))
+
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_the_coverage_command_runs_and_its_results_hold_what_the_page_says(tmp_path, monkeypatch):
+    if not BENCHMARKS.is_dir():
+        pytest.skip("benchmarks are not here")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    command = import_module("interval_coverage")
+    for what, only, rows in (("scores", "8", 180), ("gap", "2", 72)):
+        quick = tmp_path / f"{what}.csv"
+        monkeypatch.setattr(command.gap_parts, "threshold_gain", command.gap_parts.threshold_gain)
+        command.main([what, "--runs", "1", "--only", only, "--csv", str(quick)])
+        with quick.open(newline="") as file:
+            assert len(list(csv.DictReader(file))) == rows
+    for name in ("score", "gap"):
+        with (BENCHMARKS / "results" / f"{name}_coverage.csv").open(newline="") as file:
+            found = [row for row in csv.DictReader(file)
+                     if row.get("method", "transferkit") == "transferkit"]  # fmt: skip
+        shares = np.array([int(row["covered"]) / int(row["runs"]) for row in found])
+        # 93 %, less three standard errors, and Wilson's own dip at an accuracy of 99 %
+        dips = np.array([row.get("part") in ("val", "test") for row in found])
+        assert (shares[~dips] >= 0.93 - 3 * np.sqrt(0.05 * 0.95 / 300)).all()
+        assert (shares >= 0.88).all()
