@@ -16,6 +16,7 @@ from audit_draws import BESIDE, PEERS, POWER, RESULTS, Row, read_rows
 from audit_growth import GROWTH, WHOLE, GrowthRow, read_growth, slope
 from audit_null import NULL, SAMPLERS, NullRow, bounds, read_null
 from audit_planted import PLANTED, PlantedRow, read_planted
+from audit_rate import RateRow, read_rate
 from transferkit.metrics.intervals import wilson_interval
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "audit.md"
@@ -193,6 +194,13 @@ def growth_table(rows: Sequence[GrowthRow]) -> str:
     return markdown(header, lines)
 
 
+def rate_table(rows: Sequence[RateRow]) -> str:
+    """How many whole reports of one source carry a warning that rests on a test."""
+    lines = [[r.case, str(r.draws), share(r.alarms, r.draws), f"{r.seconds:.1f}"] for r in rows]
+    header = ("one source, dealt out at random", "audits", "with a warning, %", "CPU seconds each")
+    return markdown(header, lines)
+
+
 def versions(rows: Sequence[Row]) -> str:
     return ", ".join(sorted({f"{row.library} {row.version}" for row in rows}, key=str.lower))
 
@@ -227,6 +235,11 @@ On Gaussian features cut at zero, where two rows in three tie, without shift, fo
 percent [95 % interval]:
 
 {at(peers, "relu", lambda row: row.shift == "none")}
+
+A whole report of splits from one source, percent with any warning or error that rests on a test
+[95 % interval]; `python benchmarks/audit_rate.py`:
+
+{rate_table(read_rate())}
 
 ### What is seen
 

@@ -142,3 +142,11 @@ def test_the_figures_are_as_good_as_is_claimed() -> None:
 def test_reports_on_one_source_hardly_ever_warn_of_a_difference(case: str) -> None:
     warned = [bool(checks) for checks in audit_rate.false_alarms(audit_rate.CASES[case], 10)]
     assert sum(warned) <= audit_null.bounds(10)[1]
+
+
+def test_whole_reports_keep_alpha() -> None:
+    rows = audit_rate.read_rate()
+    assert {row.case for row in rows} == set(audit_rate.CASES)
+    assert not [row for row in rows if row.alarms > audit_null.bounds(row.draws)[1]]
+    (many,) = (row for row in rows if "200 classes" in row.case)
+    assert many.seconds <= 60
