@@ -178,6 +178,7 @@ def of_the_audit() -> list[str]:
         f"the tests of shift may spend {shift}, the gap {gap}",
         f"the reshuffle experiment {reshuffle}",
         f"class shares {classes}, image sizes and shortcuts {files} each",
+        f"label errors {100 * BUDGET['label_errors']:.0f} %",
         f"it rejects in {span(alarms, 0)} % of the draws without shift",
     ]
 

@@ -17,12 +17,13 @@ Severity: TypeAlias = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 BUDGET = {
-    "shift": 0.4,
+    "shift": 0.35,
     "gap": 0.25,
     "reshuffle": 0.15,
     "label_shift": 0.1,
     "image_size_shift": 0.05,
     "shortcut": 0.05,
+    "label_errors": 0.05,
 }
 """Share of alpha that the tests of each question may spend: together the report's whole alpha."""
 SHIFTS = ("statistics_shift", "embedding_shift", "output_shift", "image_size_shift")
@@ -173,6 +174,7 @@ class AuditConfig:
         group_leak: Share of the later split whose group also lies in the earlier.
         repeats: Share of a split that repeats another image of the same split.
         label_conflict: Share of images that carry another image's pixels and another label.
+        label_errors: Share of labels that are wrong, as far as probes can tell.
         broken_images: Share of corrupt, blank or low-information images.
         odd_images: Share of images of odd size or of outlying statistics.
         shortcut: How well one trivial statistic tells the classes: 2 AUC - 1.
@@ -188,6 +190,7 @@ class AuditConfig:
     group_leak: Thresholds = field(default=Thresholds(0.0, 0.01))
     repeats: Thresholds = field(default=Thresholds(0.0, 0.1))
     label_conflict: Thresholds = field(default=Thresholds(0.0, 0.01))
+    label_errors: Thresholds = field(default=Thresholds(0.0, 0.05))
     broken_images: Thresholds = field(default=Thresholds(0.0, 0.01))
     odd_images: Thresholds = field(default=Thresholds(0.01, 0.2))
     shortcut: Thresholds = field(default=Thresholds(0.8, 0.96))

@@ -23,6 +23,7 @@ from transferkit.audit.audit_data import AuditData, Check, SplitArrays
 from transferkit.audit.finding import AuditConfig
 from transferkit.audit.forecast import forecasts
 from transferkit.audit.gap import GapReport, gap_findings
+from transferkit.audit.label_errors import label_errors
 from transferkit.audit.report import AuditReport, report_of
 from transferkit.audit.reshuffle import SEEDS
 from transferkit.data.array_conversion import to_group_names
@@ -56,6 +57,7 @@ CHECKS: tuple[Check, ...] = (
     checks_splits.look_alikes,
     checks_splits.straddling_groups,
     checks_splits.conflicting_labels,
+    label_errors,
     checks_images.corrupt_files,
     checks_images.broken_and_odd_images,
     checks_images.image_sizes,
