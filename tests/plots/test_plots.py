@@ -160,6 +160,15 @@ def test_long_names_keep_both_ends() -> None:
     assert style.shorten(names, width=15) == ["cat", "the beg…ery end", r"\$5 or \$6"]
 
 
+def test_short_names_stay_different() -> None:
+    net = "transferkit/formula_resnet18"
+    rows = [f"{net}, fixed", f"{net}, fixed, augmented", f"{net}, fine-tuned, augmented"]
+    assert style.shorten(rows) == ["fixed", "fixed, augmented", "fine-tuned, augmented"]
+    several = [f"{net}, fixed, augmented", f"{net}_two, fixed, augmented"]
+    assert len(set(style.shorten(several))) == 2
+    assert style.shorten([rows[0]], width=60) == [rows[0]]
+
+
 def test_formats_follow_the_suffix(tmp_path) -> None:
     assert b"<svg" in plots.save(plots.roc(judged(2)), tmp_path / "roc.svg").read_bytes()
 

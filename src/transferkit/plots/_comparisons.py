@@ -59,7 +59,8 @@ def learning_curves(history: History | Mapping[str, History], *, ax: Axes | None
 
 
 def _draw_panel(panel: Axes, runs: Mapping[str, History], quantity: Quantity, unit: str) -> None:
-    style.label_axes(panel, quantity.capitalize(), x="epoch", y=unit)
+    thin = "val; train in thin lines" if len(runs) > 1 else ""
+    style.label_axes(panel, quantity.capitalize(), subtitle=thin, x="epoch", y=unit)
     if quantity == "accuracy":
         style.percent_axis(panel, "y")
     names = style.shorten(list(runs), width=28)
@@ -97,7 +98,7 @@ def _draw_line(panel: Axes, run: History, field: str, **look: Any) -> None:
 
 
 def comparison(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Draw the accuracies of a comparison: each row on val and on test, with Wilson intervals."""
+    """Draw the accuracies of a comparison: each row on val and on test, with intervals."""
     if not hasattr(comparison, "scores"):
         raise DataError(
             f"This figure draws a Comparison of tk.compare, got {describe(comparison)}."
@@ -117,7 +118,7 @@ def accuracy_intervals(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the accuracy of each model as a point with its Wilson interval, the first at the top.
+    """Draw the accuracy of each model as a point with its interval, the first at the top.
 
     ``evaluations`` maps models to evaluations (anything with ``accuracy`` and
     ``accuracy_interval``), or models to splits to evaluations, with one colour for each split.
@@ -136,7 +137,7 @@ def accuracy_intervals(
         _draw_intervals(
             drawn, points, label=split, colour=style.PALETTE[index % len(style.PALETTE)]
         )
-    style.label_axes(drawn, "Accuracy", subtitle="with 95 % Wilson intervals", x="accuracy", y="")
+    style.label_axes(drawn, "Accuracy", subtitle="with 95 % intervals", x="accuracy", y="")
     drawn.set_yticks(range(len(rows)), style.shorten(list(rows), width=36))
     drawn.set_ylim(len(rows) - 0.4, -0.6)
     drawn.margins(x=0.18)
@@ -192,7 +193,7 @@ def accuracy_vs_time(
     style.label_axes(
         drawn,
         "Accuracy against training time",
-        subtitle="with 95 % Wilson intervals",
+        subtitle="with 95 % intervals",
         x="training time (s), logarithmic",
         y="accuracy",
     )

@@ -101,10 +101,16 @@ def line_style(index: int) -> tuple[str, str]:
 
 
 def shorten(names: Sequence[str], *, width: int = 22) -> list[str]:
-    """Cut the middle out of long names; beginnings and endings tell them apart."""
+    """Leave out a backbone that all share and the middle of long names, but keep them different."""
+    shown = list(names)
+    start = shown[0].partition(", ")[0] + ", " if len(shown) > 1 else ""
+    if all(name.startswith(start) for name in shown):
+        shown = [name.removeprefix(start) for name in shown]
     half = (width - 1) // 2
-    cut = [n if len(n) <= width else f"{n[:half].rstrip()}…{n[-half:].lstrip()}" for n in names]
-    return [name.replace("$", r"\$") for name in cut]  # matplotlib reads $...$ as a formula
+    cut = [n if len(n) <= width else f"{n[:half].rstrip()}…{n[-half:].lstrip()}" for n in shown]
+    if len(set(cut)) == len(set(shown)):
+        shown = cut
+    return [name.replace("$", r"\$") for name in shown]  # matplotlib reads $...$ as a formula
 
 
 def save(drawn: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
