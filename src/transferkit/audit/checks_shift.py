@@ -93,29 +93,13 @@ def _class_share(data: AuditData, split: str, k: int) -> Evidence:
 
 def distribution_shift(data: AuditData) -> Iterator[Finding]:
     """Splits that differ in image statistics, features or outputs, and the images that drive it."""
-    outputs = {
-        name: softmax(part.logits, axis=1)[:, 1:]  # the first class is one less the others
-        for name, part in data.splits.items()
-        if part.logits is not None
-    }
-    columns = tuple(f"p({name})" for name in data.classes[1:])
-    statistics = {n: np.column_stack([*own.values()]) for n, own in data.statistics.items()}
-    names = tuple(next(iter(data.statistics.values())))
     level = data.alpha / data.comparisons("shift", 1)
     scopes: list[ScopeShift] = []
     for pair in data.pairs:
         if not testable(pair, level):
-            a, b = pair.splits
-            message = f"{a} and {b} hold too few images or groups: nothing can be compared."
-            yield Finding(check="shift", severity="warning", splits=pair.splits, message=message)
+            yield _too_few(pair)
             continue
-        views = [
-            ("statistics_shift", pair.described_by(statistics, names), [ks_test]),
-            ("embedding_shift", pair, [mmd_test, domain_classifier_test]),
-        ]
-        if outputs:
-            views.append(("output_shift", pair.described_by(outputs, columns), [ks_test]))
-        confidence = 1 - level / (len(data.pairs) * len(views))
+        views = _views(data, pair)
         for check, view, tests in views:
             scopes += shift_tests(
                 view,
@@ -123,12 +107,43 @@ def distribution_shift(data: AuditData) -> Iterator[Finding]:
                 classes=data.classes,
                 tests=tests,
                 level=level,
-                confidence=confidence,
+                confidence=1 - level / (len(data.pairs) * len(views)),
                 seed=data.seed,
             )
     found = corrected(scopes, factor=data.comparisons("shift", 1))
     for _, some in groupby(found, lambda scope: (scope.check, scope.pair.splits)):
         yield from _findings(data, list(some))
+
+
+def _views(data: AuditData, pair: SplitPair) -> list[tuple[str, SplitPair, list[ShiftTest]]]:
+    """What a pair is compared by: the check, its columns and its tests."""
+    values = {name: np.column_stack([*data.statistics[name].values()]) for name in pair.splits}
+    names = tuple(data.statistics[pair.splits[0]])
+    views: list[tuple[str, SplitPair, list[ShiftTest]]] = [
+        ("statistics_shift", pair.described_by(values, names), [ks_test]),
+        ("embedding_shift", pair, [mmd_test, domain_classifier_test]),
+    ]
+    outputs = {
+        name: softmax(logits, axis=1)[:, 1:]  # the first class is one less the others
+        for name in pair.splits
+        if (logits := data.splits[name].logits) is not None
+    }
+    if len(outputs) == 2:
+        names = tuple(f"p({name})" for name in data.classes[1:])
+        views.append(("output_shift", pair.described_by(outputs, names), [ks_test]))
+    return views
+
+
+def _too_few(pair: SplitPair) -> Finding:
+    (a, b), (n_a, n_b) = pair.splits, pair.units
+    units = "images" if pair.groups is None else "groups"
+    return Finding(
+        check="shift",
+        severity="warning",
+        splits=pair.splits,
+        message=f"{a} and {b} hold {n_a} and {n_b} {units}, too few to show any shift.",
+        advice=f"Gather more {units}; until then nothing says that the splits are alike.",
+    )
 
 
 def testable(pair: SplitPair, level: float) -> bool:
@@ -158,6 +173,13 @@ class ScopeShift:
     def effect(self) -> float:
         """Largest effect among the tests, as far as its interval proves it."""
         return max(test.interval[0] for test in self.tests)
+
+    def telling(self, alpha: float) -> TwoSampleResult:
+        """Of the tests that reject, that of the largest proven effect; else of the smallest p."""
+        rejecting = [test for test in self.tests if test.p_value <= alpha]
+        if rejecting:
+            return max(rejecting, key=lambda test: test.interval[0])
+        return min(self.tests, key=lambda test: test.p_value)
 
 
 def shift_tests(
@@ -231,18 +253,13 @@ def _findings(data: AuditData, scopes: Sequence[ScopeShift]) -> Iterator[Finding
 
 
 def _scope_finding(data: AuditData, scope: ScopeShift, classes: Sequence[str]) -> Finding:
-    # Of the tests that reject, the one with the largest proven effect; else the smallest p-value.
-    rejecting = [test for test in scope.tests if test.p_value <= data.alpha]
-    if rejecting:
-        test = max(rejecting, key=lambda test: test.interval[0])
-    else:
-        test = min(scope.tests, key=lambda test: test.p_value)
+    test = scope.telling(data.alpha)
     severity = data.config.shift.severity(
         test.effect, interval=test.interval, p_value=test.p_value, alpha=data.alpha
     )
     a, b = scope.pair.splits
     images = "images" if scope.class_name is None else f"{scope.class_name} images"
-    if not rejecting:
+    if test.p_value > data.alpha:
         message = f"No shift between the {images} of {a} and {b}."
         if scope.pair.groups is not None and sum(scope.pair.units) > scope.pair.groups.max() + 1:
             message += " Groups that lie in both make this test cautious."

@@ -34,6 +34,8 @@ ENOUGH = 10.0
 """Expected count in every cell from which on the chi-square distribution is trusted."""
 BATCH = 999
 """Permutations at a time."""
+BLOCK = 4_000_000
+"""Weights of units held in memory at a time."""
 REACHED = 20
 """Permuted statistics as large as the observed, after which no more are drawn."""
 SMALLEST = 1e-9
@@ -133,14 +135,17 @@ def _by_group(codes: Int64Array, first: BoolArray, groups: Int64Array, seed: int
     together = 2 * np.sum(residuals[split] * residuals[split + 1], axis=1)
     rng = np.random.default_rng(seed)
 
-    def draw(count: int) -> Float64Array:
-        members = permuted_members(first[first_row], permutations=count, seed=rng)
+    def statistics(members: BoolArray) -> Float64Array:
         n_a = (members @ sizes)[:, None]
         weights = np.where(members, 1 / n_a, -1 / (len(codes) - n_a))
         distance = ((weights @ counts) ** 2 / shares).sum(axis=1)
         mean = weights**2 @ alone + (weights[:, split] * weights[:, split + 1]) @ together
-        statistics: Float64Array = (len(shares) - 1) * distance / np.maximum(mean, SMALLEST)
-        return statistics
+        return np.asarray((len(shares) - 1) * distance / np.maximum(mean, SMALLEST))
+
+    def draw(count: int) -> Float64Array:
+        members = permuted_members(first[first_row], permutations=count, seed=rng)
+        blocks = np.array_split(members, members.size // BLOCK + 1)
+        return np.concatenate([statistics(block) for block in blocks])
 
     return draw
 
