@@ -168,7 +168,8 @@ def write_result(result: Result, folder: Path) -> list[Path]:
     save_classifier(result.classifier, paths[0])
     result.history.to_csv(paths[1])
     scores = {"val": result.val.to_dict(), "test": result.test and result.test.to_dict()}
-    paths[2].write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    with replacing(paths[2]) as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     return paths + options.save_figures(lambda: figures(result), folder)
 
 
