@@ -55,7 +55,7 @@ class GapReport(PlainResult):
 
     Attributes:
         val_score: Accuracy on val.
-        val_interval: Its 95 % interval; groups are drawn whole.
+        val_interval: Its 95 % interval, by whole groups where there are groups.
         test_score: Accuracy on test.
         test_interval: Its interval.
         gap: val_score - test_score.
