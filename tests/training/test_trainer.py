@@ -656,3 +656,11 @@ def test_rare_positives_are_missed_with_a_warning_and_found_by_what_it_advises()
     balanced = tk.linear_probe(backbone, splits, epochs=8, progress=False, **advised)
     assert balanced.test.per_class[1].recall > 0.7
     assert balanced.test.balanced_accuracy > 0.8
+
+
+def test_data_of_one_class_are_not_answered_with_a_model_of_one_class() -> None:
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    one = tk.ImageData(images, np.zeros(6, np.int64), classes=["normal"])
+    model = tk.create_classifier("transferkit/formula_resnet18", 2, image_size=32, seed=0)
+    with pytest.raises(tk.DataError, match="needs two classes or more"):
+        tk.Trainer(model, progress=False).fit(one, one, epochs=1)

@@ -46,18 +46,19 @@ def check_data(model: Classifier, train: object, val: object) -> None:
         if len(data) == 0:
             raise DataError(f"The {name} split is empty; training needs images in it.")
         data.require_labels(f"Training (the {name} split)")
-        if data.num_classes != model.num_classes:
-            raise DataError(
-                f"The {name} split has {data.num_classes} classes ({', '.join(data.classes)}) and "
-                f"the model has {model.num_classes} classes; build it with "
-                f"create_classifier(name, {data.num_classes})."
-            )
     present = np.unique(images.require_labels("Training"))
     if len(present) < 2:
         raise DataError(
             f"All {len(images)} training images are of the class {images.classes[present[0]]!r}; "
             "a classifier needs two classes or more to learn from."
         )
+    for name, data in (("train", images), ("val", val_images)):
+        if data.num_classes != model.num_classes:
+            raise DataError(
+                f"The {name} split has {data.num_classes} classes ({', '.join(data.classes)}) and "
+                f"the model has {model.num_classes} classes; build it with "
+                f"create_classifier(name, {data.num_classes})."
+            )
 
 
 def note_reading(model: Classifier, train: ImageData) -> None:
