@@ -37,7 +37,8 @@ def label_errors(data: AuditData) -> Iterator[Finding]:
     """Images whose label is likely wrong, and whether more are than overlapping classes explain."""
     if not data.labels:
         return
-    features = np.concatenate([data.splits[split].features for split in data.labels])
+    parts = [data.splits[split] for split in data.labels]
+    features = np.concatenate([part.features for part in parts])
     labels = np.concatenate(list(data.labels.values()))
     groups = [] if data.groups is None else [g for n in data.labels for g in data.groups[n]]
     codes = group_codes(groups or None, len(labels))
@@ -45,22 +46,21 @@ def label_errors(data: AuditData) -> Iterator[Finding]:
     known = np.flatnonzero(np.array(counts)[labels] >= _FEWEST)  # images of the larger classes
     # numbered by name, so that the draw of folds does not depend on the order of the classes
     classes, own = np.unique(np.array(data.classes)[labels[known]], return_inverse=True)
+    codes = group_codes(codes[known], len(known))
     if len(classes) < 2:
         return
     if len(classes) > _MANY:
         features = main_components({"all": features})["all"]
-    codes = group_codes(codes[known], len(known))
-    probabilities = out_of_fold_probabilities(
-        features[known], own, len(classes), codes, seed=data.seed
-    )
-    names = [name for split in data.labels for name in data.splits[split].names]
-    doubtful = _doubtful(probabilities, own, classes, [names[row] for row in known])
+    features = features[known]
+    probabilities = out_of_fold_probabilities(features, own, len(classes), codes, seed=data.seed)
+    names = np.array([name for part in parts for name in part.names])
+    doubtful = _doubtful(probabilities, own, classes, names[known].tolist())
     rate = noise_rate(probabilities, own, codes)
     p_value = min(1.0, rate.p_value * data.comparisons("label_errors"))
     severity = data.config.label_errors.severity(
         rate.value, interval=rate.interval, p_value=p_value, alpha=data.alpha
     )
-    proven = "." if severity != "info" else ", no more than classes that overlap may explain."
+    proven = severity != "info"
     yield Finding(
         check="label_errors",
         severity=severity,
@@ -71,9 +71,9 @@ def label_errors(data: AuditData) -> Iterator[Finding]:
         interval=rate.interval,
         message=f"Probes trained on other images contradict the labels of {len(doubtful)} of "
         f"{len(own)} images, by confident learning. Some {percent_interval(*rate[:2])} of all "
-        f"labels seem wrong{proven}",
+        f"labels seem wrong{'.' if proven else ', no more than overlapping classes may explain.'}",
         evidence=tuple(doubtful[: data.config.evidence]),
-        advice="Have these labels checked, the most doubtful first." if severity != "info" else "",
+        advice="Have these labels checked, the most doubtful first." * proven,
     )
 
 
