@@ -49,8 +49,6 @@ def label_errors(data: AuditData) -> Iterator[Finding]:
     codes = group_codes(codes[known], len(known))
     if len(classes) < 2:
         return
-    if len(classes) > _MANY:
-        features = main_components({"all": features})["all"]
     features = features[known]
     probabilities = out_of_fold_probabilities(features, own, len(classes), codes, seed=data.seed)
     names = np.array([name for part in parts for name in part.names])
@@ -100,6 +98,8 @@ def out_of_fold_probabilities(
     features: FloatArray, labels: Int64Array, num_classes: int, groups: Int64Array, *, seed: int
 ) -> Float64Array:
     """Probabilities (N, K) by probes on other groups, of the penalty that predicts labels best."""
+    if num_classes > _MANY:
+        features = main_components({"all": features})["all"]
     folds = fold_numbers(labels, _FOLDS, groups, rng=np.random.default_rng([seed, 3]))
     logs = np.zeros((len(_PENALTIES), len(labels), num_classes))
     for fold in np.unique(folds):
