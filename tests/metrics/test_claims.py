@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from transferkit.metrics.claims import Claim, judge_claim
+from transferkit.metrics.intervals import Claim, judge_claim
 
 
 def claim(wins: int, losses: int, n: int = 200, groups=None) -> Claim:

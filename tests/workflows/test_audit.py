@@ -146,6 +146,7 @@ def test_another_class_balance_is_label_shift_and_no_shift_within_classes():
     assert within == []
 
 
+@pytest.mark.slow
 def test_planted_gaps_come_back_within_two_points():
     """Against 5000 images a split, whose noise is a tenth of a point or two."""
     cases = {

@@ -1,4 +1,4 @@
-"""Intervals of shares and means, tests of two models on the same images, and many tests at once.
+"""Intervals of shares and means, two models on the same images, and many tests at once.
 
 Images of one group (a patient, a video) are not independent: whole groups are counted and drawn.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import hypot, inf, sqrt
+from math import ceil, hypot, inf, sqrt
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import beta, binomtest
 from scipy.stats import t as student_t
 
 from transferkit._format import PlainResult, percent
@@ -24,6 +25,9 @@ PRIOR = 0.25
 
 FLIPS = 9999
 """Draws of the signs in a paired test."""
+
+SETTLED = 0.05
+"""Probability of a false claim at which it counts as settled."""
 
 
 def normal_quantile(confidence: float) -> float:
@@ -248,3 +252,66 @@ def holm(p_values: ArrayLike) -> Float64Array:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     return np.minimum(adjusted, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(PlainResult):
+    """That one model is more accurate than another on images like these.
+
+    Attributes:
+        better: Name of the first model.
+        than: Name of the second.
+        difference: Accuracy of the first minus that of the second.
+        false_probability: Probability that the first is not better.
+        images: How many such images would bring that probability to 5 %, if the two went on to
+            differ as here; None where the first is not ahead.
+        n: Images that both were tested on.
+    """
+
+    better: str
+    than: str
+    difference: float
+    false_probability: float
+    images: int | None
+    n: int
+
+    def __str__(self) -> str:
+        said = (
+            f'"{self.better} is better than {self.than}" ({100 * self.difference:+.1f} points on '
+            f"{self.n:,} images): false with probability {percent(self.false_probability)}. "
+        )
+        if self.images is None:
+            return f"{said}More images would settle it only if the first were ahead on them."
+        done = "would have sufficed" if self.false_probability <= SETTLED else "would be needed"
+        return f"{said}For {percent(SETTLED, digits=0)}, {self.images:,} such images {done}."
+
+
+def judge_claim(
+    first: Float64Array, second: Float64Array, groups: Int64Array | None, *, names: tuple[str, str]
+) -> Claim:
+    """Judge a claim from the hits (or mean hits over seeds) of two models on each image (N,).
+
+    After E. Christodoulou et al., "False promises in medical imaging AI? Assessing validity of
+    outperformance claims", arXiv:2505.04720, here from the images themselves: those on which
+    exactly one model is right decide, and the share of them that the first gets right has a uniform
+    prior, so that its posterior is Beta(wins + 1, losses + 1).
+    """
+    # Means over seeds vary less than hits, and images of a group more than independent ones: the
+    # wins and losses are weighted so that their difference has the variance of sums over groups,
+    # and at least that of independent images. Without both the weight is 1.
+    gain = first - second
+    sums = gain if groups is None else np.bincount(groups, weights=gain)
+    spread = max(float(np.sum(sums**2)), float(np.sum(gain**2)))
+    weight = float(np.abs(gain).sum()) / spread if spread else 0.0
+    wins, losses = weight * gain.clip(min=0).sum(), -weight * gain.clip(max=0).sum()
+
+    def false_probability(log_ratio: float) -> float:
+        """At so many times the images."""
+        ratio = np.exp(log_ratio)
+        return float(beta.cdf(0.5, ratio * wins + 1, ratio * losses + 1))
+
+    images = None
+    if false_probability(20.0) < SETTLED:
+        ratio = brentq(lambda log: false_probability(log) - SETTLED, -20, 20)
+        images = ceil(len(gain) * np.exp(ratio))
+    return Claim(*names, float(gain.mean()), false_probability(0.0), images, len(gain))

@@ -17,8 +17,14 @@ from transferkit._format import Table, csv_text
 from transferkit._sampling import shared_groups
 from transferkit._typing import JSON, BoolArray, Int64Array
 from transferkit.errors import DataError, UnknownNameError
-from transferkit.metrics.claims import Claim, judge_claim
-from transferkit.metrics.intervals import PairedTest, holm, mcnemar, sign_flip_test
+from transferkit.metrics.intervals import (
+    Claim,
+    PairedTest,
+    holm,
+    judge_claim,
+    mcnemar,
+    sign_flip_test,
+)
 from transferkit.training.history import History
 from transferkit.workflows.comparison_rows import (
     HEADER,
