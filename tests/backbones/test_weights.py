@@ -167,7 +167,7 @@ def test_damaged_files_are_named(suffix: str, kind: str, tmp_path: Path) -> None
         read_state_dict(path)
 
 
-@pytest.mark.parametrize("content", [ZIP, OLD, SAFE])
+@pytest.mark.parametrize("content", [ZIP, OLD, SAFE], ids=["zip", "before zip", "safetensors"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".ckpt"])
 def test_a_file_is_read_by_its_content_and_not_by_its_suffix(
     content: bytes, suffix: str, tmp_path: Path
