@@ -207,7 +207,7 @@ def gap_table(rows: Sequence[dict[str, str]]) -> str:
 def write_tables(page: Path = PAGE) -> None:
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     scores, gaps = (read(RESULTS / f"{name}_coverage.csv") for name in ("score", "gap"))
-    made = f"""### Scores
+    made = f"""## Scores
 
 Lowest and mean coverage, in percent, over copies, alike, unequal and independent images of a
 patient, and accuracies of 69, 84 and 93 %; {scores[0]["runs"]} draws each.
@@ -216,7 +216,7 @@ patient, and accuracies of 69, 84 and 93 %; {scores[0]["runs"]} draws each.
 
 {score_table(scores)}
 
-### The gap and its parts
+## The gap and its parts
 
 Lowest and mean coverage, in percent, over both scores, the gap, prior shift and two classes' parts,
 and accuracies of about 99, 95 and 70 % on val; {gaps[0]["runs"]} draws each. The lowest two are
