@@ -350,8 +350,8 @@ def create_classifier(
         ...     "resnet50", 2, weights=None, in_channels=1, mean=[0.5], std=[1 / 2048]
         ... )
         >>> white = torch.full((1, 1, 224, 224), 255, dtype=torch.uint8)
-        >>> model.preprocess(white).max().item(), model.preprocess(0 * white).min().item()
-        (1024.0, -1024.0)
+        >>> [round(model.preprocess(images).max().item()) for images in (white, 0 * white)]
+        [1024, -1024]
     """
     check_text("name", name)
     check_whole("num_classes", num_classes, least=2)
