@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from transferkit._files import replacing
+from transferkit._files import replacing, write_text
 from transferkit.errors import OutputError
 
 
@@ -70,3 +71,8 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
     with replacing(target) as draft:
         save_file({"x": torch.zeros(2)}, draft)
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_text_with_names_that_are_no_unicode_is_written(tmp_path: Path) -> None:
+    assert write_text(tmp_path / "a.csv", "scan\udcff,caf\u00e9\n") == tmp_path / "a.csv"
+    assert (tmp_path / "a.csv").read_bytes() == b"scan\\udcff,caf\xc3\xa9\n"

@@ -49,6 +49,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write text as UTF-8, whole or not at all; names that are not valid Unicode stay readable."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return Path(path)
+
+
 def _sync(path: Path, mode: int) -> None:
     number = os.open(path, mode)
     try:

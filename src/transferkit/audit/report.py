@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from transferkit._files import replacing
+from transferkit._files import write_text
 from transferkit._format import PlainResult, Table, percent, plain, table
 from transferkit._typing import JSON
 from transferkit._validation import check_among
@@ -142,7 +142,7 @@ class AuditReport:
         """
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            _write_text(path, text + "\n")
+            write_text(path, text + "\n")
         return text
 
     def to_html(self, path: str | Path) -> Path:
@@ -158,7 +158,7 @@ class AuditReport:
             classes=_class_names(self.splits),
             waterfall=None if self.gap is None else waterfall(self.gap),
         )
-        return _write_text(path, page)
+        return write_text(path, page)
 
     def __repr__(self) -> str:
         outline = _Outline.of(self.findings)
@@ -331,13 +331,6 @@ def _rate(settings: Mapping[str, str]) -> str:
         return ""
     rate = percent(float(settings["alpha"]), digits=0)
     return f"Of reports on splits from one source, at most {rate} warn of what a test found."
-
-
-def _write_text(path: str | Path, text: str) -> Path:
-    """Write text as UTF-8; names that are not valid Unicode stay readable."""
-    with replacing(path) as file:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return Path(path)
 
 
 @cache

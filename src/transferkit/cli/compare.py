@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 import transferkit.cli.options as options
-from transferkit._files import replacing
+from transferkit._files import write_text
 from transferkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -177,5 +177,4 @@ def rank_command(
     ranking = rank_backbones(backbones, splits, by=by, seed=seed, **settings)
     click.echo(str(ranking))
     if json_file is not None:
-        with replacing(json_file) as temporary:
-            temporary.write_text(json.dumps(ranking.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(ranking.to_dict(), indent=2) + "\n")

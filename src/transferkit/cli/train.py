@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 import transferkit.cli.options as options
-from transferkit._files import make_folder, replacing
+from transferkit._files import make_folder, write_text
 from transferkit._format import percent_interval, table
 from transferkit.cli.recipe import STRATEGY, help_text, metavar, recipe_options, typed_strategy
 
@@ -168,8 +168,7 @@ def write_result(result: Result, folder: Path) -> list[Path]:
     save_classifier(result.classifier, paths[0])
     result.history.to_csv(paths[1])
     scores = {"val": result.val.to_dict(), "test": result.test and result.test.to_dict()}
-    with replacing(paths[2]) as temporary:
-        temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    write_text(paths[2], json.dumps(scores, indent=2) + "\n")
     return paths + options.save_figures(lambda: figures(result), folder)
 
 
@@ -216,6 +215,5 @@ def predict_command(
     if out is None:
         click.echo(predictions.to_csv(), nl=False)
         return
-    with replacing(out) as temporary:
-        temporary.write_text(predictions.to_csv(), encoding="utf-8")
+    write_text(out, predictions.to_csv())
     click.echo(f"wrote {out}")

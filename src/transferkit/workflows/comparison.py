@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from transferkit._files import replacing
+from transferkit._files import write_text
 from transferkit._format import Table, csv_text
 from transferkit._sampling import shared_groups
 from transferkit._typing import JSON, BoolArray, Int64Array
@@ -242,8 +242,7 @@ class Comparison:
             Path(folder) / "comparison.json": json.dumps(self.to_dict(), indent=2) + "\n",
         }
         for path, text in texts.items():
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
         return list(texts)
 
     def _by_row(self) -> Mapping[str, Sequence[Cell]]:
