@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from transferkit._sampling import group_codes
 from transferkit._typing import BoolArray, Float64Array, Int64Array
 from transferkit.audit.audit_data import AuditData
 from transferkit.audit.finding import SEVERITIES, Evidence, Finding, Thresholds
 from transferkit.audit.image_statistics import SIZE_STATISTICS, corner_statistics
+from transferkit.metrics.classification import auroc_influences
 
 FEWEST = 5
 """Images that a class and the rest must have for a shortcut to be looked for."""
@@ -176,18 +178,10 @@ def statistic_auc(
     N. Obuchowski, "Nonparametric analysis of clustered ROC curve data" (1997): the area's standard
     error when whole ``groups`` (N,) are drawn; of independent images, that of DeLong (1988).
     """
-    # With mid-ranks R among all and r among the own class, an image of the class beats
-    # (R - r) / n_outside of the others, and the area is the mean of these placements. What an
-    # image adds to the area's error is its placement less the mean, over the images of its class;
-    # groups add what their images do. That is 0 where the classes are apart, which no sample
-    # proves: one undecided group is added.
-    ranks = stats.rankdata(values)
-    inside, outside = int(positive.sum()), int((~positive).sum())
-    placements = np.empty(len(values))
-    placements[positive] = (ranks[positive] - stats.rankdata(values[positive])) / outside
-    placements[~positive] = 1 - (ranks[~positive] - stats.rankdata(values[~positive])) / inside
-    area = float(placements[positive].mean())
-    added = np.bincount(groups, (placements - area) / np.where(positive, inside, outside))
+    # Groups add to the area's error what their images do. That is 0 where the classes are apart,
+    # which no sample proves: one undecided group is added.
+    area = float(roc_auc_score(positive, values))
+    added = np.bincount(groups, auroc_influences(positive, values))
     few, many = sorted(len(np.unique(groups[side])) for side in (positive, ~positive))
     error = float(np.sqrt(np.sum(added**2) * few / max(1, few - 1) + 0.25 / many**2))
     half = float(stats.t.isf(0.025 / tests, max(1, few - 1))) * error

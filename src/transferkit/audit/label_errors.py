@@ -108,8 +108,7 @@ def out_of_fold_probabilities(
             features[rest], labels[rest], num_classes, penalties=_PENALTIES, tolerance=1e-4
         )
         for place, probe in enumerate(path):
-            scores = features[held] @ probe.weight.T + probe.bias
-            logs[place, held] = log_softmax(scores, axis=1)
+            logs[place, held] = log_softmax(probe.scores(features[held]), axis=1)
     best = logs[:, np.arange(len(labels)), labels].mean(axis=1).argmax()
     probabilities: Float64Array = np.exp(logs[best])
     return probabilities
